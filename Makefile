@@ -1,0 +1,49 @@
+# distill3d: `make` lists what there is.
+.DEFAULT_GOAL := help
+.PHONY: help setup experiment check test test-all smoke bench clean
+
+PYTHON ?= python3
+CONSTRAINTS ?= .constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.distill3d-installed
+# An override of the environment wins, so that a cluster can point at its own copy.
+export DISTILL3D_DATA ?= ../shared/data
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  NAME=<experiment>  ARGS='--resume | --overwrite | key=value ...'"
+
+setup: $(STAMP) ## make .venv and install
+
+$(STAMP): pyproject.toml .constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "distill3d needs Python 3.11 or newer, found %d.%d; accepted: make PYTHON=python3.11" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (torch is large: a few minutes on a new machine)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
+	@touch $@
+
+experiment: $(STAMP) ## run one experiment: NAME=inflate
+	@$(BIN)/distill3d fit $(or $(NAME),'') $(ARGS)
+
+smoke: $(STAMP) ## two real steps of NAME with logging, checkpoint and resume
+	@$(BIN)/distill3d fit $(or $(NAME),inflate) --smoke $(ARGS)
+
+check: $(STAMP) ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: $(STAMP) ## the suite, under ten minutes on two cores
+	$(BIN)/pytest -m 'not slow' $(ARGS)
+
+test-all: $(STAMP) ## the suite with its slow tests
+	$(BIN)/pytest $(ARGS)
+
+bench: $(STAMP) ## speed, measured side by side; writes nothing
+	$(BIN)/pytest tests/benchmarks --override-ini=addopts= -s -q $(ARGS)
+
+clean: ## remove runs' leftovers and tool caches; keeps runs/ and .venv/
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info runs/smoke
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,54 @@
+"""distill3d: does knowledge from 2D natural images help 3D neuron segmentation?
+
+The public names below are imported when they are first used, so that ``import distill3d`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill3d.evaluate import evaluate
+    from distill3d.experiment import load_experiment
+    from distill3d.inference import predict
+    from distill3d.run import fit
+    from distill3d.swc import rasterize, read_swc, write_swc
+    from distill3d.volume import read_volume, write_volume
+
+__all__ = [
+    "evaluate",
+    "fit",
+    "load_experiment",
+    "predict",
+    "rasterize",
+    "read_swc",
+    "read_volume",
+    "write_swc",
+    "write_volume",
+]
+
+_HOMES = {
+    "evaluate": "distill3d.evaluate",
+    "fit": "distill3d.run",
+    "load_experiment": "distill3d.experiment",
+    "predict": "distill3d.inference",
+    "rasterize": "distill3d.swc",
+    "read_swc": "distill3d.swc",
+    "read_volume": "distill3d.volume",
+    "write_swc": "distill3d.swc",
+    "write_volume": "distill3d.volume",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
+    if name not in _HOMES:
+        raise AttributeError(f"module 'distill3d' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    # A submodule of the same name (distill3d.evaluate) lands here on import; the public name is the function.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

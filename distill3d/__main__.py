@@ -1,0 +1,22 @@
+"""Runs the command line and turns what a user can mend into one line and an exit code. It parses nothing."""
+
+from __future__ import annotations
+
+import sys
+
+from distill3d.cli import app
+from distill3d.errors import TrainingError, UserError
+
+
+def main() -> None:
+    """Run ``distill3d``; exits 0, 1 (failure), 2 (usage or input), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    try:
+        app(prog_name="distill3d")
+    except (UserError, TrainingError) as err:
+        for line in str(err).splitlines():
+            sys.stderr.write(f"distill3d: {line}\n")
+        sys.exit(err.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Tell whether a tree's y axis runs against its image's, by the brightness under the nodes.
+
+It changes neither the image nor the tree; ``flip_y`` does that where a user asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import numpy as np
+
+from distill3d.errors import InputError
+from distill3d.tree import Tree
+from distill3d.volume import Volume
+
+MIN_RATIO = 1.5  # one orientation's contrast must be this many times the other's
+MIN_SIGMAS = 4.0  # and the two means must differ by this many standard errors of a mean over so many random voxels
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FlipReport:
+    """Brightness under the nodes, in the image's own units.
+
+    Attributes:
+        verdict: ``fine`` (tree and image agree), ``flipped`` (y -> Y-1-y fits clearly better) or ``unclear``.
+        mean_as_is: mean of the voxels nearest to the nodes.
+        mean_flipped: the same with y mirrored.
+        volume_mean: mean of all voxels.
+        background: median of all voxels, taken off both means before they are compared.
+        n_inside: nodes that lie in the volume; only these count.
+    """
+
+    verdict: Literal["fine", "flipped", "unclear"]
+    mean_as_is: float
+    mean_flipped: float
+    volume_mean: float
+    background: float
+    n_inside: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.verdict}: mean at {self.n_inside} nodes {self.mean_as_is:.1f} as is, {self.mean_flipped:.1f} with y "
+            f"flipped (volume mean {self.volume_mean:.1f}, background {self.background:.1f})"
+        )
+
+
+def detect_flip(volume: Volume, tree: Tree) -> FlipReport:
+    """Compare the image's brightness at the nodes as they are and with y mirrored (y -> Y-1-y).
+
+    An orientation wins when its contrast (mean minus background) is at least ``MIN_RATIO`` times the other's, and the
+    means differ by at least ``MIN_SIGMAS`` standard errors (standard deviation of the volume / sqrt(nodes inside)).
+    Otherwise the verdict is ``unclear``: a dim image, few nodes, or a neuron that is its own mirror image.
+
+    Raises:
+        InputError: no node lies in the volume.
+    """
+    voxels = np.floor(tree.points_zyx_um / volume.spacing_um + 0.5).astype(np.int64)
+    z, y, x = voxels[((voxels >= 0) & (voxels < volume.shape)).all(axis=1)].T
+    if not len(z):
+        raise InputError(f"volume and tree do not overlap: none of {tree.n_nodes} nodes lies in {volume.size_um} um")
+    as_is, flipped = float(volume.data[z, y, x].mean()), float(volume.data[z, volume.shape[1] - 1 - y, x].mean())
+    background = float(np.median(volume.data))
+    error = float(volume.data.std(dtype=np.float64)) / np.sqrt(len(z))
+    return FlipReport(
+        verdict=_verdict(as_is - background, flipped - background, least_difference=MIN_SIGMAS * error),
+        mean_as_is=as_is,
+        mean_flipped=flipped,
+        volume_mean=float(volume.data.mean(dtype=np.float64)),
+        background=background,
+        n_inside=len(z),
+    )
+
+
+def flip_y(tree: Tree, volume: Volume) -> Tree:
+    """Return the tree with y mirrored within the volume, voxel y -> Y-1-y.
+
+    >>> tree = Tree(np.array([[0.0, 2.0, 0.0]]), np.ones(1), np.array([-1]), np.ones(1))
+    >>> flip_y(tree, Volume(np.ones((1, 11, 1), np.uint8), (1.0, 0.5, 1.0))).points_zyx_um.tolist()
+    [[0.0, 3.0, 0.0]]
+    """
+    points = tree.points_zyx_um.copy()
+    points[:, 1] = (volume.shape[1] - 1) * volume.spacing_um[1] - points[:, 1]
+    return replace(tree, points_zyx_um=points)
+
+
+def _verdict(as_is: float, flipped: float, *, least_difference: float) -> Literal["fine", "flipped", "unclear"]:
+    if abs(as_is - flipped) < least_difference:
+        return "unclear"
+    if as_is > 0 and as_is >= MIN_RATIO * flipped:
+        return "fine"
+    if flipped > 0 and flipped >= MIN_RATIO * as_is:
+        return "flipped"
+    return "unclear"

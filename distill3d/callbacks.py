@@ -1,0 +1,144 @@
+"""What watches a training: progress, time, data wait, SIGTERM. None of them changes what is learned."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any, final
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from distill3d.types import Batch
+
+EXIT_SIGTERM = 143
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with count, time spent and time left; silent where the console is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[info]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@final
+class TrainingBar(ProgressBar):
+    """One bar over all optimizer steps with the running loss and the last validation Dice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress = progress_bar(Console(stderr=True))
+        self._task = self._progress.add_task("training", total=None, info="")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the bar at the step a resumed run continues from."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero:
+            self._progress.start()
+            self._progress.update(self._task, total=trainer.estimated_stepping_batches)
+            self._show(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Move on by a step."""
+        if trainer.is_global_zero and trainer.global_step % 5 == 0:
+            self._show(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the new Dice at once."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.is_global_zero:
+            self._show(trainer)
+
+    def on_train_end(self, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Leave a clean line."""
+        self._progress.stop()
+
+    def on_exception(self, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Leave a clean line."""
+        self._progress.stop()
+
+    def _show(self, trainer: L.Trainer) -> None:
+        seen = trainer.callback_metrics
+        parts = [f"{label} {float(seen[key]):.3f}" for key, label in LABELS.items() if key in seen]
+        self._progress.update(self._task, completed=trainer.global_step, info="  ".join(parts))
+
+
+LABELS = {"train/loss": "loss", "val/dice": "val Dice"}
+
+
+@final
+class StepClock(L.Callback):
+    """Times the steps and the waits for data, for the cost of a run.
+
+    Attributes:
+        steps: number of timed steps; the first `warm_up` of each process are left out.
+        step_seconds: total time in steps, from batch to optimizer.
+        wait_seconds: total time between two steps, which is the wait for the next batch.
+    """
+
+    warm_up = 3
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.step_seconds = 0.0
+        self.wait_seconds = 0.0
+        self._started = 0.0
+        self._ended: float | None = None
+        self._seen = 0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note when the batch was there."""
+        del trainer, pl_module, batch, batch_idx
+        self._started = time.perf_counter()
+        if self._ended is not None and self._seen > self.warm_up:
+            self.wait_seconds += self._started - self._ended
+
+    def on_train_batch_end(self, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Note when the step was done."""
+        self._ended = time.perf_counter()
+        self._seen += 1
+        if self._seen > self.warm_up:
+            self.steps += 1
+            self.step_seconds += self._ended - self._started
+
+    def on_train_epoch_end(self, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Validation is neither a step nor a wait."""
+        self._ended = None
+
+    def cost(self) -> dict[str, float | None]:
+        """Seconds per step and the share of the loop's time spent waiting for data; None before any timed step."""
+        if not self.steps:
+            return {"seconds_per_step": None, "data_wait_share": None}
+        total = self.step_seconds + self.wait_seconds
+        return {"seconds_per_step": self.step_seconds / self.steps, "data_wait_share": self.wait_seconds / total}
+
+
+@final
+class ExitOnSigterm(L.Callback):
+    """Ends the process with code 143 on SIGTERM; Lightning alone would end with 0, as if the run were complete."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Replace Lightning's handler, which broadcasts and can hang when a rank is inside a collective."""
+        del pl_module
+
+        def stop(_signum: int, _frame: FrameType | None) -> None:
+            launcher = trainer.strategy.launcher
+            if isinstance(launcher, _SubprocessScriptLauncher):
+                launcher.kill(signal.SIGKILL)  # the other ranks cannot finish a collective without this one
+            sys.exit(EXIT_SIGTERM)
+
+        signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,55 @@
+"""Finds experiment files by name. It validates nothing and imports nothing heavy, so that a typo is told at once."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import yaml
+
+from distill3d.errors import ConfigError
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def folders() -> list[Path]:
+    """Folders that hold experiments: ``./experiments``, then the one of the checkout this package runs from."""
+    checkout = Path(__file__).resolve().parents[1] / "experiments"
+    found = [folder for folder in (Path("experiments"), checkout) if folder.is_dir()]
+    return found[:1] if len(found) == 2 and found[0].resolve() == found[1].resolve() else found
+
+
+def experiment_files() -> dict[str, Path]:
+    """Name -> file of every experiment, sorted by name; the nearer folder wins."""
+    files: dict[str, Path] = {}
+    for folder in reversed(folders()):
+        files |= {path.stem: path for path in folder.rglob("*") if path.suffix in SUFFIXES}
+    return dict(sorted(files.items()))
+
+
+def questions() -> dict[str, str]:
+    """Name -> the question each experiment answers, inherited from its base where it asks none."""
+    asked = {}
+    for name, path in experiment_files().items():
+        settings = yaml.safe_load(path.read_text()) or {}
+        asked[name] = str(settings.get("question", f"see {settings.get('base', path)}"))
+    return asked
+
+
+def find_experiment(name: str | Path) -> Path:
+    """Return the file of an experiment given by name or by path.
+
+    Raises:
+        ConfigError: there is none; names the nearest and lists all.
+    """
+    path = Path(name)
+    if path.suffix in SUFFIXES:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such experiment file")
+        return path
+    files = experiment_files()
+    if str(name) in files:
+        return files[str(name)]
+    near = difflib.get_close_matches(str(name), files, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ConfigError(f"unknown experiment {str(name)!r}{hint}; known: {', '.join(files) or 'none'}")

@@ -1,0 +1,141 @@
+"""The verbs of the command line: they parse, call and print. They hold no logic and import nothing heavy before use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from distill3d.catalog import find_experiment, questions
+
+app = typer.Typer(
+    name="distill3d",
+    help="Experiments that settle whether knowledge from 2D natural images helps 3D neuron segmentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+EPILOG = "Any setting can follow as key=value or --key=value, for example trainer.steps=100."
+TABLE_WIDTH = 100
+
+Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a name under experiments/, or a YAML file")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>")]
+
+
+def _out() -> Console:
+    """Print to stdout, at a width that tables fit also where there is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=TABLE_WIDTH)
+
+
+@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+def fit(
+    context: typer.Context,
+    name: Name,
+    resume: Annotated[bool, typer.Option(help="continue an unfinished run")] = False,
+    overwrite: Annotated[bool, typer.Option(help="delete what is there and start anew")] = False,
+    smoke: Annotated[
+        bool, typer.Option(help="two real steps with logging, checkpoint and resume, under runs/smoke")
+    ] = False,
+) -> None:
+    """Train a student, predict and score the held-out cases, and show the table."""
+    find_experiment(name)
+    from distill3d import run
+    from distill3d.experiment import load_experiment
+    from distill3d.run_folder import RunFolder
+    from distill3d.tables import score_table
+
+    experiment = load_experiment(name, context.args)
+    path = run.smoke(experiment) if smoke else run.fit(experiment, resume=resume, overwrite=overwrite)
+    if not run.is_main_process():
+        return
+    folder, out = RunFolder(path), _out()
+    out.print(score_table(folder.read_json(folder.metrics)))
+    out.print(f"scores    {folder.metrics}", f"pictures  {folder.figures}/*.png", sep="\n", soft_wrap=True)
+
+
+@app.command()
+def predict(
+    run: Run,
+    volumes: Annotated[list[Path], typer.Argument(metavar="VOLUME...", help="stacks to segment")],
+    out: Annotated[Path, typer.Option(help="folder for the probability stacks")] = Path("prob"),
+    spacing: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um, for stacks that have none")
+    ] = None,
+) -> None:
+    """Predict stacks with the best checkpoint of a run; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
+    from distill3d.inference import predict as predict_stack
+
+    for volume in volumes:
+        _out().print(str(predict_stack(run, volume, out=out, spacing_um=_spacing(spacing))), soft_wrap=True)
+
+
+@app.command()
+def evaluate(run: Run) -> None:
+    """Score a run's predictions again, write metrics.json and figures/, and show the table."""
+    from distill3d.evaluate import evaluate as evaluate_run
+    from distill3d.tables import score_table
+
+    _out().print(score_table(evaluate_run(run)))
+
+
+@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+def show(
+    context: typer.Context,
+    name: Name,
+    against: Annotated[str | None, typer.Option(metavar="OTHER", help="show only the keys that differ")] = None,
+) -> None:
+    """Print an experiment with all its settings resolved, or its difference from another one."""
+    find_experiment(name)
+    import yaml
+
+    from distill3d.config import as_plain, differences
+    from distill3d.experiment import load_experiment
+    from distill3d.tables import difference_table
+
+    experiment = load_experiment(name, context.args)
+    if against is None:
+        typer.echo(yaml.safe_dump(as_plain(experiment), sort_keys=False), nl=False)
+        return
+    other = load_experiment(against)
+    rows = [row for row in differences(experiment, other) if row[0] not in {"name", "question"}]
+    _out().print(difference_table(experiment.name, other.name, rows))
+
+
+@app.command(name="list")
+def list_all() -> None:
+    """List the experiments, and every component an experiment can name."""
+    from distill3d.experiment import describe_components
+    from distill3d.tables import catalog_table, component_table
+
+    out = _out()
+    out.print(catalog_table(questions()))
+    for kind, rows in describe_components().items():
+        out.print(component_table(kind, rows))
+
+
+@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+def check(context: typer.Context, name: Name) -> None:
+    """Verify an experiment's data: shapes, types, spacing, empty masks, flips, duplicates between splits."""
+    find_experiment(name)
+    from distill3d.data.check import check_data, check_table
+    from distill3d.experiment import load_experiment
+
+    report = check_data(load_experiment(name, context.args))
+    _out().print(check_table(report))
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def _spacing(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError as err:
+        raise typer.BadParameter(f"{text!r} is not three numbers; accepted: z,y,x such as 3.03,1,1") from err
+    return z, y, x

@@ -1,0 +1,65 @@
+"""What a data source offers: named cases in three splits. It reads nothing itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill3d.swc import Tree
+from distill3d.volume import Volume
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Case:
+    """One neuron: its image and what is known of it.
+
+    Attributes:
+        name: unique within the data set; the stem of its files.
+        volume: raw intensities [Z, Y, X] and spacing.
+        mask: bool [Z, Y, X], True on the neuron.
+        known: bool [Z, Y, X], False where nobody labelled.
+        tree: the gold tree in um, None for cases that only have a mask.
+    """
+
+    name: str
+    volume: Volume
+    mask: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    tree: Tree | None
+
+
+class DataSource(ABC):
+    """A registered kind of data set.
+
+    Args:
+        config: the source's own settings.
+        cache: folder for whatever is expensive to make; shared by all runs and processes.
+    """
+
+    def __init__(self, config: Any, *, cache: Path) -> None:  # noqa: ANN401 - each source has its own config class
+        self.config = config
+        self.cache = cache
+
+    @abstractmethod
+    def splits(self) -> dict[Split, tuple[str, ...]]:
+        """Case names per split; disjoint, by neuron and never by patch."""
+
+    @abstractmethod
+    def key(self, name: str) -> str:
+        """Return a hash of everything `load` depends on (files, settings), so that prepared copies can be reused."""
+
+    @abstractmethod
+    def load(self, name: str) -> Case:
+        """Read or simulate one case.
+
+        Raises:
+            InputError: the case cannot be used; says why in one line.
+        """

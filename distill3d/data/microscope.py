@@ -1,0 +1,194 @@
+"""What a microscope makes of trees: fluorescence, blur, background, photons, counts.
+
+It grows no trees and knows no gold; chance comes only from the generator it is given, so that a picture is the same on every
+machine.
+
+Source: the usual camera model, counts = offset + gain * (Poisson(PSF * fluorescence + background) + read noise), e.g. B. Zhang,
+J. Zerubia, J.-C. Olivo-Marin (2007), "Gaussian approximations of fluorescence microscope point-spread function models", for
+the Gaussian, elongated PSF.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from distill3d.swc import Tree
+
+GAIN = 20.0  # counts per photon
+OFFSET = 100.0  # counts without light
+SAMPLES_PER_UM = 3.0  # along a neurite
+OFFSETS_PER_SAMPLE = 8  # random places in the neurite's cross-section
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroscopeConfig:
+    """Settings of the simulated microscope; every amount may be 0 to switch its effect off."""
+
+    psf_sigma_um: tuple[float, float, float] = (2.2, 0.8, 0.8)  # ZYX, blur
+    photons: float = 60.0  # of a voxel filled with dye, before blur
+    background: float = 10.0  # photons, mean
+    unevenness: float = 0.4  # slow changes of the background, standard deviation relative to its mean
+    unevenness_um: float = 40.0  # length over which the background changes, > 0
+    read_noise: float = 2.0  # photons, standard deviation
+    variation: float = 0.5  # brightness along a neurite, standard deviation of its logarithm
+    variation_um: float = 15.0  # length over which it changes, > 0
+    gaps: int = 8  # places per neuron where the dye is missing
+    gap_um: float = 5.0  # length of a gap
+    gap_level: float = 0.1  # brightness left in a gap, in [0, 1]
+    puncta: int = 25  # bright spots that belong to no neuron
+    neighbors: int = 1  # unbranched neurites of other neurons that pass through, not in the gold
+    neighbor_brightness: float = 0.25  # against the neuron's own
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not np.min(value) >= 0:
+                raise ValueError(f"{field.name} must be >= 0, got {value}")
+        for name in ("unevenness_um", "variation_um"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.gap_level > 1:
+            raise ValueError(f"gap_level must be in [0, 1], got {self.gap_level}")
+
+
+def expose(
+    trees: Sequence[tuple[Tree, float]],
+    shape_zyx: tuple[int, int, int],
+    spacing_um: tuple[float, float, float],
+    config: MicroscopeConfig,
+    rng: np.random.Generator,
+) -> NDArray[np.uint16]:
+    """Take the picture of some trees.
+
+    Args:
+        trees: each with its brightness, 1 for the neuron of interest; in each tree parents come before children.
+        shape_zyx: voxels.
+        spacing_um: ZYX voxel size.
+        config: the microscope.
+        rng: the only source of chance.
+
+    Returns:
+        uint16 counts [Z, Y, X].
+    """
+    dye = np.zeros(shape_zyx)
+    for tree, brightness in trees:
+        dye += fluorescence(tree, brightness * node_brightness(tree, config, rng), shape_zyx, spacing_um, rng)
+    dye += _puncta(shape_zyx, spacing_um, config, rng)
+    sigma_vox = [sigma / s for sigma, s in zip(config.psf_sigma_um, spacing_um, strict=True)]
+    light = config.photons * ndimage.gaussian_filter(dye, sigma_vox, mode="constant", truncate=4.0)
+    light += config.background * np.maximum(1 + config.unevenness * _slow_field(shape_zyx, spacing_um, config, rng), 0.1)
+    counted = rng.poisson(light) + config.read_noise * rng.standard_normal(shape_zyx)
+    return np.clip(np.rint(OFFSET + GAIN * counted), 0, np.iinfo(np.uint16).max).astype(np.uint16)
+
+
+def node_brightness(tree: Tree, config: MicroscopeConfig, rng: np.random.Generator) -> Float:
+    """Brightness at every node, float64 [N] around 1: slow changes along the neurite, and gaps.
+
+    The logarithm is a first-order autoregressive walk from root to tips.
+    """
+    chance = rng.standard_normal(tree.n_nodes)
+    lengths = np.zeros(tree.n_nodes)
+    lengths[tree.edges[:, 0]] = tree.edge_lengths_um
+    keep = np.exp(-lengths / config.variation_um)
+    fresh = np.sqrt(1 - keep * keep)
+    walk = chance.copy()
+    for node in np.flatnonzero(tree.parents >= 0):
+        walk[node] = keep[node] * walk[tree.parents[node]] + fresh[node] * chance[node]
+    brightness = np.exp(config.variation * walk - config.variation**2 / 2)
+    for center in tree.points_zyx_um[rng.integers(tree.n_nodes, size=config.gaps)]:
+        away = np.sqrt(((tree.points_zyx_um - center) ** 2).sum(axis=1))
+        brightness[away <= config.gap_um / 2] *= config.gap_level
+    return brightness
+
+
+def fluorescence(
+    tree: Tree,
+    brightness: Float,
+    shape_zyx: tuple[int, int, int],
+    spacing_um: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> Float:
+    """Dye per voxel, float64 [Z, Y, X]: about 1 inside a neurite of brightness 1 that is thicker than a voxel.
+
+    The sum is the neurites' volume in voxels times their brightness, however thin they are.
+    """
+    child, parent = tree.edges.T
+    lengths = tree.edge_lengths_um
+    pieces = np.maximum(1, np.ceil(lengths * SAMPLES_PER_UM)).astype(np.int64) * OFFSETS_PER_SAMPLE
+    edge = np.repeat(np.arange(len(lengths)), pieces)
+    position = np.arange(len(edge)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    share = (position // OFFSETS_PER_SAMPLE + 0.5) / (pieces[edge] / OFFSETS_PER_SAMPLE)
+
+    def between(values: Float) -> Float:
+        low, high = values[child[edge]], values[parent[edge]]
+        weight = share.reshape(-1, *[1] * (values.ndim - 1))
+        return low + (high - low) * weight
+
+    radii = between(tree.radii_um)
+    places = between(tree.points_zyx_um) + radii[:, None] * _in_ball(len(edge), rng)
+    volumes = np.pi * radii * radii * (lengths / pieces)[edge]
+    return _splat(places, volumes * between(brightness), shape_zyx, spacing_um)
+
+
+def _puncta(
+    shape_zyx: tuple[int, int, int],
+    spacing_um: tuple[float, float, float],
+    config: MicroscopeConfig,
+    rng: np.random.Generator,
+) -> Float:
+    """Dye of bright spots, 0.7 to 1.5 um in radius, a third as bright to a bit brighter than a neurite."""
+    high = (np.array(shape_zyx) - 1) * np.array(spacing_um)
+    centers = rng.uniform(0, 1, (config.puncta, 3)) * high
+    radii, brightness = rng.uniform(0.7, 1.5, config.puncta), rng.uniform(0.4, 1.3, config.puncta)
+    n = 64
+    places = np.repeat(centers, n, axis=0) + np.repeat(radii, n)[:, None] * _in_ball(n * config.puncta, rng)
+    volumes = np.repeat(4 / 3 * np.pi * radii**3 * brightness / n, n)
+    return _splat(places, volumes, shape_zyx, spacing_um)
+
+
+def _in_ball(n: int, rng: np.random.Generator) -> Float:
+    """Points spread evenly in the unit ball, float64 [n, 3]."""
+    direction = rng.standard_normal((n, 3))
+    distance = np.sqrt((direction * direction).sum(axis=1))
+    return direction * (np.cbrt(rng.random(n)) / np.maximum(distance, 1e-12))[:, None]
+
+
+def _splat(
+    places_um: Float, volumes_um3: Float, shape_zyx: tuple[int, int, int], spacing_um: tuple[float, float, float]
+) -> Float:
+    """Spread each volume over the eight voxels around its place (trilinear); what falls outside is lost."""
+    places = places_um / np.array(spacing_um)
+    corner = np.floor(places).astype(np.int64)
+    rest = places - corner
+    total = np.zeros(int(np.prod(shape_zyx)))
+    amount = volumes_um3 / np.prod(spacing_um)
+    for step in itertools.product((0, 1), repeat=3):
+        voxel = corner + step
+        weight = np.where(step, rest, 1 - rest).prod(axis=1) * amount
+        inside = ((voxel >= 0) & (voxel < shape_zyx)).all(axis=1)
+        flat = np.ravel_multi_index(tuple(voxel[inside].T), shape_zyx)
+        total += np.bincount(flat, weight[inside], len(total))
+    return total.reshape(shape_zyx)
+
+
+def _slow_field(
+    shape_zyx: tuple[int, int, int],
+    spacing_um: tuple[float, float, float],
+    config: MicroscopeConfig,
+    rng: np.random.Generator,
+) -> Float:
+    """A smooth random field of mean 0 and standard deviation 1 that changes over ``unevenness_um``."""
+    sizes = [n * s / config.unevenness_um for n, s in zip(shape_zyx, spacing_um, strict=True)]
+    coarse = rng.standard_normal([int(np.ceil(size)) + 3 for size in sizes])
+    axes = [1 + size * np.linspace(0, 1, n) for n, size in zip(shape_zyx, sizes, strict=True)]
+    field = ndimage.map_coordinates(coarse, np.meshgrid(*axes, indexing="ij"), order=2, mode="nearest")
+    return (field - field.mean()) / max(float(field.std()), 1e-12)

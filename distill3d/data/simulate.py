@@ -1,0 +1,134 @@
+"""The data source ``simulated``: neurons whose every voxel is known, looked at through a simulated microscope.
+
+It keeps nothing on disk (the data module does) and never needs a network: a case is made from the settings and its number, and
+is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from distill3d.data.base import SPLITS, Case, DataSource, Split
+from distill3d.data.grow import GrowConfig, fit_tree, grow
+from distill3d.data.microscope import MicroscopeConfig, expose
+from distill3d.errors import InputError
+from distill3d.rasterize import rasterize
+from distill3d.registry import DATA
+from distill3d.swc import Tree, read_swc
+from distill3d.volume import Volume
+
+CODE_VERSION = 1  # raise it whenever the same settings give another picture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatedConfig:
+    """Settings of ``simulated``."""
+
+    train: int = 8  # cases, >= 1
+    val: int = 2  # cases, >= 0
+    test: int = 4  # cases, >= 0
+    seed: int = 0  # >= 0
+    shape_zyx: tuple[int, int, int] = (48, 128, 128)  # voxels, each >= 8
+    spacing_um: tuple[float, float, float] = (2.0, 1.0, 1.0)  # ZYX voxel size, > 0
+    swc_folder: str | None = None  # real trees to render instead of grown ones, one file a case; $VARIABLES are expanded
+    swc_fill: float = 0.006  # a real tree that would fill more of the volume is shown in part, in (0, 1)
+    grow: GrowConfig = GrowConfig()
+    microscope: MicroscopeConfig = MicroscopeConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        for name, least in (("train", 1), ("val", 0), ("test", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if min(self.shape_zyx) < 8:
+            raise ValueError(f"shape_zyx must be >= 8 on each axis, got {self.shape_zyx}")
+        if not min(self.spacing_um) > 0:
+            raise ValueError(f"spacing_um must be > 0 on each axis, got {self.spacing_um}")
+        if not 0 < self.swc_fill < 1:
+            raise ValueError(f"swc_fill must be in (0, 1), got {self.swc_fill}")
+
+
+@final
+@DATA.register("simulated", config=SimulatedConfig)
+class Simulated(DataSource):
+    """Grown or real trees, rendered; the gold mask is the tree itself.
+
+    Raises:
+        InputError: ``swc_folder`` is missing or holds fewer trees than there are cases.
+    """
+
+    config: SimulatedConfig
+
+    def __init__(self, config: SimulatedConfig, *, cache: Path) -> None:
+        super().__init__(config, cache=cache)
+        self._numbers = {f"sim_{k:03d}": k for k in range(config.train + config.val + config.test)}
+        self._swc = _swc_files(config, len(self._numbers)) if config.swc_folder is not None else None
+
+    def splits(self) -> dict[Split, tuple[str, ...]]:
+        """Case names per split, in the order train, val, test."""
+        names, counts = iter(self._numbers), (self.config.train, self.config.val, self.config.test)
+        return {split: tuple(next(names) for _ in range(n)) for split, n in zip(SPLITS, counts, strict=True)}
+
+    def key(self, name: str) -> str:
+        """Hash the settings that shape this case, its number and its SWC file; the number of cases is not among them."""
+        settings = asdict(replace(self.config, train=1, val=0, test=0, swc_folder=None))
+        settings |= {"case": self._number(name), "version": CODE_VERSION}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        if self._swc is not None:
+            digest.update(self._swc[self._number(name)].read_bytes())
+        return digest.hexdigest()
+
+    def load(self, name: str) -> Case:
+        """Simulate one case.
+
+        Raises:
+            InputError: no case of this name, or its SWC file cannot be used.
+        """
+        number = self._number(name)
+        rng = np.random.Generator(np.random.PCG64([self.config.seed, number]))
+        shape, spacing = self.config.shape_zyx, self.config.spacing_um
+        tree = self._tree(number, rng)
+        trees = [(tree, 1.0), *((other, self.config.microscope.neighbor_brightness) for other in self._neighbors(rng))]
+        counts = expose(trees, shape, spacing, self.config.microscope, rng)
+        mask = rasterize(tree, shape, spacing_um=spacing)
+        return Case(name=name, volume=Volume(counts, spacing), mask=mask, known=np.ones(shape, bool), tree=tree)
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            raise InputError(f"no simulated case {name!r}; accepted: sim_000 to {list(self._numbers)[-1]}")
+        return self._numbers[name]
+
+    def _size_um(self) -> np.ndarray:
+        return (np.array(self.config.shape_zyx) - 1) * np.array(self.config.spacing_um)
+
+    def _tree(self, number: int, rng: np.random.Generator) -> Tree:
+        if self._swc is None:
+            return grow(self._size_um(), self.config.grow, rng)
+        path = self._swc[number]
+        try:
+            return fit_tree(read_swc(path), self._size_um(), self.config.swc_fill, self.config.grow)
+        except InputError as error:
+            raise InputError(text if str(path) in (text := str(error)) else f"{path}: {text}") from error
+
+    def _neighbors(self, rng: np.random.Generator) -> list[Tree]:
+        passing = replace(self.config.grow, tips=1, margin_um=0.0)
+        return [grow(self._size_um(), passing, rng) for _ in range(self.config.microscope.neighbors)]
+
+
+def _swc_files(config: SimulatedConfig, cases: int) -> list[Path]:
+    """SWC files below the folder in an order drawn from the seed; every case gets another one, so no neuron is in two splits."""
+    folder = Path(os.path.expandvars(str(config.swc_folder))).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"swc_folder {folder} is not a folder; accepted: a folder with at least {cases} .swc files")
+    files = sorted(folder.rglob("*.swc"), key=lambda path: path.relative_to(folder).as_posix())
+    if len(files) < cases:
+        raise InputError(f"swc_folder {folder} holds {len(files)} .swc files; {cases} cases need as many different trees")
+    order = np.random.Generator(np.random.PCG64([config.seed, len(files)])).permutation(len(files))
+    return [files[k] for k in order]

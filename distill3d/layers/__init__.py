@@ -1,0 +1,1 @@
+"""Modules and pure functions that students and strategies share."""

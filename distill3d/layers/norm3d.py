@@ -1,0 +1,109 @@
+"""Normalization layers in 3D that keep the parameter names of their 2D forms. It decides for no network which to use.
+
+At batch size 2, which 3D patches allow, the choice matters:
+
+* ``batch``: statistics of the batch in training (two patches hold 10^4 to 10^6 samples per channel, enough), running
+  ones in evaluation. Keeps a teacher's running statistics. Training in several processes is NOT the same as in one.
+* ``frozen``: running statistics always, affine parameters trained. The network computes in training exactly what its
+  teacher does, but one that starts from random values is not normalized at all.
+* ``instance``: statistics of each patch and channel. The same in training and evaluation, in one process and several,
+  from random values and from a teacher's: its affine parameters still say which mean and spread a channel shall have.
+* ``group``: as ``instance``, over up to 8 groups of channels, which keeps contrasts between channels of one group.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Literal["batch", "frozen", "instance", "group"]
+
+
+def group_count(channels: int, *, at_most: int = 8) -> int:
+    """Return the largest number of equal groups, up to ``at_most``.
+
+    Example:
+        >>> group_count(24), group_count(20), group_count(7)
+        (8, 5, 7)
+    """
+    return max(n for n in range(1, min(channels, at_most) + 1) if channels % n == 0)
+
+
+def make_norm(kind: Norm, channels: int, *, eps: float = 1e-5, act: nn.Module | None = None) -> nn.Module:
+    """Build a normalization of ``channels``, with trainable scale and offset, followed by ``act``.
+
+    Args:
+        kind: see the module's docstring.
+        channels: of the input.
+        eps: added to the variance.
+        act: applied last; None applies nothing.
+    """
+    if kind in {"batch", "frozen"}:
+        return BatchNormAct3d(channels, eps=eps, act=act, frozen=kind == "frozen")
+    return GroupNormAct3d(channels if kind == "instance" else group_count(channels), channels, eps=eps, act=act)
+
+
+@final
+class BatchNormAct3d(nn.BatchNorm3d):
+    """Batch normalization and an activation under the names of timm's ``BatchNormAct2d``.
+
+    Args:
+        channels: of the input.
+        eps: added to the variance.
+        act: applied last; None applies nothing.
+        frozen: use the running statistics in training too, and leave them as they are.
+        momentum: of the running statistics.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        eps: float = 1e-5,
+        act: nn.Module | None = None,
+        frozen: bool = False,
+        momentum: float | None = 0.1,
+    ) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.act = nn.Identity() if act is None else act
+        self.frozen = frozen
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
+        """Normalize [B, C, Z, Y, X] and activate."""
+        if self.frozen:
+            mean, var = self.running_mean, self.running_var
+            return self.act(F.batch_norm(input, mean, var, self.weight, self.bias, training=False, eps=self.eps))
+        return self.act(super().forward(input))
+
+
+@final
+class GroupNormAct3d(nn.GroupNorm):
+    """Group normalization and an activation; with as many groups as channels it is instance normalization.
+
+    Unlike torch's instance normalization it accepts a single voxel, whose normalized value is 0.
+
+    Args:
+        groups: number of groups; divides ``channels``.
+        channels: of the input.
+        eps: added to the variance.
+        act: applied last; None applies nothing.
+    """
+
+    def __init__(self, groups: int, channels: int, *, eps: float = 1e-5, act: nn.Module | None = None) -> None:
+        super().__init__(groups, channels, eps=eps)
+        self.act = nn.Identity() if act is None else act
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
+        """Normalize [B, C, Z, Y, X] and activate."""
+        return self.act(super().forward(input))
+
+
+@final
+class ChannelLayerNorm3d(nn.LayerNorm):
+    """Layer normalization over the channels of [B, C, Z, Y, X], voxel by voxel: timm's ``LayerNorm2d`` in 3D."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
+        """Normalize every voxel's channels."""
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)

@@ -1,0 +1,87 @@
+"""Curves to CSV always, and to W&B: online when logged in, else offline, never asking. It computes nothing."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from distill3d.config import as_plain
+from distill3d.run_folder import RunFolder, write_text
+from distill3d.schema import Experiment
+
+
+def make_loggers(experiment: Experiment, folder: RunFolder, *, first_step: int) -> list[Logger]:
+    """Build the loggers of a run; a resumed run adds to the same W&B run and writes a CSV of its own.
+
+    Args:
+        experiment: what runs.
+        folder: where it runs.
+        first_step: 0, or the step a resumed run continues from.
+    """
+    loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=f"from_step{first_step}")]
+    if (mode := _mode(experiment)) != "off":
+        loggers.append(_wandb_logger(experiment, folder, offline=mode == "offline"))
+    return loggers
+
+
+def _wandb_logger(experiment: Experiment, folder: RunFolder, *, offline: bool) -> WandbLogger:
+    logger = WandbLogger(
+        project=experiment.logging.project,
+        entity=experiment.logging.entity,
+        save_dir=folder.path,
+        id=_run_id(folder),
+        resume="allow",
+        offline=offline,
+        group=experiment.name,
+        name=f"{experiment.name}-seed{experiment.seed}",
+        tags=[experiment.strategy.name, experiment.student.name, experiment.teacher.name],
+        settings=wandb.Settings(console="off", silent=True, init_timeout=60),
+    )
+    logger.log_hyperparams(as_plain(experiment))
+    return logger
+
+
+def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
+    """Send the scores, the table of cases and the pictures to W&B, and close it.
+
+    Args:
+        loggers: as `make_loggers` gave them.
+        results: content of ``metrics.json``.
+        pictures: case name -> PNG.
+    """
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        run = logger.experiment
+        columns = list(next(iter(results["cases"].values()), {}))
+        table = wandb.Table(columns=["case", *columns])
+        for case, scores in results["cases"].items():
+            table.add_data(case, *(scores[column] for column in columns))
+        run.log({"cases": table} | {f"mip/{case}": wandb.Image(str(path)) for case, path in pictures.items()})
+        for key, value in results["mean"].items():
+            run.summary[f"test/{key}"] = value
+        run.finish()
+
+
+def _mode(experiment: Experiment) -> str:
+    chosen = os.environ.get("WANDB_MODE") or experiment.logging.wandb
+    if chosen == "disabled":
+        return "off"
+    if chosen != "auto":
+        return chosen
+    # login() without a prompt only says whether a key is known; it asks neither the user nor a server
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+def _run_id(folder: RunFolder) -> str:
+    """Return the same id whenever this run is resumed."""
+    path = folder.path / "wandb_id"
+    if not path.is_file():
+        write_text(path, uuid.uuid4().hex[:12])
+    return path.read_text().strip()

@@ -1,0 +1,283 @@
+"""Compare two voxel masks of one neuron: overlap, overlap at a tolerance, and distances of their surfaces.
+
+It does not know connectedness (``metrics.topology``) or trees (``metrics.tree``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torchmetrics import Metric
+
+from distill3d.errors import InputError
+
+DEFAULT_TOLERANCE_VOX = 2.0
+_TREE_SHARE = (
+    0.05  # below this share of the box, a KD-tree on the voxels is faster than a distance transform of the box
+)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelScores:
+    """Scores of one case. No value is ever nan.
+
+    Both masks empty: the first six are 1, distances 0. Exactly one empty (``missed``): the six are 0 and the distances
+    are the volume's diagonal, so that a collapsed model cannot look good.
+
+    Attributes:
+        dice, precision, recall: of the foreground, in [0, 1].
+        dice_tol, precision_tol, recall_tol: the same where a voxel counts as right within the tolerance, in [0, 1].
+        hd95_um: larger of the two directed 95th percentiles of surface distances.
+        asd_um: mean of all surface distances of both directions.
+        missed: exactly one of the masks is empty.
+        n_pred, n_gold: foreground voxels that were compared.
+    """
+
+    dice: float
+    precision: float
+    recall: float
+    dice_tol: float
+    precision_tol: float
+    recall_tol: float
+    hd95_um: float
+    asd_um: float
+    missed: bool
+    n_pred: int
+    n_gold: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelSummary:
+    """Scores of several cases: mean and sample standard deviation (0 for one case) by the score's name."""
+
+    mean: dict[str, float]
+    sd: dict[str, float]
+    n_cases: int
+    n_missed: int
+
+
+def voxel_scores(
+    *,
+    pred: np.ndarray,
+    gold: np.ndarray,
+    known: np.ndarray | None = None,
+    spacing_um: Sequence[float] = (1.0, 1.0, 1.0),
+    tolerance_vox: float = DEFAULT_TOLERANCE_VOX,
+) -> VoxelScores:
+    """Score a predicted mask against the gold one.
+
+    Precision at the tolerance t is the share of predicted voxels with a gold voxel at most t voxels away (Euclidean, in
+    voxel units, ends included), recall the share of gold voxels with a predicted one that near, ``dice_tol`` their
+    harmonic mean; t = 0 gives plain Dice. A surface voxel is in the mask and has one of its six face neighbors out of
+    it; beyond the volume, and where nobody labelled, is out. Percentiles interpolate linearly.
+
+    Source: the surface and percentile conventions of MONAI's HausdorffDistanceMetric (same value on two non-empty
+    masks); the rule for empty masks differs, there it is nan and drops out of the mean.
+
+    Args:
+        pred: bool [Z, Y, X].
+        gold: bool [Z, Y, X].
+        known: bool [Z, Y, X], False where nobody labelled: such voxels are taken out of both masks.
+        spacing_um: ZYX voxel size, for the distances in um.
+        tolerance_vox: t, in voxels, at least 0.
+
+    Raises:
+        InputError: the shapes differ, a mask is not bool, or the tolerance is below 0.
+
+    >>> gold = np.zeros((1, 1, 10), bool); gold[..., 2:6] = True
+    >>> scores = voxel_scores(pred=np.roll(gold, 1), gold=gold, spacing_um=(1.0, 1.0, 0.5))
+    >>> scores.dice, scores.dice_tol
+    (0.75, 1.0)
+    """
+    _require_masks(pred, gold, known, tolerance_vox)
+    if known is not None:
+        pred, gold = pred & known, gold & known
+    n_pred, n_gold = int(np.count_nonzero(pred)), int(np.count_nonzero(gold))
+    if not (n_pred and n_gold):
+        return _scores_of_empty(n_pred, n_gold, _diagonal_um(pred.shape, spacing_um))
+    box = _box_of(pred | gold)
+    pred, gold = pred[box], gold[box]
+    both = int(np.count_nonzero(pred & gold))
+    precision_tol = (both + _count_within(pred & ~gold, gold, tolerance_vox)) / n_pred
+    recall_tol = (both + _count_within(gold & ~pred, pred, tolerance_vox)) / n_gold
+    to_gold, to_pred = _surface_distances(pred, gold, spacing_um)
+    return VoxelScores(
+        dice=2 * both / (n_pred + n_gold),
+        precision=both / n_pred,
+        recall=both / n_gold,
+        dice_tol=_harmonic_mean(precision_tol, recall_tol),
+        precision_tol=precision_tol,
+        recall_tol=recall_tol,
+        hd95_um=float(max(np.percentile(to_gold, 95), np.percentile(to_pred, 95))),
+        asd_um=float((to_gold.sum() + to_pred.sum()) / (len(to_gold) + len(to_pred))),
+        missed=False,
+        n_pred=n_pred,
+        n_gold=n_gold,
+    )
+
+
+def aggregate(scores: Sequence[VoxelScores]) -> VoxelSummary:
+    """Summarize cases with equal weight each; missed ones stay in the mean with their worst values and are counted.
+
+    Raises:
+        InputError: no case.
+    """
+    if not scores:
+        raise InputError("no case to average; at least one is needed")
+    names = [name for name in asdict(scores[0]) if name not in {"missed", "n_pred", "n_gold"}]
+    table = {name: np.array([getattr(score, name) for score in scores]) for name in names}
+    return VoxelSummary(
+        mean={name: float(column.mean()) for name, column in table.items()},
+        sd={name: float(column.std(ddof=1)) if len(scores) > 1 else 0.0 for name, column in table.items()},
+        n_cases=len(scores),
+        n_missed=sum(score.missed for score in scores),
+    )
+
+
+class CaseDice(NamedTuple):
+    """What ``DiceByCase`` computes.
+
+    Attributes:
+        per_case: float32 [cases], in the order of ``DiceByCase.cases``; 0 for a case that was not seen.
+        seen: bool [cases].
+        mean: float32 scalar, over the cases seen; 0 if there is none.
+    """
+
+    per_case: Tensor
+    seen: Tensor
+    mean: Tensor
+
+
+@final
+class DiceByCase(Metric):
+    """Dice per case from patches: voxel counts are summed over all patches of a case, on all ranks, then divided.
+
+    A case whose patches hold neither gold nor predicted voxels scores 1. A voxel seen in two patches counts twice. The
+    cases are fixed at construction, so every rank holds the same ones, also those whose gold is empty.
+
+    Args:
+        cases: names of all cases, without repeats.
+        threshold: probability from which on a voxel is foreground, in (0, 1).
+
+    >>> metric = DiceByCase(cases=("a", "b"))
+    >>> ones = torch.ones(1, 1, 2, 2, 2)
+    >>> metric.update(logits=ones, target=ones, known=ones.bool(), cases=("b",))
+    >>> metric.compute().per_case.tolist(), metric.compute().mean.item()
+    ([0.0, 1.0], 1.0)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, *, cases: Sequence[str], threshold: float = 0.5) -> None:
+        super().__init__()
+        if len(set(cases)) != len(cases) or not 0 < threshold < 1:
+            raise ValueError(
+                f"cases {list(cases)} and threshold {threshold}; distinct names and a value in (0, 1) needed"
+            )
+        self.cases = tuple(cases)
+        self.index = {name: i for i, name in enumerate(self.cases)}
+        self.threshold_logit = float(np.log(threshold / (1 - threshold)))
+        # Columns: predicted and gold, predicted, gold, patches seen. float64 counts exactly up to 2^53 on every backend.
+        self.add_state("counts", torch.zeros(len(cases), 4, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, *, logits: Tensor, target: Tensor, known: Tensor, cases: Sequence[str]) -> None:
+        """Add patches.
+
+        Args:
+            logits: [B, 1, Z, Y, X].
+            target: [B, 1, Z, Y, X], foreground above 0.5.
+            known: [B, 1, Z, Y, X] bool, False where nobody labelled.
+            cases: B names.
+
+        Raises:
+            KeyError: a name was not given at construction.
+        """
+        pred = ((logits > self.threshold_logit) & known).flatten(1)
+        gold = ((target > 0.5) & known).flatten(1)
+        columns = [(pred & gold).sum(1), pred.sum(1), gold.sum(1), torch.ones_like(pred[:, 0], dtype=torch.int64)]
+        rows = torch.tensor([self.index[name] for name in cases], device=self.counts.device)
+        self.counts.index_add_(0, rows, torch.stack(columns, dim=1).to(self.counts))
+
+    def compute(self) -> CaseDice:
+        """Return Dice per case and their mean."""
+        both, pred, gold, patches = self.counts.unbind(dim=1)
+        seen, total = patches > 0, pred + gold
+        dice = torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0) * seen
+        mean = dice.sum() / seen.sum().clamp(min=1)
+        return CaseDice(dice.float(), seen, mean.float())
+
+
+def _require_masks(pred: np.ndarray, gold: np.ndarray, known: np.ndarray | None, tolerance_vox: float) -> None:
+    masks = {"pred": pred, "gold": gold} | ({} if known is None else {"known": known})
+    found = ", ".join(f"{name} {mask.dtype} {mask.shape}" for name, mask in masks.items())
+    if any(mask.dtype != bool or mask.shape != pred.shape or mask.ndim != 3 for mask in masks.values()):
+        raise InputError(f"masks: {found}; bool masks of one shape [Z, Y, X] are accepted")
+    if not tolerance_vox >= 0:
+        raise InputError(f"tolerance_vox: {tolerance_vox} found; a number >= 0 is accepted")
+
+
+def _scores_of_empty(n_pred: int, n_gold: int, diagonal_um: float) -> VoxelScores:
+    """Score a pair of which at least one mask is empty."""
+    missed = n_pred != n_gold
+    overlap, distance = (0.0, diagonal_um) if missed else (1.0, 0.0)
+    return VoxelScores(
+        dice=overlap,
+        precision=overlap,
+        recall=overlap,
+        dice_tol=overlap,
+        precision_tol=overlap,
+        recall_tol=overlap,
+        hd95_um=distance,
+        asd_um=distance,
+        missed=missed,
+        n_pred=n_pred,
+        n_gold=n_gold,
+    )
+
+
+def _diagonal_um(shape: tuple[int, ...], spacing_um: Sequence[float]) -> float:
+    return float(np.linalg.norm(np.array(shape) * np.asarray(spacing_um, np.float64)))
+
+
+def _box_of(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the smallest box that holds every voxel of a mask that has one."""
+    lines = [mask.any(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    return tuple(slice(int(line.argmax()), len(line) - int(line[::-1].argmax())) for line in lines)
+
+
+def _harmonic_mean(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
+def _count_within(points: np.ndarray, of: np.ndarray, tolerance_vox: float) -> int:
+    """Count the voxels of one mask that have a voxel of the other at most so far away."""
+    return int(np.count_nonzero(_distances(points, of, (1.0, 1.0, 1.0)) <= tolerance_vox + 1e-9))
+
+
+def _surface_distances(a: np.ndarray, b: np.ndarray, spacing_um: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance in um of every surface voxel of a mask to the other's surface, both ways."""
+    surface_a, surface_b = (mask & ~binary_erosion(mask) for mask in (a, b))  # beyond the box is out (border_value 0)
+    return _distances(surface_a, surface_b, spacing_um), _distances(surface_b, surface_a, spacing_um)
+
+
+def _distances(points: np.ndarray, of: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Return the distance from every voxel of one mask to the nearest voxel of the other, which is not empty."""
+    n_points = np.count_nonzero(points)
+    if not n_points:
+        return np.empty(0)
+    if n_points > _TREE_SHARE * points.size:
+        return distance_transform_edt(~of, sampling=spacing)[points]
+    targets = cKDTree(np.argwhere(of) * np.asarray(spacing))
+    return targets.query(np.argwhere(points) * np.asarray(spacing))[0]

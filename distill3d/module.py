@@ -1,0 +1,204 @@
+"""`DistillModule`: student, strategy, teacher and losses in one LightningModule. It names no concrete component."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from distill3d.config import as_plain
+from distill3d.errors import InputError, TrainingError
+from distill3d.experiment import experiment_from_plain
+from distill3d.losses.base import Loss
+from distill3d.metrics.voxel import DiceByCase
+from distill3d.registry import LOSSES, STRATEGIES, STUDENTS
+from distill3d.schema import Experiment, OptimizerConfig
+from distill3d.students.base import Student
+from distill3d.teachers.base import Teacher, TeacherIdentity
+from distill3d.transfer.base import TransferAudit, TransferStrategy
+from distill3d.types import Batch, LossTerm, Prediction
+
+CHECKPOINT_KEY = "distill3d"
+
+
+@final
+class DistillModule(L.LightningModule):
+    """Trains a 3D student on labels, and on whatever its transfer strategy takes from the 2D teacher.
+
+    Building it changes the student's structure (`TransferStrategy.adapt`) but copies nothing; `transfer` does that,
+    once, at the start of a fresh run. So a checkpoint loads and predicts with no teacher present.
+
+    Args:
+        experiment: what to build.
+        val_cases: names of the validation cases, for Dice per case.
+    """
+
+    student: Student
+    strategy: TransferStrategy
+
+    def __init__(self, experiment: Experiment, *, val_cases: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.experiment = experiment
+        self.student = STUDENTS.build(experiment.student)
+        self.strategy = STRATEGIES.build(experiment.strategy)
+        self.strategy.adapt(self.student)
+        self.losses = nn.ModuleDict({name: LOSSES.build(chosen) for name, chosen in experiment.losses.items()})
+        self.teacher: Teacher | None = None
+        self.teacher_identity: TeacherIdentity | None = None
+        self.transferred: frozenset[str] = frozenset()
+        self.val_dice = DiceByCase(cases=val_cases, threshold=experiment.inference.threshold)
+
+    def transfer(self, teacher: Teacher) -> TransferAudit:
+        """Copy from the teacher, note what was moved, and keep the teacher only if the strategy runs it."""
+        audit = self.strategy.transfer(student=self.student, teacher=teacher)
+        self.transferred = audit.transferred
+        self.attach(teacher)
+        return audit
+
+    def attach(self, teacher: Teacher) -> None:
+        """Remember the teacher's identity, and hold its network if the strategy wants it in every step."""
+        self.teacher_identity = teacher.identity
+        self.teacher = teacher if self.strategy.wants_teacher else None
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits [B, 1, Z, Y, X] of intensities [B, 1, Z, Y, X] in [0, 1]."""
+        return self.student(image).logits
+
+    def terms(self, batch: Batch) -> dict[str, LossTerm]:
+        """Return every raw loss term of a batch, supervised ones first."""
+        student = self.student(batch.image)
+        teacher = Prediction.nothing() if self.teacher is None else self.teacher(batch.image)
+        terms: dict[str, LossTerm] = {}
+        for loss in self.losses.values():
+            terms |= loss(student=student, batch=batch) if isinstance(loss, Loss) else {}
+        return terms | self.strategy(student=student, teacher=teacher, batch=batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum the weighted terms; log each raw one."""
+        del batch_idx
+        terms = self.terms(batch)
+        total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+        if not torch.isfinite(total):
+            raise TrainingError(_not_finite(batch, terms, self.global_step))
+        size = len(batch.cases)
+        self.log("train/loss", total, prog_bar=True, batch_size=size)
+        self.log_dict({f"train/{name}": term.value.detach() for name, term in terms.items()}, batch_size=size)
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Gather voxel counts per case."""
+        del batch_idx
+        self.val_dice.update(logits=self(batch.image), target=batch.target, known=batch.known, cases=batch.cases)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over cases; every rank logs the same key."""
+        self.log("val/dice", self.val_dice.compute().mean, prog_bar=True, sync_dist=True)
+        self.val_dice.reset()
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of dicts
+        """AdamW in four groups: transferred or new, decayed (matrices, kernels) or not (biases, norms)."""
+        settings = self.experiment.optimizer
+        optimizer = torch.optim.AdamW(self._parameter_groups(settings), lr=settings.lr)
+        factors = [group["factor"] for group in optimizer.param_groups]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        for group in optimizer.param_groups:
+            del group["factor"]  # a closure has no place in a checkpoint
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self, settings: OptimizerConfig) -> list[dict[str, Any]]:
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                moved = name.removeprefix("student.") in self.transferred
+                groups.setdefault((moved, parameter.ndim > 1), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": settings.lr * (settings.transferred_lr_ratio if moved else 1.0),
+                "weight_decay": settings.weight_decay if decayed else 0.0,
+                "factor": LearningRate(
+                    settings,
+                    steps=self.experiment.trainer.steps,
+                    frozen_until=settings.freeze_transferred_steps if moved else 0,
+                ),
+            }
+            for (moved, decayed), parameters in sorted(groups.items())
+        ]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild the module, as plain containers (loadable with ``weights_only=True``)."""
+        identity = self.teacher_identity
+        checkpoint[CHECKPOINT_KEY] = {
+            "experiment": as_plain(self.experiment),
+            "teacher": dataclasses.asdict(identity) if identity else None,
+            "transferred": sorted(self.transferred),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LearningRate:
+    """Factor on a group's learning rate at a step: frozen, then linear warm-up, then constant or cosine to 0."""
+
+    settings: OptimizerConfig
+    steps: int
+    frozen_until: int = 0
+
+    def __call__(self, step: int) -> float:
+        """Return the factor in [0, 1] for optimizer step ``step``, counted from 0."""
+        if step < self.frozen_until:
+            return 0.0
+        warm = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
+        if self.settings.schedule == "constant":
+            return warm
+        return warm * 0.5 * (1 + math.cos(math.pi * min(step, self.steps) / self.steps))
+
+
+def load_module(path: Path, experiment: Experiment | None = None, *, val_cases: tuple[str, ...] = ()) -> DistillModule:
+    """Rebuild a module from a checkpoint, strictly.
+
+    Args:
+        path: a ``.ckpt`` file written by `fit`.
+        experiment: build this instead of what the checkpoint says; its architecture must be the same.
+        val_cases: as for `DistillModule`.
+
+    Raises:
+        InputError: the file is missing, is no checkpoint of distill3d, or holds another architecture.
+    """
+    checkpoint = _read_checkpoint(path)
+    saved = checkpoint[CHECKPOINT_KEY]
+    module = DistillModule(experiment or experiment_from_plain(saved["experiment"]), val_cases=val_cases)
+    module.transferred = frozenset(saved["transferred"])
+    module.teacher_identity = TeacherIdentity(**saved["teacher"]) if saved["teacher"] else None
+    try:
+        module.load_state_dict(checkpoint["state_dict"], strict=True)
+    except RuntimeError as err:
+        difference = " ".join(str(err).split()[:40])
+        raise InputError(f"{path}: its weights are of another architecture: {difference}") from err
+    return module
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Any]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: no such checkpoint") from err
+    except Exception as err:  # torch raises half a dozen kinds for a file that is not a checkpoint
+        raise InputError(f"{path}: not a readable checkpoint: {str(err).splitlines()[0]}") from err
+    if not isinstance(checkpoint, Mapping) or CHECKPOINT_KEY not in checkpoint:
+        raise InputError(f"{path}: not a checkpoint of distill3d; accepted: a .ckpt written by `distill3d fit`")
+    return checkpoint
+
+
+def _not_finite(batch: Batch, terms: Mapping[str, LossTerm], step: int) -> str:
+    values = ", ".join(f"{name}={float(term.value):.4g}" for name, term in terms.items())
+    places = "; ".join(
+        f"{case} at zyx {tuple(origin)}"
+        for case, origin in zip(batch.cases, batch.origin_zyx_vox.tolist(), strict=True)
+    )
+    return f"loss is not finite at step {step} ({values}); batch: {places}; the last good checkpoint is kept"

@@ -1,0 +1,109 @@
+"""Where a run keeps its files, and whether it is finished. It does not read what is in them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from distill3d.errors import InputError
+
+State = Literal["absent", "unfinished", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """``runs/<experiment>/seed<k>/``; a run is complete only when its ``done.json`` exists.
+
+    Args:
+        path: of the folder; need not exist.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved experiment."""
+        return self.path / "config.yaml"
+
+    @property
+    def audit(self) -> Path:
+        """What the transfer moved."""
+        return self.path / "audit.json"
+
+    @property
+    def fit(self) -> Path:
+        """Cost, teacher, versions: what training leaves beside its checkpoints."""
+        return self.path / "fit.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Scores per case and their mean."""
+        return self.path / "metrics.json"
+
+    @property
+    def done(self) -> Path:
+        """Written last."""
+        return self.path / "done.json"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation Dice."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint; resuming starts here."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures."""
+        return self.path / "figures"
+
+    def prob(self, case: str) -> Path:
+        """Predicted probability of a case, uint8: 255 is 1."""
+        return self.path / "prob" / f"{case}.tif"
+
+    @property
+    def state(self) -> State:
+        """Whether there is a run here, and whether it is complete."""
+        if self.done.is_file():
+            return "done"
+        return "unfinished" if self.config.is_file() else "absent"
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the resolved settings as plain containers.
+
+        Raises:
+            InputError: this is no run folder.
+        """
+        if not self.config.is_file():
+            raise InputError(f"{self.path}: not a run folder (no config.yaml); accepted: runs/<experiment>/seed<k>")
+        return yaml.safe_load(self.config.read_text())
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Return a JSON file of this run; empty when the stage that writes it has not run."""
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_yaml(path: Path, content: object) -> None:
+    """Write YAML atomically, keys in their given order."""
+    write_text(path, yaml.safe_dump(content, sort_keys=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.replace(path)

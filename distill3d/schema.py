@@ -1,0 +1,171 @@
+"""What an experiment file may say: frozen dataclasses with a default for all that has one. It reads no file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distill3d.registry import Component, component, components
+
+
+def _at_least(minimum: float, **values: float) -> None:
+    for name, value in values.items():
+        if value < minimum:
+            raise ValueError(f"{name}={value} is too small; accepted: {minimum} or more")
+
+
+def _within(low: float, high: float, **values: float) -> None:
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name}={value} is out of range; accepted: {low} to {high}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Random changes of a training patch; each probability in [0, 1], 0 switches it off.
+
+    Geometry comes first and moves image, target and known alike; the rest changes the image only. Quarter turns stay in
+    the YX plane unless the voxel is a cube.
+    """
+
+    flip: float = 0.5  # per axis
+    rotate90: float = 0.5
+    rotate: float = 0.0  # free rotation in the YX plane, bilinear image and nearest labels
+    scale_intensity: float = 0.3  # x (1 +- 0.25)
+    shift_intensity: float = 0.3  # +- 0.1 of the range
+    gamma: float = 0.2  # exponent 0.7 to 1.5
+    noise: float = 0.2  # Gaussian, sd up to 0.1 of the range
+    blur: float = 0.1  # Gaussian, sigma up to 1 voxel
+    hard: float = 0.0  # dim the neuron and add a real background, see `hard_backgrounds`
+    hard_backgrounds: tuple[str, ...] = ()  # stacks or folders the background of `hard` comes from
+    hard_contrast: tuple[float, float] = (1.5, 6.0)  # range, in units of the background's noise
+
+    def __post_init__(self) -> None:
+        _within(0, 1, flip=self.flip, rotate90=self.rotate90, rotate=self.rotate, gamma=self.gamma, noise=self.noise)
+        _within(0, 1, scale_intensity=self.scale_intensity, shift_intensity=self.shift_intensity)
+        _within(0, 1, blur=self.blur, hard=self.hard)
+        if self.hard and not self.hard_backgrounds:
+            raise ValueError("hard > 0 needs hard_backgrounds: one or more stacks or folders")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchConfig:
+    """How volumes become patches."""
+
+    size_zyx: tuple[int, int, int] = (32, 96, 96)  # voxels; a smaller volume is padded, and the log says so
+    batch_size: int = 2  # per process
+    foreground: float = 0.67  # share of patches centered on a gold voxel, in [0, 1]
+    low_percentile: float = 0.5  # this percentile of a stack becomes 0
+    high_percentile: float = 99.9  # this one becomes 1; the stack's maximum where both are equal
+    val_patches: int = 8  # per validation case, always the same ones
+    workers: int = 1  # processes that cut and augment patches; 0 does it in the training process
+    augment: AugmentConfig = AugmentConfig()
+
+    def __post_init__(self) -> None:
+        _at_least(1, batch_size=self.batch_size, val_patches=self.val_patches, size_zyx=min(self.size_zyx))
+        _at_least(0, workers=self.workers)
+        _within(0, 1, foreground=self.foreground)
+        _within(0, 100, low_percentile=self.low_percentile, high_percentile=self.high_percentile)
+        if self.low_percentile >= self.high_percentile:
+            raise ValueError(
+                f"low_percentile={self.low_percentile} must be below high_percentile={self.high_percentile}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW, and how transferred parameters are treated."""
+
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 10
+    transferred_lr_ratio: float = 1.0  # learning rate of transferred parameters relative to `lr`; 0 freezes them
+    freeze_transferred_steps: int = 0  # transferred parameters stay as they are for so many steps
+
+    def __post_init__(self) -> None:
+        _at_least(
+            0,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup_steps=self.warmup_steps,
+            transferred_lr_ratio=self.transferred_lr_ratio,
+            freeze_transferred_steps=self.freeze_transferred_steps,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerConfig:
+    """How long and on what."""
+
+    steps: int = 300  # optimizer steps: the budget that compared arms must share
+    validate_every: int = 75  # steps; also how often a checkpoint is written and how much a killed run can lose
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1  # processes per node; on CPU too
+    num_nodes: int = 1
+    strategy: str = "auto"  # a Lightning strategy such as "ddp"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed on a GPU, else 32-true
+    gradient_clip: float = 1.0  # Euclidean norm; 0 does not clip
+    early_stopping: int = 0  # validations without a better Dice before training stops; 0 never stops
+    log_every: int = 5  # steps
+
+    def __post_init__(self) -> None:
+        _at_least(
+            1,
+            steps=self.steps,
+            validate_every=self.validate_every,
+            devices=self.devices,
+            num_nodes=self.num_nodes,
+            log_every=self.log_every,
+        )
+        _at_least(0, gradient_clip=self.gradient_clip, early_stopping=self.early_stopping)
+        if self.steps % self.validate_every:
+            raise ValueError(f"steps={self.steps} must be a multiple of validate_every={self.validate_every}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferenceConfig:
+    """How a whole stack is predicted."""
+
+    overlap: float = 0.25  # of neighboring windows, in [0, 1)
+    batch_size: int = 2  # windows per forward
+    threshold: float = 0.5  # probability from which a voxel counts as neuron, in (0, 1)
+
+    def __post_init__(self) -> None:
+        _within(0, 0.9, overlap=self.overlap)
+        _within(0.001, 0.999, threshold=self.threshold)
+        _at_least(1, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoggingConfig:
+    """Where curves, tables and pictures go; CSV is always written."""
+
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online when logged in, else offline
+    project: str = "distill3d"
+    entity: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """One question, answered by one run per seed."""
+
+    name: str  # the experiment file's name
+    question: str = ""
+    data: Component = component("data")
+    student: Component = component("student")
+    teacher: Component = component("teacher", default="none")
+    strategy: Component = component("strategy", default="none")
+    losses: dict[str, Component] = components("loss", default="overlap")
+    patches: PatchConfig = PatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    inference: InferenceConfig = InferenceConfig()
+    logging: LoggingConfig = LoggingConfig()
+    seed: int = 0
+    runs: str = "runs"  # folder that holds <name>/seed<seed>/
+    cache: str = "~/.cache/distill3d"  # prepared volumes, shared by all runs on this machine
+    plugins: tuple[str, ...] = ()  # modules imported before the settings are read, so that they can register
+
+    def __post_init__(self) -> None:
+        _at_least(0, seed=self.seed)

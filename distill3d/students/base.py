@@ -1,0 +1,46 @@
+"""What every 3D student offers the rest of the package. It knows no architecture and no teacher."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill3d.types import Prediction
+
+
+class Student(nn.Module, ABC):
+    """A trainable 3D network: image in, logits out, at any input size.
+
+    Attributes:
+        stride_zyx: what each axis of the network's own input must be divisible by; `forward` pads and crops back.
+        architecture_2d: timm's name of the 2D network this student's encoder mirrors, None when it mirrors none.
+    """
+
+    stride_zyx: tuple[int, int, int] = (1, 1, 1)
+    architecture_2d: str | None = None
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Segment [B, 1, Z, Y, X] intensities in [0, 1]; the logits have the image's size."""
+        size = image.shape[2:]
+        missing = [-n % s for n, s in zip(size, self.stride_zyx, strict=True)]
+        padded = F.pad(image, (0, missing[2], 0, missing[1], 0, missing[0])) if any(missing) else image
+        logits = self.segment(padded)
+        return Prediction(logits=logits[..., : size[0], : size[1], : size[2]])
+
+    @abstractmethod
+    def segment(self, image: Tensor) -> Tensor:
+        """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""
+
+    def teacher_key(self, name: str) -> str | None:  # noqa: ARG002 - subclasses use it
+        """Name the 2D network's parameter or buffer that ``name`` of this state dict corresponds to; None for none."""
+        return None
+
+    def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        """Take over the statistics the 2D network expects; called by transfer, a no-op for students without a 2D twin.
+
+        Args:
+            mean: of the three channels of the 2D network, for intensities in [0, 1].
+            std: likewise.
+        """

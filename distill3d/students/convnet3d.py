@@ -1,0 +1,110 @@
+"""Student `convnet3d`: a timm convnet turned 3D as encoder, with a U-Net decoder. It copies no weights: transfer does."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky
+from distill3d.layers.conv3d import DepthKernel, DepthPadding
+from distill3d.layers.inflate2d import gray_statistics
+from distill3d.layers.norm3d import Norm
+from distill3d.registry import STUDENTS
+from distill3d.students.base import Student
+from distill3d.students.encoder3d import build_encoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvNet3dConfig:
+    """Settings of ``convnet3d``."""
+
+    encoder: str = "tf_efficientnet_lite0"  # timm's name: EfficientNet, MobileNetV3, ResNet or ConvNeXt families
+    stages: int = 4  # halvings in the plane up to the deepest stage used, 2 to 5
+    depth_strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # 1 or 2 per halving, finest first; the first `stages` are used
+    depth_kernel: DepthKernel = "three"  # "full" cubic, "three" at most 3 deep, "one" flat, "neurino" for ConvNeXt
+    depth_padding: DepthPadding = "zeros"  # beyond the first and last slice; "replicate" keeps constant volumes constant
+    encoder_norm: Norm = "instance"  # what batch normalization becomes: see distill3d.layers.norm3d
+    decoder: tuple[int, ...] = (8, 16, 24, 48, 64)  # channels per resolution, full first; the first `stages` are used
+    norm: Norm = "instance"  # of the decoder
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.stages <= 5:
+            raise ValueError(f"stages={self.stages} is out of range; accepted: 2 to 5")
+        for name, values in (("depth_strides", self.depth_strides), ("decoder", self.decoder)):
+            if len(values) < self.stages:
+                raise ValueError(f"{name}={list(values)} is too short; accepted: one entry for each of stages={self.stages}")
+        if not set(self.depth_strides) <= {1, 2}:
+            raise ValueError(f"depth_strides={list(self.depth_strides)}: accepted: 1 or 2 for each halving")
+        if min(self.decoder) < 1:
+            raise ValueError(f"decoder={list(self.decoder)}: accepted: 1 channel or more at each resolution")
+        if self.depth_kernel == "neurino" and set(self.depth_strides[: self.stages]) != {2}:
+            raise ValueError(f"depth_strides={list(self.depth_strides)}: depth_kernel='neurino' accepts 2 everywhere")
+
+
+@STUDENTS.register("convnet3d", config=ConvNet3dConfig)
+@final
+class ConvNet3d(Student):
+    """A 2D network's encoder in 3D, which takes the 2D network's weights name by name, and a slim decoder.
+
+    The decoder also sees the image at full resolution through one convolution of its own: thin neurites would not
+    survive the encoder's strided stem.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+
+    def __init__(self, config: ConvNet3dConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.architecture_2d = config.encoder.split(".", maxsplit=1)[0]  # what follows the dot is a set of weights
+        strides = config.depth_strides[: config.stages]
+        self.encoder = build_encoder(
+            config.encoder,
+            stages=config.stages,
+            depth_kernel=config.depth_kernel,
+            depth_strides=strides,
+            depth_padding=config.depth_padding,
+            norm=config.encoder_norm,
+        )
+        deepest = self.encoder.octaves[-1]
+        self.stride_zyx = (math.prod(strides[:deepest]), 2**deepest, 2**deepest)
+        widths = config.decoder[:deepest]
+        self.detail = ConvNormAct3d(1, widths[0], norm=config.norm)
+        skips = dict(zip(self.encoder.octaves, self.encoder.channels, strict=True)) | {0: widths[0]}
+        inputs = (*widths[1:], self.encoder.channels[-1])
+        self.decoder = nn.ModuleList(
+            DecoderStep(inputs[octave], skips.get(octave, 0), width, factors=(strides[octave], 2, 2), norm=config.norm)
+            for octave, width in enumerate(widths)
+        )
+        self.head = nn.Conv3d(widths[0], 1, 1)
+        for module in (self.detail, self.decoder, self.head):
+            init_leaky(module)
+        stem = self.encoder.get_submodule(self.encoder.stem)
+        self.input_weight = f"encoder.{self.encoder.stem}.weight"
+        self.input_shift = f"encoder.{self.encoder.stem}.{'bias' if stem.bias is not None else 'shift'}"
+        self.register_buffer("input_mean", torch.tensor(0.5))
+        self.register_buffer("input_std", torch.tensor(0.5))
+
+    def segment(self, image: Tensor) -> Tensor:
+        """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""
+        image = (image - self.input_mean) / self.input_std
+        features = dict(zip(self.encoder.octaves, self.encoder(image), strict=True)) | {0: self.detail(image)}
+        fine = features[self.encoder.octaves[-1]]
+        for octave, step in reversed(list(enumerate(self.decoder))):
+            fine = step(fine, features.get(octave))
+        return self.head(fine)
+
+    def teacher_key(self, name: str) -> str | None:
+        """Drop ``encoder.``: what follows is timm's own name."""
+        return name.removeprefix("encoder.") if name.startswith("encoder.") and not name.endswith(".shift") else None
+
+    def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        """Normalize the gray image by the means over the channels; what differs between them is for the stem to absorb."""
+        gray = gray_statistics(mean=mean, std=std)
+        self.input_mean.fill_(gray.mean)
+        self.input_std.fill_(gray.std)

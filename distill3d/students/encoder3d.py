@@ -1,0 +1,168 @@
+"""Builds the 3D encoder of a timm convnet: pruned to the stages used, run step by step. It copies no weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import final
+
+import timm
+import torch
+from timm.models import EfficientNet, MobileNetV3
+from timm.models.convnext import ConvNeXt
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from distill3d.errors import ConfigError
+from distill3d.layers.conv3d import DepthKernel, DepthPadding
+from distill3d.layers.norm3d import Norm
+from distill3d.students.surgery import Surgery, to_3d
+
+# Families whose forward is its children in order; read in timm 1.0.31.
+FAMILIES = (EfficientNet, MobileNetV3, ResNet, ConvNeXt)
+PROBE = 64  # side of the image that is sent through the 2D network to see where it halves
+
+
+@final
+class Encoder3d(nn.Module):
+    """Stages of a timm convnet in 3D; every entry of its state dict has the name timm gives it.
+
+    Args:
+        children: top-level modules under timm's names, already 3D.
+        steps: paths of the modules to run, in order.
+        taps: paths of those whose outputs are returned.
+        octaves: halvings in the plane up to each tap.
+        channels: of each tap.
+        stem: path of the first convolution.
+    """
+
+    def __init__(
+        self,
+        children: dict[str, nn.Module],
+        *,
+        steps: tuple[str, ...],
+        taps: tuple[str, ...],
+        octaves: tuple[int, ...],
+        channels: tuple[int, ...],
+        stem: str,
+    ) -> None:
+        super().__init__()
+        for name, child in children.items():
+            self.add_module(name, child)
+        self.steps = steps
+        self.taps = taps
+        self.octaves = octaves
+        self.channels = channels
+        self.stem = stem
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return the taps of [B, 1, Z, Y, X], finest first."""
+        features: list[Tensor] = []
+        for path in self.steps:
+            image = self.get_submodule(path)(image)
+            if path in self.taps:
+                features.append(image)
+        return features
+
+
+def build_encoder(
+    name: str,
+    *,
+    stages: int,
+    depth_kernel: DepthKernel,
+    depth_strides: tuple[int, ...],
+    depth_padding: DepthPadding,
+    norm: Norm,
+) -> Encoder3d:
+    """Build the 3D encoder of the timm convnet ``name``, with random values.
+
+    Args:
+        name: timm's name of the network.
+        stages: halvings in the plane up to the deepest tap.
+        depth_kernel: see `Surgery`.
+        depth_strides: see `Surgery`.
+        depth_padding: see `Surgery`.
+        norm: see `Surgery`.
+
+    Raises:
+        ConfigError: timm has no such network, it has no 3D form here, or it has no stage within ``stages``.
+    """
+    net = _create(name)
+    if depth_kernel == "neurino" and not isinstance(net, ConvNeXt):
+        raise ConfigError(f"student.depth_kernel='neurino' is a rule for ConvNeXt encoders, student.encoder={name!r}")
+    # NeurINO's stem halves once where ConvNeXt's halves twice.
+    scale = 2 if depth_kernel == "neurino" else 1
+    found = [info for info in net.feature_info if info["reduction"] // scale <= 2**stages]  # pyright: ignore[reportGeneralTypeIssues, reportArgumentType, reportIndexIssue, reportCallIssue, reportOperatorIssue]
+    if not found:
+        raise ConfigError(f"student.stages={stages}: encoder {name!r} has no feature map at this stage; accepted: 2 to 5")
+    taps = tuple(str(info["module"]) for info in found)
+    steps = _steps(net, taps)
+    surgery = Surgery(
+        depth_kernel=depth_kernel,
+        depth_strides=depth_strides,
+        depth_padding=depth_padding,
+        norm=norm,
+        reductions={path: max(1, r // scale) for path, r in _reductions(net).items()},
+        stem=next(path for path, layer in net.named_modules() if isinstance(layer, nn.Conv2d)),
+    )
+    return Encoder3d(
+        {top: to_3d(child, replace(surgery, path=top)) for top, child in _pruned(net, steps).items()},
+        steps=steps,
+        taps=taps,
+        octaves=tuple((int(info["reduction"]) // scale).bit_length() - 1 for info in found),
+        channels=tuple(int(info["num_chs"]) for info in found),
+        stem=surgery.stem,
+    )
+
+
+def _create(name: str) -> nn.Module:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+        hint = f" (for example {', '.join(near)})" if near else ""
+        raise ConfigError(f"student.encoder={name!r} is not a timm network{hint}; accepted: a name of timm.list_models()")
+    net = timm.create_model(name, pretrained=False, num_classes=0)
+    if not isinstance(net, FAMILIES):
+        raise ConfigError(
+            f"student.encoder={name!r} is a {type(net).__name__}, which has no 3D form here; "
+            "accepted: encoders of the EfficientNet, MobileNetV3, ResNet and ConvNeXt families"
+        )
+    return net
+
+
+def _steps(net: nn.Module, taps: tuple[str, ...]) -> tuple[str, ...]:
+    """List the modules to run, in order, up to the last tap; containers of several taps are opened."""
+    steps: list[str] = []
+    for top, child in net.named_children():
+        opened = any(tap.startswith(f"{top}.") for tap in taps)
+        for path in [f"{top}.{name}" for name, _ in child.named_children()] if opened else [top]:
+            steps.append(path)
+            if path == taps[-1]:
+                return tuple(steps)
+    raise AssertionError(f"tap {taps[-1]} is not among the children of {type(net).__name__}")
+
+
+def _pruned(net: nn.Module, steps: tuple[str, ...]) -> dict[str, nn.Module]:
+    kept: dict[str, nn.Module] = {}
+    for path in steps:
+        top, _, inner = path.partition(".")
+        if inner:
+            container = kept.setdefault(top, nn.Sequential())
+            container.add_module(inner, net.get_submodule(path))
+        else:
+            kept[top] = net.get_submodule(path)
+    return kept
+
+
+@torch.no_grad()
+def _reductions(net: nn.Module) -> dict[str, int]:
+    """Send an image through the 2D network and note at which reduction each convolution and pooling works."""
+    found: dict[str, int] = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda _layer, args, path=path: found.update({path: PROBE // args[0].shape[-1]}))
+        for path, layer in net.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
+    ]
+    net.eval()(torch.zeros(1, 3, PROBE, PROBE))
+    net.train()
+    for handle in handles:
+        handle.remove()
+    return found

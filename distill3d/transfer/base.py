@@ -1,0 +1,130 @@
+"""The contract of a transfer strategy and the audit of what it moved. It knows no concrete strategy."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from distill3d.students.base import Student
+from distill3d.teachers.base import Teacher
+from distill3d.types import Batch, LossTerm, Prediction
+
+Fate = Literal["copied", "inflated", "averaged", "interpolated", "new", "skipped"]
+TRANSFERRED: frozenset[Fate] = frozenset({"copied", "inflated", "averaged", "interpolated"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """What became of one entry of the student's state dict.
+
+    Attributes:
+        name: the student's parameter or buffer.
+        source: the teacher's, None when it has none.
+        fate: see `Fate`; ``new`` has no counterpart, ``skipped`` has one that was not used.
+        shape: of the student's entry.
+        source_shape: of the teacher's, None when it has none.
+        norm_before: Euclidean norm of the student's entry before the transfer.
+        norm_after: and after it.
+        trainable: True for a parameter, False for a buffer.
+        note: why, where the fate alone does not say it.
+    """
+
+    name: str
+    source: str | None
+    fate: Fate
+    shape: tuple[int, ...]
+    source_shape: tuple[int, ...] | None
+    norm_before: float
+    norm_after: float
+    trainable: bool
+    note: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        product = 1
+        for n in self.shape:
+            product *= n
+        return product
+
+
+@dataclass(frozen=True, slots=True)
+class TransferAudit:
+    """One row per entry of the student's state dict."""
+
+    rows: tuple[AuditRow, ...] = ()
+
+    @classmethod
+    def collect(cls, rows: Iterable[AuditRow]) -> TransferAudit:
+        """Gather rows in the order of the state dict."""
+        return cls(tuple(rows))
+
+    @property
+    def transferred(self) -> frozenset[str]:
+        """Names of the entries whose values came from the teacher."""
+        return frozenset(row.name for row in self.rows if row.fate in TRANSFERRED)
+
+    @property
+    def copy_rate(self) -> float:
+        """Share, in [0, 1], of the student's trainable values that came from the teacher; 0 without rows."""
+        total = sum(row.size for row in self.rows if row.trainable)
+        moved = sum(row.size for row in self.rows if row.trainable and row.fate in TRANSFERRED)
+        return moved / total if total else 0.0
+
+    def counts(self) -> dict[str, int]:
+        """Number of entries per fate."""
+        return dict(Counter(row.fate for row in self.rows))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers for JSON."""
+        return {
+            "copy_rate": self.copy_rate,
+            "counts": self.counts(),
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+        }
+
+
+class TransferStrategy(nn.Module, ABC):
+    """How knowledge gets from a 2D teacher into a 3D student.
+
+    Three steps, in the order in which they run. A strategy is a Module so that its projections train with the student.
+
+    Attributes:
+        wants_teacher: True when `forward` needs the teacher's prediction in every step.
+        needs_weights: True when `transfer` copies from the teacher, so that a run without a teacher is an error.
+    """
+
+    wants_teacher: bool = False
+    needs_weights: bool = False
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 - each strategy has its own config class
+        super().__init__()
+        self.config = config
+
+    def adapt(self, student: Student) -> None:
+        """Change the student's structure; runs whenever a model is built, so that a checkpoint loads without a teacher."""
+
+    def transfer(self, *, student: Student, teacher: Teacher) -> TransferAudit:  # noqa: ARG002 - subclasses use them
+        """Copy values into the student, once, at the start of a fresh run."""
+        return TransferAudit()
+
+    def forward(self, *, student: Prediction, teacher: Prediction, batch: Batch) -> dict[str, LossTerm]:  # noqa: ARG002
+        """Return the raw, named terms this strategy adds to the loss in every step.
+
+        Args:
+            student: the student's prediction for the batch.
+            teacher: the teacher's; `Prediction.nothing()` unless ``wants_teacher``.
+            batch: what both saw.
+        """
+        return {}
+
+
+def parameter_norm(value: Tensor) -> float:
+    """Euclidean norm of a tensor of any dtype, for the audit."""
+    return float(value.detach().double().norm())

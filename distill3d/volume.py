@@ -1,0 +1,238 @@
+"""Image stacks on disk and in memory: an array in ZYX and the size of its voxels in micrometers.
+
+It does not change intensities and does not resample.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import nibabel
+import nrrd
+import numpy as np
+
+from distill3d.errors import InputError
+from distill3d.tiff import Spacing, checked_spacing, pick_channel, read_tiff, um_per_unit, write_tiff
+from distill3d.vaa3d import read_pbd, read_raw
+
+_LOG = logging.getLogger(__name__)
+_ACCEPTED_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """One image stack.
+
+    Attributes:
+        data: [Z, Y, X], uint8, uint16 or float32. Bool becomes uint8, whole numbers within 0..65535 become uint16,
+            everything else float32.
+        spacing_um: voxel size ZYX in micrometers, finite and above 0.
+
+    Raises:
+        InputError: not three axes, an axis of length 0, a dtype that is no number, a spacing out of range.
+
+    >>> Volume(np.zeros((2, 3, 4), bool), (3.0, 1.0, 1.0)).size_um
+    (6.0, 3.0, 4.0)
+    """
+
+    data: np.ndarray
+    spacing_um: Spacing = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3 or not self.data.size:
+            raise InputError(f"volume of shape {self.data.shape} found; three axes (z, y, x), none empty, are accepted")
+        object.__setattr__(self, "data", _as_accepted_dtype(self.data))
+        object.__setattr__(self, "spacing_um", _require_spacing(self.spacing_um))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along ZYX."""
+        z, y, x = self.data.shape
+        return z, y, x
+
+    @property
+    def size_um(self) -> Spacing:
+        """Edge lengths ZYX in micrometers."""
+        z, y, x = (n * s for n, s in zip(self.data.shape, self.spacing_um, strict=True))
+        return z, y, x
+
+
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    spacing_um: Sequence[float] | None = None,
+    channel: int = 0,
+    allow_blank: bool = False,
+) -> Volume:
+    """Read an image stack; the format goes by the suffix, one of ``VOLUME_SUFFIXES``.
+
+    Arrays come as stored, no axis is flipped. A 2D image becomes one slice.
+
+    Args:
+        path: file to read.
+        spacing_um: ZYX voxel size; wins over the file's. Where neither states one it is 1, with a warning (once).
+        channel: which channel of a file that has several, from 0.
+        allow_blank: accept a volume that is 0 everywhere (a mask may be).
+
+    Raises:
+        InputError: missing, empty, truncated or damaged file, unknown suffix, not 3D, NaN or infinite voxels, all 0.
+    """
+    path = Path(path)
+    reader = _READERS[_suffix(path)]
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; an image stack is expected")
+    if not path.stat().st_size:
+        raise InputError(f"{path}: the file is empty (0 bytes); an image stack is expected")
+    try:
+        data, stated = reader(path, channel)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path}: damaged or truncated ({reason:.120}); a complete file is expected") from error
+    _require_content(path, data, allow_blank=allow_blank)
+    spacing = _require_spacing(spacing_um, source=str(path)) if spacing_um is not None else stated
+    if spacing is None:
+        _warn_no_spacing(str(path))
+    volume = Volume(data, spacing or (1.0, 1.0, 1.0))
+    _LOG.info("%s: ZYX %s %s, spacing %s um", path, volume.shape, volume.data.dtype, volume.spacing_um)
+    return volume
+
+
+def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
+    """Write a volume as .tif with its spacing, zlib-compressed; the file appears whole or not at all.
+
+    Raises:
+        InputError: the suffix is neither .tif nor .tiff.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in {".tif", ".tiff"}:
+        raise InputError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; .tif and .tiff are accepted")
+    write_tiff(path, volume.data, volume.spacing_um)
+
+
+def _read_nrrd(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
+    data, header = nrrd.read(str(path), index_order="C")  # C: slowest axis first, that is ZYX
+    sizes = _nrrd_sizes(header, data.ndim)
+    spatial = [i for i in range(data.ndim) if sizes is None or np.isfinite(sizes[i])]
+    if data.ndim == 4 and len(spatial) == 3:
+        data = pick_channel(path, data, ({0, 1, 2, 3} - set(spatial)).pop(), channel)
+    if data.ndim == 2:
+        return data[None], None
+    if sizes is None:
+        return _require_3d(path, data), None
+    unit = um_per_unit(header.get("space units", [None])[0]) or 1.0
+    return _require_3d(path, data), checked_spacing([float(sizes[i]) * unit for i in spatial][-3:])
+
+
+def _nrrd_sizes(header: dict[str, object], ndim: int) -> np.ndarray | None:
+    """Return the step along every axis, slowest first, nan along one that is not in space; None if not stated."""
+    directions = header.get("space directions")
+    if directions is not None:
+        rows = [np.full(3, np.nan) if row is None else np.asarray(row, float) for row in np.asarray(directions, object)]
+        return np.array([np.linalg.norm(row.astype(float)) for row in rows])[::-1]
+    spacings = header.get("spacings")
+    return None if spacings is None or ndim < 3 else np.asarray(spacings, float)[::-1]
+
+
+def _read_nifti(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise InputError(f"{path}: holds {type(image).__name__}; NIfTI is accepted")
+    data = np.asarray(image.dataobj)
+    data = data.reshape([*data.shape[:3], *(n for n in data.shape[3:] if n > 1)])  # (x, y, z), then time or channels
+    if data.ndim == 4:
+        data = pick_channel(path, data, 3, channel)
+    data = data[..., None] if data.ndim == 2 else data
+    zooms = [float(size) for size in image.header.get_zooms()[:3]]
+    unit = um_per_unit(image.header.get_xyzt_units()[0])
+    stated = unit is not None or any(size != 1 for size in zooms)
+    sizes = [size * (unit or 1.0) for size in [*zooms, 1.0][:3]][::-1]
+    return _require_3d(path, data.transpose()), checked_spacing(sizes) if stated else None
+
+
+def _read_npy(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
+    data = np.load(path, allow_pickle=False)
+    if data.ndim == 4:
+        data = pick_channel(path, data, 0, channel)
+    return _require_3d(path, data[None] if data.ndim == 2 else data), None
+
+
+_READERS: dict[str, Callable[[Path, int], tuple[np.ndarray, Spacing | None]]] = {
+    ".tif": read_tiff,
+    ".tiff": read_tiff,
+    ".v3dpbd": read_pbd,
+    ".v3draw": read_raw,
+    ".nrrd": _read_nrrd,
+    ".nii.gz": _read_nifti,
+    ".nii": _read_nifti,
+    ".npy": _read_npy,
+}
+VOLUME_SUFFIXES: tuple[str, ...] = tuple(_READERS)
+
+
+def _suffix(path: Path) -> str:
+    for suffix in VOLUME_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise InputError(f"{path}: unknown suffix {path.suffix!r}; accepted are {' '.join(VOLUME_SUFFIXES)}")
+
+
+def _require_3d(path: Path, data: np.ndarray) -> np.ndarray:
+    if data.ndim != 3:
+        raise InputError(f"{path}: array of shape {data.shape}; one 3D volume is accepted")
+    return data
+
+
+def _require_spacing(spacing_um: Sequence[float], source: str = "volume") -> Spacing:
+    sizes = [float(size) for size in spacing_um]
+    checked = checked_spacing(sizes) if len(sizes) == 3 else None
+    if checked is None:
+        raise InputError(f"{source}: spacing_um {tuple(sizes)}; three finite numbers > 0 (z, y, x) are accepted")
+    return checked
+
+
+def _require_content(path: Path, data: np.ndarray, *, allow_blank: bool) -> None:
+    """Refuse values nothing can be learned from; two reductions, no copy."""
+    if data.dtype.kind not in "buif":
+        raise InputError(f"{path}: values of type {data.dtype}; whole or real numbers are accepted")
+    if not data.size:
+        raise InputError(f"{path}: volume of shape {data.shape}; no axis may be empty")
+    low, high = data.min(), data.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{path}: holds NaN or infinite voxels; finite numbers are accepted")
+    if not (allow_blank or low or high):
+        raise InputError(f"{path}: every voxel is 0; a volume with signal is expected")
+
+
+def _as_accepted_dtype(data: np.ndarray) -> np.ndarray:
+    """Return the data as uint8, uint16 or float32, native and contiguous, without a copy where it already is."""
+    if data.dtype == bool:
+        target = np.dtype(np.uint8)
+    elif data.dtype.newbyteorder("=") in _ACCEPTED_DTYPES:
+        target = data.dtype.newbyteorder("=")
+    elif data.dtype.kind in "ui" and data.min() >= 0 and data.max() <= np.iinfo(np.uint16).max:
+        target = np.dtype(np.uint16)
+    elif data.dtype.kind in "uif":
+        target = np.dtype(np.float32)
+    else:
+        raise InputError(f"volume of type {data.dtype} found; whole or real numbers are accepted")
+    return np.ascontiguousarray(data, dtype=target)
+
+
+def _warn_no_spacing(path: str) -> None:
+    """Say once per process that a spacing was assumed."""
+    if not _SPACING_WARNED:
+        _SPACING_WARNED.append(path)
+        _LOG.warning(
+            "%s: states no spacing; 1 um a voxel is assumed, here and for every further file without one", path
+        )
+
+
+_SPACING_WARNED: list[str] = []

@@ -1,0 +1,212 @@
+"""Experiment files: chains, overrides, and every way to get them wrong."""
+
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from distill3d import config
+from distill3d.errors import ConfigError
+from distill3d.registry import REGISTRIES, component
+from distill3d.schema import Experiment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inner:
+    depth: int = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyConfig:
+    width: int = 8
+    rate: float = 0.5
+    mode: Literal["plain", "fancy"] = "plain"
+    kernel: tuple[int, int, int] = (3, 3, 3)
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ValueError(f"width={self.width} is too small; accepted: 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OtherConfig:
+    height: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NestingConfig:
+    child: object = component("strategy", default="toy")
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    """Every registry knows `toy` and `other` for the length of a test."""
+    for registry in REGISTRIES.values():
+        monkeypatch.setattr(registry, "_entries", {})
+        registry.register("toy", config=ToyConfig)(type("Toy", (), {}))
+        registry.register("other", config=OtherConfig)(type("Other", (), {}))
+    REGISTRIES["loss"].register("overlap", config=OtherConfig)(type("Overlap", (), {}))
+    for kind in ("teacher", "strategy"):
+        REGISTRIES[kind].register("none", config=OtherConfig)(type("None_", (), {}))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write_file
+
+
+BASE = "question: q\ndata: {name: toy}\nstudent: {name: toy, width: 16, mode: fancy}\n"
+
+
+def load(path: Path, *overrides: str) -> Experiment:
+    return config.build(config.read(path, overrides))
+
+
+def problems(path: Path, *overrides: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, *overrides)
+    return caught.value.lines
+
+
+def test_the_files_name_is_the_experiments_name(write):
+    assert load(write("mine.yaml", BASE)).name == "mine"
+
+
+def test_a_child_inherits_and_merges_mappings(write):
+    write("base.yaml", BASE)
+    child = load(write("child.yaml", "base: base.yaml\nstudent: {width: 4}\n"))
+    assert (child.student.config.width, child.student.config.mode) == (4, "fancy")
+
+
+def test_a_changed_name_drops_the_parents_settings(write):
+    write("base.yaml", BASE)
+    child = load(write("child.yaml", "base: base.yaml\nstudent: {name: other}\n"))
+    assert child.student.name == "other"
+    assert child.student.config == OtherConfig()
+
+
+def test_a_changed_name_on_the_command_line_drops_the_files_settings(write):
+    loaded = load(write("base.yaml", BASE), "student.name=other", "--student.height=3")
+    assert loaded.student.config == OtherConfig(height=3)
+
+
+def test_lists_replace(write):
+    write("base.yaml", "data: {name: toy, kernel: [1, 2, 3]}\nstudent: {name: toy}\n")
+    assert load(write("child.yaml", "base: base.yaml\ndata: {kernel: [5, 5, 5]}\n")).data.config.kernel == (5, 5, 5)
+
+
+@pytest.mark.parametrize("form", ["student.width=32", "--student.width=32"])
+def test_both_forms_of_an_override_mean_the_same(write, form):
+    assert load(write("base.yaml", BASE), form).student.config.width == 32
+
+
+def test_overrides_win_over_the_file(write):
+    assert (
+        load(write("base.yaml", BASE + "trainer: {steps: 10, validate_every: 5}\n"), "trainer.steps=20").trainer.steps
+        == 20
+    )
+
+
+def test_a_chain_that_goes_in_a_circle_is_refused(write):
+    write("a.yaml", "base: b.yaml\n")
+    assert "circle" in problems(write("b.yaml", "base: a.yaml\n"))[0]
+
+
+def test_a_missing_base_is_named(write):
+    assert "nowhere.yaml: no such experiment file" in problems(write("a.yaml", "base: nowhere.yaml\n"))[0]
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just text\n", "a: [1\n", "a: 1\na: 2\n", "\x00"])
+def test_what_is_no_mapping_is_one_line(write, text):
+    lines = problems(write("bad.yaml", text))
+    assert len(lines) == 1
+    assert "bad.yaml" in lines[0]
+    assert "\n" not in lines[0]
+
+
+def test_all_problems_are_told_at_once_each_with_file_and_key(write):
+    write("base.yaml", BASE + "trainer: {step: 3}\n")
+    lines = problems(
+        write("child.yaml", "base: base.yaml\nstudent: {widht: 3}\ndata: {kernel: [1, x, 3]}\n"),
+        "seed=-1",
+        "strategy.name=tuby",
+    )
+    told = "\n".join(lines)
+    assert "base.yaml: trainer.step: unknown key 'step'; did you mean 'steps'?" in told
+    assert "child.yaml: student.widht: unknown key 'widht'; did you mean 'width'?" in told
+    assert "child.yaml: data.kernel: " in told
+    assert "command line: strategy.name: unknown strategy 'tuby'; did you mean" not in told
+    assert "command line: strategy.name: unknown strategy 'tuby'; known: none, other, toy" in told
+    assert len(lines) == 4
+
+
+def test_values_out_of_range_are_told_with_their_key(write):
+    assert "student: width=0 is too small" in problems(write("base.yaml", BASE), "student.width=0")[0]
+    assert "seed=-1" in problems(write("base.yaml", BASE), "seed=-1")[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("student.mode=posh", "'fancy'"),
+        ("student.width=abc", "'abc'"),
+        ("student.width=null", "None"),
+        ("student.kernel=[1,2]", "length"),
+        ("student.rate=[1]", "student.rate"),
+        ("trainer=3", "must be a mapping"),
+        ("student=toy", "must be a mapping"),
+        ("losses=3", "must be a mapping"),
+        ("name=x", "cannot be set"),
+        ("trainer.steps=7", "multiple of"),
+        ("nonsense", "not an override"),
+        ("student.inner.deep=1", "did you mean 'depth'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(write, override, said):
+    lines = problems(write("base.yaml", BASE), override)
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_missing_components_are_told(write):
+    told = "\n".join(problems(write("empty.yaml", "question: q\n")))
+    assert "data: must be a mapping with a name" in told
+    assert "student: must be a mapping with a name" in told
+
+
+def test_plain_settings_rebuild_the_same_experiment(write):
+    loaded = load(write("base.yaml", BASE), "seed=3", "patches.augment.flip=0.1")
+    assert config.from_plain(config.as_plain(loaded)) == loaded
+
+
+def test_components_nest(write):
+    REGISTRIES["strategy"].register("nesting", config=NestingConfig)(type("Nesting", (), {}))
+    loaded = load(write("base.yaml", BASE), "strategy={name: nesting, child: {name: other, height: 7}}")
+    assert loaded.strategy.config.child.config == OtherConfig(height=7)
+    assert config.from_plain(config.as_plain(loaded)) == loaded
+
+
+def test_only_differing_keys_are_reported(write):
+    a = load(write("a.yaml", BASE))
+    b = load(write("b.yaml", "base: a.yaml\nstudent: {width: 4}\n"))
+    assert [row for row in config.differences(a, b) if row[0] != "name"] == [("student.width", 16, 4)]
+
+
+def test_environment_variables_can_stand_in_paths(write, monkeypatch):
+    monkeypatch.setenv("SOMEWHERE", "/data/x")
+    path = write("a.yaml", BASE + "runs: ${oc.env:SOMEWHERE}/runs\n")
+    assert load(path).runs == "/data/x/runs"
+    monkeypatch.delenv("SOMEWHERE")
+    assert "SOMEWHERE" in problems(path)[0]
+
+
+def test_a_yaml_file_cannot_call_python(write):
+    assert len(problems(write("a.yaml", "runs: !!python/object/apply:os.getcwd []\n"))) == 1
