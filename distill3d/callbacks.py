@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Any, final
+from typing import final
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
@@ -50,7 +50,9 @@ class TrainingBar(ProgressBar):
             self._progress.update(self._task, total=trainer.estimated_stepping_batches)
             self._show(trainer)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
         """Move on by a step."""
         if trainer.is_global_zero and trainer.global_step % 5 == 0:
             self._show(trainer)
@@ -61,11 +63,11 @@ class TrainingBar(ProgressBar):
         if trainer.is_global_zero:
             self._show(trainer)
 
-    def on_train_end(self, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave a clean line."""
         self._progress.stop()
 
-    def on_exception(self, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave a clean line."""
         self._progress.stop()
 
@@ -102,12 +104,13 @@ class StepClock(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Note when the batch was there."""
-        del trainer, pl_module, batch, batch_idx
         self._started = time.perf_counter()
         if self._ended is not None and self._seen > self.warm_up:
             self.wait_seconds += self._started - self._ended
 
-    def on_train_batch_end(self, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
         """Note when the step was done."""
         self._ended = time.perf_counter()
         self._seen += 1
@@ -115,7 +118,7 @@ class StepClock(L.Callback):
             self.steps += 1
             self.step_seconds += self._ended - self._started
 
-    def on_train_epoch_end(self, *_rest: Any) -> None:  # noqa: ANN401 - Lightning's signature
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation is neither a step nor a wait."""
         self._ended = None
 
@@ -133,7 +136,6 @@ class ExitOnSigterm(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace Lightning's handler, which broadcasts and can hang when a rank is inside a collective."""
-        del pl_module
 
         def stop(_signum: int, _frame: FrameType | None) -> None:
             launcher = trainer.strategy.launcher

@@ -55,12 +55,15 @@ def read(path: Path, overrides: Sequence[str] = ()) -> RawExperiment:
         merged = _merge(merged, settings, origins, str(file), "")
     merged = _merge(merged, parse_overrides(overrides), origins, COMMAND_LINE, "")
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
+        return RawExperiment(path.stem, _container(OmegaConf.create(merged), resolve=True), origins)
     except OmegaConfBaseException as err:
         raise ConfigError(f"{path}: {_first_line(err)}") from err
-    if not isinstance(resolved, dict):
-        raise ConfigError(f"{path}: must be a mapping, got {type(resolved).__name__}")
-    return RawExperiment(path.stem, {str(key): value for key, value in resolved.items()}, origins)
+
+
+def _container(settings: object, *, resolve: bool = False) -> Plain:
+    """Return an OmegaConf mapping as plain containers with string keys."""
+    plain = OmegaConf.to_container(settings, resolve=resolve)
+    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
 
 
 def _chain(path: Path) -> Iterator[tuple[Path, Plain]]:
@@ -82,12 +85,11 @@ def _read_yaml(path: Path) -> Plain:
         # OmegaConf would read a bare word as a mapping; an empty file is an empty mapping
         if not isinstance(yaml.compose(text), (yaml.MappingNode, type(None))):
             raise ConfigError(f"{path}: must be a mapping of settings, such as 'seed: 1'")
-        loaded = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        return _container(OmegaConf.create(text))
     except FileNotFoundError as err:
         raise ConfigError(f"{path}: no such experiment file") from err
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(err).split())}") from err
-    return {str(key): value for key, value in dict(loaded).items()}  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def parse_overrides(overrides: Sequence[str]) -> Plain:
@@ -105,7 +107,7 @@ def parse_overrides(overrides: Sequence[str]) -> Plain:
     if wrong:
         raise ConfigError(*(f"{COMMAND_LINE}: {item!r} is not an override; accepted: key=value" for item in wrong))
     try:
-        return dict(OmegaConf.to_container(OmegaConf.from_dotlist(stripped), resolve=False))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return _container(OmegaConf.from_dotlist(stripped))
     except (yaml.YAMLError, OmegaConfBaseException) as err:
         raise ConfigError(f"{COMMAND_LINE}: {_first_line(err)}") from err
 
@@ -207,7 +209,7 @@ class _Builder:
             return self.dataclass(hint, given, path)
         try:
             leaf = OmegaConf.structured(dataclasses.make_dataclass("Leaf", [("value", hint)]))
-            return OmegaConf.to_container(OmegaConf.merge(leaf, {"value": given}))["value"]  # pyright: ignore[reportArgumentType, reportCallIssue, reportIndexIssue, reportOptionalSubscript]
+            return _container(OmegaConf.merge(leaf, {"value": given}))["value"]
         except OmegaConfBaseException as err:
             self.complain(path, f"{given!r} is not accepted: {_clean(err, given)}")
             return None

@@ -25,7 +25,7 @@ def make_loggers(experiment: Experiment, folder: RunFolder, *, first_step: int) 
         first_step: 0, or the step a resumed run continues from.
     """
     loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=f"from_step{first_step}")]
-    if (mode := _mode(experiment)) != "off":
+    if (mode := _mode(experiment)) != "disabled":
         loggers.append(_wandb_logger(experiment, folder, offline=mode == "offline"))
     return loggers
 
@@ -71,8 +71,6 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Map
 
 def _mode(experiment: Experiment) -> str:
     chosen = os.environ.get("WANDB_MODE") or experiment.logging.wandb
-    if chosen == "disabled":
-        return "off"
     if chosen != "auto":
         return chosen
     # login() without a prompt only says whether a key is known; it asks neither the user nor a server

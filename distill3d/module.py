@@ -81,7 +81,6 @@ class DistillModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum the weighted terms; log each raw one."""
-        del batch_idx
         terms = self.terms(batch)
         total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
         if not torch.isfinite(total):
@@ -93,7 +92,6 @@ class DistillModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Gather voxel counts per case."""
-        del batch_idx
         self.val_dice.update(logits=self(batch.image), target=batch.target, known=batch.known, cases=batch.cases)
 
     def on_validation_epoch_end(self) -> None:

@@ -56,7 +56,7 @@ class PatchConfig:
     batch_size: int = 2  # per process
     foreground: float = 0.67  # share of patches centered on a gold voxel, in [0, 1]
     low_percentile: float = 0.5  # this percentile of a stack becomes 0
-    high_percentile: float = 99.9  # this one becomes 1; the stack's maximum where both are equal
+    high_percentile: float = 99.99  # this one becomes 1, what is above too; the stack's maximum where both are equal
     val_patches: int = 8  # per validation case, always the same ones
     workers: int = 1  # processes that cut and augment patches; 0 does it in the training process
     augment: AugmentConfig = AugmentConfig()
@@ -141,7 +141,7 @@ class InferenceConfig:
 class LoggingConfig:
     """Where curves, tables and pictures go; CSV is always written."""
 
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online when logged in, else offline
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online when logged in, else offline
     project: str = "distill3d"
     entity: str | None = None
 

@@ -41,7 +41,7 @@ def read_raw(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
         if data.shape[0] != 1:
             raise InputError(f"{path}: {data.shape[0]} time points found; one 3D volume is accepted")
         data = data[0]
-    return pick_channel(path, data, 0, channel), None
+    return np.require(pick_channel(path, data, 0, channel), requirements="W"), None  # torch warns of read-only arrays
 
 
 def _require_whole(path: Path) -> None:

@@ -142,7 +142,7 @@ def _nrrd_sizes(header: dict[str, object], ndim: int) -> np.ndarray | None:
 
 
 def _read_nifti(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
-    image = nibabel.load(path)
+    image = nibabel.load(path, mmap=False)
     if not isinstance(image, nibabel.Nifti1Image):
         raise InputError(f"{path}: holds {type(image).__name__}; NIfTI is accepted")
     data = np.asarray(image.dataobj)

@@ -18,3 +18,35 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set DISTILL3D_DATA to the folder that holds pairs/ and swc/")
     return folder
+
+
+TINY = """
+question: does it run?
+data: {name: simulated, train: 2, val: 1, test: 1, shape_zyx: [16, 48, 48]}
+student: {name: unet3d, channels: [4, 8], strides: [[1, 2, 2]]}
+patches: {size_zyx: [16, 32, 32], batch_size: 2, val_patches: 2, workers: 0}
+trainer: {steps: 4, validate_every: 2, accelerator: cpu}
+logging: {wandb: disabled}
+"""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """One cache of prepared volumes for the whole session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny_file(tmp_path, cache) -> Path:
+    """An experiment file that trains in seconds; its runs stay in ``tmp_path``."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(f"{TINY}\nruns: {tmp_path / 'runs'}\ncache: {cache}\n")
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_file):
+    """Load the tiny experiment with overrides."""
+    from distill3d.experiment import load_experiment
+
+    return lambda *overrides: load_experiment(tiny_file, overrides)

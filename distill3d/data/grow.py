@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
-from distill3d.swc import Tree
+from distill3d.tree import Tree, node_depths
 
 AXON = 2  # SWC type code of every grown node
 MIN_RADIUS_VALUES = 20  # fewer different radii in a file are a constant or a color code
@@ -44,10 +44,12 @@ class GrowConfig:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.root_radius_um < self.tip_radius_um:
-            raise ValueError(f"root_radius_um must be >= tip_radius_um ({self.tip_radius_um}), got {self.root_radius_um}")
+            raise ValueError(
+                f"root_radius_um must be >= tip_radius_um ({self.tip_radius_um}), got {self.root_radius_um}"
+            )
 
 
-def grow(size_um: Sequence[float], config: GrowConfig, rng: np.random.Generator) -> Tree:
+def grow(size_um: Sequence[float] | Float, config: GrowConfig, rng: np.random.Generator) -> Tree:
     """Grow a tree: a trunk from one side through the middle, then branches from random nodes until ``tips`` ends exist.
 
     Every branch is a random walk that keeps its direction but for ``tortuosity`` and turns back at the margin.
@@ -122,35 +124,20 @@ def tapered_radii(tree: Tree, config: GrowConfig) -> Float:
     A tip has ``tip_radius_um``, the node with the most cable downstream ``root_radius_um``.
     """
     downstream = np.zeros(tree.n_nodes)
-    child, parent = tree.edges.T
     lengths = np.zeros(tree.n_nodes)
-    lengths[child] = tree.edge_lengths_um
-    for node in np.argsort(-depths(tree.parents), kind="stable"):
+    lengths[tree.edges[:, 0]] = tree.edge_lengths_um
+    for node in np.argsort(-node_depths(tree.parents), kind="stable"):
         if tree.parents[node] >= 0:
             downstream[tree.parents[node]] += downstream[node] + lengths[node]
     share = downstream / max(float(downstream.max()), 1e-12)
     return config.tip_radius_um + (config.root_radius_um - config.tip_radius_um) * share**config.taper
 
 
-def depths(parents: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of edges up to the root, for a forest without cycles.
-
-    >>> depths(np.array([2, 0, -1])).tolist()
-    [1, 2, 0]
-    """
-    n = len(parents)
-    jump = np.append(np.where(parents < 0, n, parents), n)
-    depth = np.append(parents >= 0, False).astype(np.int64)
-    while (jump < n).any():  # each round doubles the length of the jump
-        depth, jump = depth + depth[jump], jump[jump]
-    return depth[:n]
-
-
-def fit_tree(tree: Tree, size_um: Sequence[float], fill: float, config: GrowConfig) -> Tree:
+def fit_tree(tree: Tree, size_um: Sequence[float] | Float, fill: float, config: GrowConfig) -> Tree:
     """Bring a real tree, in whatever unit, into a volume.
 
-    It is scaled to fit as a whole. Where that would fill more than ``fill`` of the volume (a whole neuron with hundreds of
-    branches becomes a blob) it is scaled up around its middle until what is inside fills less, and the rest is cut off.
+    It is scaled to fit as a whole. Where that would fill more than ``fill`` of the volume (a neuron with hundreds of
+    branches becomes a blob) it is scaled up around its middle until what is inside fills less; the rest is cut off.
     Radii that are radii are scaled to a median of ``tip_radius_um`` and kept within a factor of the config's; others
     (constant, color codes, absurdly thick) are replaced by `tapered_radii`.
 
@@ -205,33 +192,30 @@ def _radii_are_real(tree: Tree) -> bool:
 
 def _subdivide(tree: Tree, step_um: float) -> Tree:
     """Put nodes into edges longer than ``step_um``; parents come before children in the result."""
-    rank = np.argsort(depths(tree.parents), kind="stable")
-    points, radii, parents = [], [], []
+    order = np.argsort(node_depths(tree.parents), kind="stable")
+    above = np.where(tree.parents < 0, np.arange(tree.n_nodes), tree.parents)[order]  # a root is its own
+    lengths = np.zeros(tree.n_nodes)
+    lengths[tree.edges[:, 0]] = tree.edge_lengths_um
+    pieces = np.maximum(1, np.ceil(lengths[order] / step_um)).astype(np.int64)
+    ends = np.cumsum(pieces)
     last = np.empty(tree.n_nodes, np.int64)  # new index of an old node
-    for node in rank:
-        above = tree.parents[node]
-        if above < 0:
-            pieces, share = 1, np.ones(1)
-        else:
-            gap = tree.points_zyx_um[node] - tree.points_zyx_um[above]
-            pieces = max(1, int(np.ceil(np.sqrt((gap * gap).sum()) / step_um)))
-            share = np.arange(1, pieces + 1) / pieces
-        origin = above if above >= 0 else node
-        before = last[above] if above >= 0 else -1
-        first = len(parents)
-        for k, s in enumerate(share):
-            points.append(tree.points_zyx_um[origin] * (1 - s) + tree.points_zyx_um[node] * s)
-            radii.append(tree.radii_um[origin] * (1 - s) + tree.radii_um[node] * s)
-            parents.append(before if k == 0 else first + k - 1)
-        last[node] = first + pieces - 1
-    return Tree(np.array(points), np.array(radii), np.array(parents), np.full(len(points), AXON))
+    last[order] = ends - 1
+    node, start = np.repeat(order, pieces), np.repeat(above, pieces)
+    position = np.arange(ends[-1]) - np.repeat(ends - pieces, pieces)
+    share = (position + 1) / np.repeat(pieces, pieces)
+    points = tree.points_zyx_um[start] + share[:, None] * (tree.points_zyx_um[node] - tree.points_zyx_um[start])
+    radii = tree.radii_um[start] + share * (tree.radii_um[node] - tree.radii_um[start])
+    first = np.where(tree.parents[node] < 0, -1, last[start])
+    parents = np.where(position == 0, first, np.arange(ends[-1]) - 1)
+    return Tree(points, radii, parents, np.full(len(points), AXON))
 
 
 def _crop(tree: Tree, size: Float) -> Tree:
     """Keep the nodes inside the volume; what loses its parent becomes a root, what is left alone goes."""
-    inside = ((tree.points_zyx_um >= 0) & (tree.points_zyx_um <= size)).all(axis=1)
+    points = tree.points_zyx_um
+    inside = np.asarray(((points >= 0) & (points <= size)).all(axis=1), np.bool_)
     parents = np.where((tree.parents >= 0) & inside[tree.parents], tree.parents, -1)
     kept = inside & (parents >= 0)
     kept[parents[kept]] = True
     number = np.append(np.cumsum(kept) - 1, -1)  # parent -1 picks the last entry
-    return Tree(tree.points_zyx_um[kept], tree.radii_um[kept], number[parents[kept]], tree.types[kept])
+    return Tree(points[kept], tree.radii_um[kept], number[parents[kept]], tree.types[kept])

@@ -1,11 +1,11 @@
 """What a microscope makes of trees: fluorescence, blur, background, photons, counts.
 
-It grows no trees and knows no gold; chance comes only from the generator it is given, so that a picture is the same on every
-machine.
+It grows no trees and knows no gold; chance comes only from the generator it is given, so that a picture is the same on
+every machine.
 
-Source: the usual camera model, counts = offset + gain * (Poisson(PSF * fluorescence + background) + read noise), e.g. B. Zhang,
-J. Zerubia, J.-C. Olivo-Marin (2007), "Gaussian approximations of fluorescence microscope point-spread function models", for
-the Gaussian, elongated PSF.
+Source: the usual camera model, counts = offset + gain * (Poisson(PSF * dye + background) + read noise); for the
+Gaussian PSF B. Zhang, J. Zerubia, J.-C. Olivo-Marin (2007), "Gaussian approximations of fluorescence microscope
+point-spread function models".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from distill3d.swc import Tree
+from distill3d.tree import Tree
 
 GAIN = 20.0  # counts per photon
 OFFSET = 100.0  # counts without light
@@ -32,20 +32,20 @@ Float = NDArray[np.float64]
 class MicroscopeConfig:
     """Settings of the simulated microscope; every amount may be 0 to switch its effect off."""
 
-    psf_sigma_um: tuple[float, float, float] = (2.2, 0.8, 0.8)  # ZYX, blur
-    photons: float = 60.0  # of a voxel filled with dye, before blur
+    psf_sigma_um: tuple[float, float, float] = (2.6, 1.1, 1.1)  # ZYX, blur
+    photons: float = 300.0  # of a voxel filled with dye, before blur
     background: float = 10.0  # photons, mean
-    unevenness: float = 0.4  # slow changes of the background, standard deviation relative to its mean
+    unevenness: float = 0.2  # slow changes of the background, standard deviation relative to its mean
     unevenness_um: float = 40.0  # length over which the background changes, > 0
     read_noise: float = 2.0  # photons, standard deviation
-    variation: float = 0.5  # brightness along a neurite, standard deviation of its logarithm
+    variation: float = 0.7  # brightness along a neurite, standard deviation of its logarithm
     variation_um: float = 15.0  # length over which it changes, > 0
-    gaps: int = 8  # places per neuron where the dye is missing
+    gaps: int = 10  # places per neuron where the dye is missing
     gap_um: float = 5.0  # length of a gap
     gap_level: float = 0.1  # brightness left in a gap, in [0, 1]
-    puncta: int = 25  # bright spots that belong to no neuron
+    puncta: int = 50  # bright spots that belong to no neuron
     neighbors: int = 1  # unbranched neurites of other neurons that pass through, not in the gold
-    neighbor_brightness: float = 0.25  # against the neuron's own
+    neighbor_brightness: float = 0.3  # against the neuron's own
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -85,7 +85,9 @@ def expose(
     dye += _puncta(shape_zyx, spacing_um, config, rng)
     sigma_vox = [sigma / s for sigma, s in zip(config.psf_sigma_um, spacing_um, strict=True)]
     light = config.photons * ndimage.gaussian_filter(dye, sigma_vox, mode="constant", truncate=4.0)
-    light += config.background * np.maximum(1 + config.unevenness * _slow_field(shape_zyx, spacing_um, config, rng), 0.1)
+    light += config.background * np.maximum(
+        1 + config.unevenness * _slow_field(shape_zyx, spacing_um, config, rng), 0.1
+    )
     counted = rng.poisson(light) + config.read_noise * rng.standard_normal(shape_zyx)
     return np.clip(np.rint(OFFSET + GAIN * counted), 0, np.iinfo(np.uint16).max).astype(np.uint16)
 

@@ -1,7 +1,7 @@
 """The data source ``simulated``: neurons whose every voxel is known, looked at through a simulated microscope.
 
-It keeps nothing on disk (the data module does) and never needs a network: a case is made from the settings and its number, and
-is the same on every machine.
+It keeps nothing on disk (the data module does) and never needs a network: a case is made from the settings and its
+number, and is the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,13 +18,22 @@ import numpy as np
 from distill3d.data.base import SPLITS, Case, DataSource, Split
 from distill3d.data.grow import GrowConfig, fit_tree, grow
 from distill3d.data.microscope import MicroscopeConfig, expose
+from distill3d.data.prepared import code_hash
 from distill3d.errors import InputError
 from distill3d.rasterize import rasterize
 from distill3d.registry import DATA
-from distill3d.swc import Tree, read_swc
+from distill3d.swc import read_swc
+from distill3d.tree import Tree
 from distill3d.volume import Volume
 
-CODE_VERSION = 1  # raise it whenever the same settings give another picture
+_CODE = (  # what `load` runs through
+    "distill3d.data.grow",
+    "distill3d.data.microscope",
+    "distill3d.data.simulate",
+    "distill3d.rasterize",
+    "distill3d.swc",
+    "distill3d.tree",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +46,12 @@ class SimulatedConfig:
     seed: int = 0  # >= 0
     shape_zyx: tuple[int, int, int] = (48, 128, 128)  # voxels, each >= 8
     spacing_um: tuple[float, float, float] = (2.0, 1.0, 1.0)  # ZYX voxel size, > 0
-    swc_folder: str | None = None  # real trees to render instead of grown ones, one file a case; $VARIABLES are expanded
+    swc_folder: str | None = (
+        None  # real trees to render instead of grown ones, one file a case; $VARIABLES are expanded
+    )
     swc_fill: float = 0.006  # a real tree that would fill more of the volume is shown in part, in (0, 1)
-    grow: GrowConfig = GrowConfig()
-    microscope: MicroscopeConfig = MicroscopeConfig()
+    grow: GrowConfig = GrowConfig()  # noqa: RUF009 - frozen
+    microscope: MicroscopeConfig = MicroscopeConfig()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -77,9 +88,9 @@ class Simulated(DataSource):
         return {split: tuple(next(names) for _ in range(n)) for split, n in zip(SPLITS, counts, strict=True)}
 
     def key(self, name: str) -> str:
-        """Hash the settings that shape this case, its number and its SWC file; the number of cases is not among them."""
+        """Hash what shapes this case: settings, number, SWC file and code; but not how many cases there are."""
         settings = asdict(replace(self.config, train=1, val=0, test=0, swc_folder=None))
-        settings |= {"case": self._number(name), "version": CODE_VERSION}
+        settings |= {"case": self._number(name), "code": code_hash(*_CODE)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         if self._swc is not None:
             digest.update(self._swc[self._number(name)].read_bytes())
@@ -123,12 +134,14 @@ class Simulated(DataSource):
 
 
 def _swc_files(config: SimulatedConfig, cases: int) -> list[Path]:
-    """SWC files below the folder in an order drawn from the seed; every case gets another one, so no neuron is in two splits."""
+    """SWC files below the folder in an order drawn from the seed; one a case, so no neuron is in two splits."""
     folder = Path(os.path.expandvars(str(config.swc_folder))).expanduser()
     if not folder.is_dir():
         raise InputError(f"swc_folder {folder} is not a folder; accepted: a folder with at least {cases} .swc files")
     files = sorted(folder.rglob("*.swc"), key=lambda path: path.relative_to(folder).as_posix())
     if len(files) < cases:
-        raise InputError(f"swc_folder {folder} holds {len(files)} .swc files; {cases} cases need as many different trees")
+        raise InputError(
+            f"swc_folder {folder} holds {len(files)} .swc files; {cases} cases need as many different trees"
+        )
     order = np.random.Generator(np.random.PCG64([config.seed, len(files)])).permutation(len(files))
     return [files[k] for k in order]

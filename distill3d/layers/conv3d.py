@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -103,7 +104,9 @@ class PlaneConv3d(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
         """Convolve [B, C, Z, Y, X]."""
-        image = input
+        # On a CPU the gradient of a contiguous depthwise kernel takes 10 to 50 times as long (oneDNN in torch 2.14).
+        slow = self.groups > 1 and input.device.type == "cpu"
+        image = input.contiguous(memory_format=torch.channels_last_3d) if slow else input
         if self.ends:
             image = F.pad(image, (0, 0, 0, 0, self.ends, self.ends), mode="replicate")
         if self.same:

@@ -1,0 +1,6 @@
+"""Supervised losses; importing this package registers them. Terms a strategy adds live in `distill3d.transfer`."""
+
+from distill3d.losses.base import Loss
+from distill3d.losses.overlap import Overlap, OverlapConfig
+
+__all__ = ["Loss", "Overlap", "OverlapConfig"]

@@ -12,7 +12,7 @@ from typing import NamedTuple, final
 import numpy as np
 import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -189,8 +189,8 @@ class DiceByCase(Metric):
         self.cases = tuple(cases)
         self.index = {name: i for i, name in enumerate(self.cases)}
         self.threshold_logit = float(np.log(threshold / (1 - threshold)))
-        # Columns: predicted and gold, predicted, gold, patches seen. float64 counts exactly up to 2^53 on every backend.
-        self.add_state("counts", torch.zeros(len(cases), 4, dtype=torch.float64), dist_reduce_fx="sum")
+        # Columns: predicted and gold, predicted, gold, patches seen.
+        self.add_state("counts", torch.zeros(len(cases), 4, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, *, logits: Tensor, target: Tensor, known: Tensor, cases: Sequence[str]) -> None:
         """Add patches.
@@ -253,7 +253,7 @@ def _diagonal_um(shape: tuple[int, ...], spacing_um: Sequence[float]) -> float:
 
 def _box_of(mask: np.ndarray) -> tuple[slice, ...]:
     """Return the smallest box that holds every voxel of a mask that has one."""
-    lines = [mask.any(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    lines = [np.asarray(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     return tuple(slice(int(line.argmax()), len(line) - int(line[::-1].argmax())) for line in lines)
 
 
@@ -263,21 +263,29 @@ def _harmonic_mean(a: float, b: float) -> float:
 
 def _count_within(points: np.ndarray, of: np.ndarray, tolerance_vox: float) -> int:
     """Count the voxels of one mask that have a voxel of the other at most so far away."""
-    return int(np.count_nonzero(_distances(points, of, (1.0, 1.0, 1.0)) <= tolerance_vox + 1e-9))
+    limit = tolerance_vox + 1e-9  # sqrt may round a distance up
+    return int(np.count_nonzero(_distances(points, of, (1.0, 1.0, 1.0), limit=limit) <= limit))
 
 
 def _surface_distances(a: np.ndarray, b: np.ndarray, spacing_um: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance in um of every surface voxel of a mask to the other's surface, both ways."""
-    surface_a, surface_b = (mask & ~binary_erosion(mask) for mask in (a, b))  # beyond the box is out (border_value 0)
+    surface_a, surface_b = _surface(a), _surface(b)
     return _distances(surface_a, surface_b, spacing_um), _distances(surface_b, surface_a, spacing_um)
 
 
-def _distances(points: np.ndarray, of: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Return the distance from every voxel of one mask to the nearest voxel of the other, which is not empty."""
-    n_points = np.count_nonzero(points)
-    if not n_points:
-        return np.empty(0)
-    if n_points > _TREE_SHARE * points.size:
-        return distance_transform_edt(~of, sampling=spacing)[points]
-    targets = cKDTree(np.argwhere(of) * np.asarray(spacing))
-    return targets.query(np.argwhere(points) * np.asarray(spacing))[0]
+def _surface(mask: np.ndarray) -> np.ndarray:
+    return mask & np.logical_not(binary_erosion(mask))  # border_value 0: beyond the box is out
+
+
+def _distances(points: np.ndarray, of: np.ndarray, spacing: Sequence[float], limit: float = np.inf) -> np.ndarray:
+    """Return the distance from every voxel of one mask to the nearest voxel of the other, which is not empty.
+
+    Beyond ``limit`` the value may be infinite.
+    """
+    where, scale = np.argwhere(points), np.asarray(spacing, np.float64)
+    if len(where) <= _TREE_SHARE * points.size:
+        nearest = KDTree(np.argwhere(of) * scale).query(where * scale, distance_upper_bound=np.nextafter(limit, np.inf))
+        return np.asarray(nearest[0])
+    indices = distance_transform_edt(np.logical_not(of), sampling=scale, return_distances=False, return_indices=True)
+    gap = np.asarray(indices)[:, points].T - where
+    return np.linalg.norm(gap * scale, axis=1)

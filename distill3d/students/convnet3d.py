@@ -84,9 +84,9 @@ class ConvNet3d(Student):
         self.head = nn.Conv3d(widths[0], 1, 1)
         for module in (self.detail, self.decoder, self.head):
             init_leaky(module)
-        stem = self.encoder.get_submodule(self.encoder.stem)
-        self.input_weight = f"encoder.{self.encoder.stem}.weight"
-        self.input_shift = f"encoder.{self.encoder.stem}.{'bias' if stem.bias is not None else 'shift'}"
+        stem = self.encoder.get_submodule(self.encoder.first_conv)
+        self.input_weight = f"encoder.{self.encoder.first_conv}.weight"
+        self.input_shift = f"encoder.{self.encoder.first_conv}.{'bias' if stem.bias is not None else 'shift'}"
         self.register_buffer("input_mean", torch.tensor(0.5))
         self.register_buffer("input_std", torch.tensor(0.5))
 

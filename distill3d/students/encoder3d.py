@@ -52,7 +52,7 @@ class Encoder3d(nn.Module):
         self.taps = taps
         self.octaves = octaves
         self.channels = channels
-        self.stem = stem
+        self.first_conv = stem
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the taps of [B, 1, Z, Y, X], finest first."""

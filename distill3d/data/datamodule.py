@@ -1,0 +1,153 @@
+"""From an experiment's data settings to loaders of patches and to whole cases. It scores and predicts nothing."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import final
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch.utils.data import DataLoader
+
+from distill3d.data.augment import Augment
+from distill3d.data.base import SPLITS, DataSource, Split
+from distill3d.data.patches import Patch, StepSampler, TrainPatches, ValPatches, collate, val_indices
+from distill3d.data.prepared import PreparedCase, prepare
+from distill3d.errors import ConfigError, InputError
+from distill3d.registry import DATA
+from distill3d.schema import Experiment
+
+_LOG = logging.getLogger(__name__)
+PREFETCH = 4  # batches a worker may be ahead
+
+
+@final
+class DistillDataModule(L.LightningDataModule):
+    """Patches for training and validation, whole cases for test.
+
+    Cases are prepared on first need, one copy for all processes and runs. Use with
+    ``Trainer(use_distributed_sampler=False)``: the samplers know ranks, and an epoch is one validation interval.
+
+    Args:
+        experiment: its data, patches, trainer, seed and cache are used.
+
+    Raises:
+        ConfigError: unknown data source.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__()
+        self.experiment = experiment
+        self.source: DataSource = DATA.build(experiment.data, cache=Path(experiment.cache).expanduser())
+        self._prepared: dict[str, PreparedCase] = {}
+
+    @functools.cached_property
+    def splits(self) -> dict[Split, tuple[str, ...]]:
+        """Case names per split.
+
+        Raises:
+            ConfigError: the settings name cases that are not there, or leave nothing to train on or to validate with.
+        """
+        splits = self.source.splits()
+        empty = [split for split in ("train", "val") if not splits[split]]
+        if empty:
+            raise ConfigError(f"data: no case in {' and '.join(empty)}; accepted: one or more in each")
+        return splits
+
+    def case_names(self, split: Split) -> tuple[str, ...]:
+        """Names of the cases of a split; reads no volume."""
+        return self.splits[split]
+
+    def cases(self, split: Split) -> tuple[PreparedCase, ...]:
+        """Prepared cases of a split, prepared now if they are not yet.
+
+        Raises:
+            InputError: a case cannot be used.
+        """
+        return tuple(self._case(name) for name in self.case_names(split))
+
+    def test_cases(self) -> tuple[PreparedCase, ...]:
+        """Prepared cases of the test split."""
+        return self.cases("test")
+
+    def prepare_data(self) -> None:
+        """Prepare every case of every split, with a progress bar on a terminal.
+
+        Raises:
+            InputError: cases that cannot be used, one line each.
+        """
+        problems: list[str] = []
+        names = [name for split in SPLITS for name in self.case_names(split)]
+        for name in _tracked(names):
+            try:
+                self._case(name)
+            except InputError as error:
+                problems += error.lines
+        if problems:
+            raise InputError(*problems)
+
+    def train_dataloader(self) -> DataLoader[Patch]:
+        """Endless new patches, ``validate_every`` batches an epoch."""
+        config, trainer = self.experiment.patches, self.experiment.trainer
+        rank, world = self._rank_and_world()
+        patches = TrainPatches(self.cases("train"), config, seed=self.experiment.seed, augment=Augment(config.augment))
+        sampler = StepSampler(trainer.validate_every * config.batch_size, rank=rank, world=world)
+        return DataLoader(
+            patches,
+            batch_size=config.batch_size,
+            sampler=sampler,
+            num_workers=config.workers,
+            persistent_workers=config.workers > 0,
+            prefetch_factor=PREFETCH if config.workers else None,
+            pin_memory=self._pin_memory(),
+            collate_fn=collate,
+            generator=torch.Generator(),  # else the loader draws from the global one, and a resumed run drifts
+        )
+
+    def val_dataloader(self) -> DataLoader[Patch]:
+        """The same patches in every run, dealt out to the processes."""
+        rank, world = self._rank_and_world()
+        patches = ValPatches(self.cases("val"), self.experiment.patches)
+        return DataLoader(
+            patches,
+            batch_size=self.experiment.patches.batch_size,
+            sampler=val_indices(len(patches), rank=rank, world=world),
+            num_workers=0,  # a cut takes about a millisecond
+            pin_memory=self._pin_memory(),
+            collate_fn=collate,
+            generator=torch.Generator(),
+        )
+
+    def _case(self, name: str) -> PreparedCase:
+        if name not in self._prepared:
+            case = prepare(self.source, name, self.experiment.patches)
+            size = self.experiment.patches.size_zyx
+            if rank_zero_only.rank == 0 and any(n > full for n, full in zip(size, case.shape, strict=True)):
+                _LOG.warning("%s: volume %s is smaller than a patch %s and is padded", name, case.shape, tuple(size))
+            self._prepared[name] = case
+        return self._prepared[name]
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _pin_memory(self) -> bool:
+        return torch.cuda.is_available() and self.experiment.trainer.accelerator != "cpu"
+
+
+def _tracked(names: Sequence[str]) -> Iterator[str]:
+    """Yield the names under a progress bar; silent on other ranks and where there is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    silent = rank_zero_only.rank != 0 or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
+        task = bar.add_task("preparing data", total=len(names))
+        for name in names:
+            bar.update(task, description=f"preparing {name}")
+            yield name
+            bar.advance(task)

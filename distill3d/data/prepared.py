@@ -1,0 +1,277 @@
+"""Decoded cases on disk: written once, opened as memory maps, shared by all workers, ranks and runs.
+
+It cuts no patches and draws no random numbers. A prepared case is a folder whose name is the hash of all it depends on;
+it appears whole, by a rename, or not at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from distill3d.data.base import Case, DataSource
+from distill3d.errors import InputError
+from distill3d.schema import PatchConfig
+from distill3d.swc import Tree, read_swc, write_swc
+
+FORMAT = 1  # of the folder; older ones are left alone and never read
+_META = "meta.json"
+_STALE_SECONDS = 86_400.0  # what a killed process left is deleted after a day
+
+
+def intensity_range(data: NDArray[np.number], config: PatchConfig) -> tuple[float, float]:
+    """Return the intensities that become 0 and 1: two percentiles of the whole stack.
+
+    A stack so black that both percentiles are equal gets its maximum as the upper one; a constant stack gets equal
+    limits.
+    """
+    low, high = (float(v) for v in np.percentile(data, (config.low_percentile, config.high_percentile)))
+    return low, high if high > low else float(data.max())
+
+
+def rescale(data: NDArray[np.number], low: float, high: float) -> NDArray[np.float32]:
+    """Map ``low`` to 0 and ``high`` to 1 and clip to [0, 1]; all 0 if both are equal.
+
+    Clipping is why the default upper percentile is as high as 99.99: a sparse neuron fills about 0.01 to 0.1 % of its
+    stack, and at 99.9 its own intensities would be cut off (OP_3: best Dice of any threshold 0.25 instead of 0.35).
+
+    Example:
+        >>> rescale(np.array([0, 10, 15, 20, 99], np.uint8), 10.0, 20.0).tolist()
+        [0.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    scaled = data.astype(np.float32)
+    scaled -= np.float32(low)
+    scaled *= np.float32(1 / (high - low) if high > low else 0)
+    return np.clip(scaled, 0, 1, out=scaled)
+
+
+def scale_intensity(data: NDArray[np.number], config: PatchConfig) -> NDArray[np.float32]:
+    """Scale a whole stack as training does: `intensity_range`, then `rescale`.
+
+    Args:
+        data: [Z, Y, X], any number type.
+        config: holds the percentiles.
+
+    Returns:
+        [Z, Y, X] float32 in [0, 1].
+    """
+    return rescale(data, *intensity_range(data, config))
+
+
+@final
+class PreparedCase:
+    """One prepared case. Arrays are opened on first use and read-only; a copy sent to another process opens its own.
+
+    Args:
+        folder: written by `prepare`.
+
+    Raises:
+        InputError: the folder is not a whole prepared case.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        meta = _read_meta(folder)
+        if meta is None:
+            raise InputError(f"{folder}: not a complete prepared case; accepted: a folder written by `prepare`")
+        self.folder = folder
+        self.name: str = meta["name"]
+        z, y, x = meta["shape_zyx"]
+        self.shape: tuple[int, int, int] = (z, y, x)
+        z, y, x = meta["spacing_um"]
+        self.spacing_um: tuple[float, float, float] = (z, y, x)
+        self.low: float = meta["low"]
+        self.high: float = meta["high"]
+        self.all_known: bool = meta["all_known"]
+        self.has_tree: bool = meta["has_tree"]
+
+    def __repr__(self) -> str:
+        return f"PreparedCase({self.name!r}, {self.shape})"
+
+    def __reduce__(self) -> tuple[type[PreparedCase], tuple[Path]]:
+        # Pickled memory maps would be whole copies.
+        return PreparedCase, (self.folder,)
+
+    @functools.cached_property
+    def raw(self) -> NDArray[np.number]:
+        """Intensities as they came [Z, Y, X], uint8, uint16 or float32; `low` and `high` scale them."""
+        return self._open("image")
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """The whole stack in [0, 1], float32 [Z, Y, X]; computed at every access, so keep it while you need it."""
+        return rescale(self.raw, self.low, self.high)
+
+    @functools.cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Gold [Z, Y, X]."""
+        return self._open("mask")
+
+    @functools.cached_property
+    def known(self) -> NDArray[np.bool_]:
+        """Where somebody labelled [Z, Y, X]; takes no memory where that is everywhere."""
+        return np.broadcast_to(np.True_, self.shape) if self.all_known else self._open("known")
+
+    @functools.cached_property
+    def foreground(self) -> NDArray[np.int64]:
+        """Flat indices of the gold voxels, ascending."""
+        return self._open("foreground")
+
+    @functools.cached_property
+    def labelled(self) -> NDArray[np.int64] | None:
+        """Flat indices of the known voxels, ascending; None where all are known."""
+        return None if self.all_known else self._open("labelled")
+
+    def tree(self) -> Tree | None:
+        """Return the gold tree in um, None for a case that only has a mask."""
+        return read_swc(self.folder / "tree.swc") if self.has_tree else None
+
+    def _open(self, name: str) -> NDArray[Any]:
+        path = self.folder / f"{name}.npy"
+        # An empty file cannot be mapped.
+        return np.load(path, mmap_mode="r" if path.stat().st_size > _NPY_HEADER else None)
+
+
+_NPY_HEADER = 128
+
+
+def prepare(source: DataSource, name: str, config: PatchConfig) -> PreparedCase:
+    """Return the prepared case, writing it first if nobody has; safe with several processes at once.
+
+    Args:
+        source: where the case comes from; its ``cache`` is the folder that holds ``prepared/``.
+        name: of the case.
+        config: holds the percentiles.
+
+    Raises:
+        InputError: the case cannot be used, or the cache cannot be written.
+    """
+    root = source.cache.expanduser() / "prepared"
+    folder = root / _address(source, name, config)
+    if _read_meta(folder) is not None:
+        return PreparedCase(folder)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        # Others wait instead of doing the same work; the rename alone would be safe too.
+        with FileLock(root / f"{folder.name}.lock"):
+            if _read_meta(folder) is None:
+                _sweep(root)
+                case = source.load(name)
+                _write_whole(folder, lambda target: _write(target, case, config))
+    except OSError as error:
+        raise InputError(
+            f"{root}: cannot be written ({error.strerror}); accepted: cache=PATH of a folder that can"
+        ) from error
+    return PreparedCase(folder)
+
+
+def code_hash(*modules: str) -> str:
+    """Hash the source text of imported modules, so that what old code wrote is never taken for new code's work."""
+    digest = hashlib.sha256()
+    for name in modules:
+        path = sys.modules[name].__file__
+        digest.update(Path(path).read_bytes() if path else name.encode())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Hash a file's content; a process reads it again only after its size or time changed.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        stat = path.stat()
+        return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_hash(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _address(source: DataSource, name: str, config: PatchConfig) -> str:
+    content = [source.key(name), name, config.low_percentile, config.high_percentile, FORMAT, code_hash(__name__)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _read_meta(folder: Path) -> dict[str, Any] | None:
+    """Return what the folder says of itself, None if a file is missing, cut short, or of another format."""
+    try:
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta if meta["format"] == FORMAT and sizes == meta["files"] else None
+
+
+def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary folder beside ``folder``, then put it in place by one rename."""
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        write(partial)
+        partial.chmod(0o755)  # mkdtemp's 0o700 would shut out others who share the cache
+        if folder.exists() and _read_meta(folder) is None:
+            shutil.rmtree(folder)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if _read_meta(folder) is None:  # not that another process was first
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(target: Path, case: Case, config: PatchConfig) -> None:
+    data, shape = case.volume.data, case.volume.data.shape
+    if case.mask.shape != shape or case.known.shape != shape:
+        raise InputError(
+            f"{case.name}: mask {case.mask.shape} or known {case.known.shape} is not of the volume's {shape}"
+        )
+    all_known = bool(case.known.all())
+    mask = case.mask & case.known
+    arrays: dict[str, NDArray[Any]] = {"image": data, "mask": mask, "foreground": np.flatnonzero(mask)}
+    if not all_known:
+        arrays |= {"known": case.known, "labelled": np.flatnonzero(case.known)}
+    for name, array in arrays.items():
+        np.save(target / f"{name}.npy", array, allow_pickle=False)
+    if case.tree is not None:
+        write_swc(target / "tree.swc", case.tree)
+    low, high = intensity_range(data, config)
+    meta = {
+        "format": FORMAT,
+        "name": case.name,
+        "shape_zyx": shape,
+        "spacing_um": case.volume.spacing_um,
+        "low": low,
+        "high": high,
+        "all_known": all_known,
+        "has_tree": case.tree is not None,
+        "files": {path.name: path.stat().st_size for path in target.iterdir()},
+    }
+    (target / _META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _sweep(root: Path) -> None:
+    """Delete what processes killed long ago left behind."""
+    for partial in root.glob(".*.partial"):
+        try:
+            old = time.time() - partial.stat().st_mtime > _STALE_SECONDS
+        except OSError:  # its owner was faster
+            continue
+        if old:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""Who trains, who validates, who tests: names in, three disjoint groups of names out. It reads no file."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from distill3d.data.base import SPLITS, Split
+from distill3d.errors import ConfigError
+
+Splits = dict[Split, tuple[str, ...]]
+
+
+def select(names: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that match a pattern of ``include`` (all, if it is empty) and none of ``exclude``, sorted.
+
+    Raises:
+        ConfigError: a pattern that matches nothing, which is a typo; one line each.
+
+    Example:
+        >>> select(["OP_1", "OP_2", "worm"], ["OP_*"], ["OP_2"])
+        ('OP_1',)
+    """
+    lost = [
+        f"data.{key}: {pattern!r} matches no case; found: {_listed(names)}"
+        for key, patterns in (("include", include), ("exclude", exclude))
+        for pattern in patterns
+        if not any(fnmatchcase(name, pattern) for name in names)
+    ]
+    if lost:
+        raise ConfigError(*lost)
+    wanted = [name for name in names if not include or any(fnmatchcase(name, p) for p in include)]
+    return tuple(sorted(name for name in wanted if not any(fnmatchcase(name, p) for p in exclude)))
+
+
+def split_by_lists(names: Sequence[str], lists: Mapping[Split, Sequence[str]]) -> Splits:
+    """Take the splits as listed; names in no list are left out.
+
+    Raises:
+        ConfigError: a name that is unknown or listed twice; one line each.
+    """
+    problems: list[str] = []
+    seen: dict[str, Split] = {}
+    for split in SPLITS:
+        for name in lists.get(split, ()):
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"found: {_listed(names)}"
+                problems.append(f"data.{split}: unknown case {name!r}; {hint}")
+            elif name in seen:
+                problems.append(f"data.{split}: {name!r} is in {seen[name]} already; accepted: each case once")
+            seen.setdefault(name, split)
+    if problems:
+        raise ConfigError(*problems)
+    return {split: tuple(lists.get(split, ())) for split in SPLITS}
+
+
+def split_by_fractions(names: Sequence[str], fractions: tuple[float, float, float], seed: int) -> Splits:
+    """Deal the names out by share; every split with a share above 0 gets one case at least.
+
+    The order comes from a hash of seed and name, so it is the same on every machine, and a new case moves few others.
+
+    Raises:
+        ConfigError: fewer cases than splits.
+
+    Example:
+        >>> parts = split_by_fractions(["a", "b", "c", "d", "e"], (0.6, 0.2, 0.2), 0)
+        >>> [len(parts[split]) for split in ("train", "val", "test")]
+        [3, 1, 1]
+    """
+    order, (_, val_share, test_share) = _shuffled(names, seed), fractions
+    n_val, n_test = (max(1, round(share * len(order))) if share else 0 for share in (val_share, test_share))
+    n_train = len(order) - n_val - n_test
+    if n_train < 1:
+        raise ConfigError(
+            f"data: {len(order)} cases cannot fill splits of {fractions}; accepted: more cases, or lists of names"
+        )
+    ends = (n_train, n_train + n_val, len(order))
+    parts = (order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :])
+    return {split: tuple(sorted(part)) for split, part in zip(SPLITS, parts, strict=True)}
+
+
+def split_by_folds(names: Sequence[str], folds: int, fold: int, seed: int) -> Splits:
+    """Cross-validation: part ``fold`` tests, the next one validates, the others train; every case tests once.
+
+    Raises:
+        ConfigError: fewer cases than folds.
+
+    Example:
+        >>> names = ["a", "b", "c", "d"]
+        >>> sorted(name for fold in range(4) for name in split_by_folds(names, 4, fold, 0)["test"])
+        ['a', 'b', 'c', 'd']
+    """
+    order = _shuffled(names, seed)
+    if len(order) < folds:
+        raise ConfigError(f"data.folds={folds} is more than the {len(order)} cases found; accepted: 3 to {len(order)}")
+    parts = [order[k::folds] for k in range(folds)]
+    test, val = parts[fold], parts[(fold + 1) % folds]
+    train = [name for name in order if name not in test and name not in val]
+    return {split: tuple(sorted(part)) for split, part in zip(SPLITS, (train, val, test), strict=True)}
+
+
+def _shuffled(names: Sequence[str], seed: int) -> list[str]:
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(sorted(names)[:most])
+    return f"{shown}, ... ({len(names)})" if len(names) > most else shown or "none"

@@ -1,0 +1,152 @@
+"""The command line as a user meets it: words, exit codes, and nothing heavy before it is needed."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+from distill3d.cli import app
+from distill3d.errors import UserError
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "distill3d", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a verb in this process and return what it prints."""
+
+    def run(*arguments: str) -> str:
+        app(list(arguments), standalone_mode=False)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, distill3d\n"
+        "from distill3d.cli import app\n"
+        "app(['--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'monai', 'lightning', 'timm', 'wandb', 'numpy', 'omegaconf'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "evaluate" in done.stdout
+
+
+def test_public_names_are_there():
+    import distill3d
+
+    assert all(callable(getattr(distill3d, name)) for name in distill3d.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'typo'"):
+        _ = distill3d.typo
+
+
+@pytest.mark.parametrize("verb", ["fit", "show", "check"])
+def test_an_unknown_experiment_lists_the_known_and_exits_2(verb):
+    done = command(verb, "inflat")
+    assert done.returncode == 2
+    assert "unknown experiment 'inflat' (did you mean 'inflate'?)" in done.stderr
+    assert "op_scratch" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_make_experiment_with_a_typo_lists_the_known_and_exits_2():
+    done = subprocess.run(
+        ["make", "--no-print-directory", "experiment", "NAME=typo"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "known: " in done.stderr
+    assert "op_inflate" in done.stderr
+
+
+def test_every_problem_of_the_settings_is_told_and_exits_2():
+    done = command("fit", "scratch", "trainer.step=3", "--student.encodr=x", "seed=-1")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert "did you mean 'steps'" in done.stderr
+    assert "did you mean 'encoder'" in done.stderr
+
+
+def test_a_misspelt_flag_is_no_silent_override():
+    done = command("fit", "scratch", "--resum")
+    assert done.returncode == 2
+    assert "'resum' is not an override" in done.stderr
+
+
+def test_an_unknown_verb_exits_2():
+    assert command("fitt").returncode == 2
+
+
+def test_show_prints_settings_that_can_be_run(call):
+    shown = yaml.safe_load(call("show", "inflate", "seed=3"))
+    assert shown["strategy"]["mode"] == "average"
+    assert shown["seed"] == 3
+
+
+def test_show_against_prints_only_what_differs(call):
+    shown = call("show", "op_inflate", "--against", "op_scratch")
+    assert "strategy.name" in shown
+    assert "teacher.name" in shown
+    assert "trainer" not in shown
+    assert "student" not in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_list_names_experiments_and_components(call):
+    shown = call("list")
+    for name in ("op_inflate", "simulated", "neurons", "convnet3d", "timm2d", "overlap"):
+        assert name in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_check_describes_every_case(call, tiny_file):
+    shown = call("check", str(tiny_file))
+    assert all(f"sim_00{k}" in shown for k in range(4))
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+@pytest.fixture
+def trained(tiny):
+    from distill3d import run
+
+    return run.fit(tiny())
+
+
+def test_evaluate_scores_again_and_prints_the_table(call, trained):
+    (trained / "metrics.json").unlink()
+    shown = call("evaluate", str(trained))
+    assert "otsu" in shown
+    assert (trained / "metrics.json").is_file()
+
+
+def test_predict_writes_a_probability_stack_with_the_spacing(call, trained, tmp_path):
+    import distill3d
+
+    stack = np.random.default_rng(0).integers(1, 255, (10, 40, 50)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "stack.tif", stack)
+    call("predict", str(trained), str(tmp_path / "stack.tif"), "--out", str(tmp_path / "p"), "--spacing", "3,1,1")
+    prob = distill3d.read_volume(tmp_path / "p" / "stack_prob.tif")
+    assert prob.data.shape == stack.shape
+    assert prob.data.dtype == np.uint8
+    assert prob.spacing_um == pytest.approx((3, 1, 1))
+
+
+def test_predict_refuses_what_is_no_run_and_what_is_no_stack(trained, tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        app(["predict", str(tmp_path), str(tmp_path / "x.tif")], standalone_mode=False)
+    with pytest.raises(UserError, match=r"x\.tif"):
+        app(["predict", str(trained), str(tmp_path / "x.tif")], standalone_mode=False)
+
+
+def test_evaluate_refuses_what_is_no_run(tmp_path):
+    done = command("evaluate", str(tmp_path))
+    assert done.returncode == 2
+    assert "not a run folder" in done.stderr

@@ -1,0 +1,62 @@
+"""Every file under experiments/ loads and takes real steps with its real classes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill3d import run
+from distill3d.catalog import experiment_files
+from distill3d.experiment import load_experiment
+from distill3d.registry import TEACHERS
+from distill3d.run_folder import RunFolder
+
+FILES = experiment_files()
+SMALL = (
+    "trainer.steps=2",
+    "trainer.validate_every=2",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "patches.size_zyx=[16,48,48]",
+    "patches.batch_size=2",
+    "patches.val_patches=1",
+    "patches.workers=0",
+    "logging.wandb=disabled",
+)
+
+
+def test_every_file_is_here():
+    on_disk = list((Path(__file__).parents[1] / "experiments").rglob("*.y*ml"))
+    assert len(FILES) == len(on_disk) >= 8
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_says_how_to_run_it_and_what_to_expect(name):
+    head = FILES[name].read_text().splitlines()[:3]
+    assert head[0] == f"# run:    make experiment NAME={name}"
+    assert head[1].startswith("# expect: ")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_takes_real_steps(name, cache, tmp_path, request):
+    if name.startswith("op_"):
+        request.getfixturevalue("data_dir")
+    experiment = replace(load_experiment(name, SMALL), cache=str(cache), runs=str(tmp_path))
+    torch.manual_seed(0)
+    data = run.DistillDataModule(experiment)
+    data.prepare_data()
+    module = run.DistillModule(experiment, val_cases=data.case_names("val"))
+    before = {key: value.clone() for key, value in module.student.state_dict().items()}
+    audit = module.transfer(TEACHERS.build(experiment.teacher))
+    assert bool(audit.rows) == module.strategy.needs_weights
+    trainer = run.make_trainer(experiment.trainer, RunFolder(tmp_path / "run"), [], [])
+    trainer.fit(module, datamodule=data)
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    after = module.student.state_dict()
+    moved = [
+        key
+        for key, p in module.student.named_parameters()
+        if p.requires_grad and not torch.equal(before[key], after[key])
+    ]
+    assert len(moved) > 0.9 * sum(p.requires_grad for p in module.student.parameters())

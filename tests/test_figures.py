@@ -1,0 +1,82 @@
+"""Pictures and tables: the right color at the right place, at most 100 columns."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from distill3d.figures import FALSE, HIT, LOST, UNKNOWN, case_figure, error_projection
+from distill3d.tables import score_table
+
+
+def masks(*places):
+    mask = np.zeros((2, 4, 4), bool)
+    for place in places:
+        mask[place] = True
+    return mask
+
+
+def test_each_kind_of_voxel_has_its_color():
+    pred, gold = masks((0, 0, 0), (0, 1, 1)), masks((0, 0, 0), (1, 2, 2))
+    known = ~masks((slice(None), 3, 3))
+    flat = error_projection(pred=pred, gold=gold, known=known, axis=0)
+    assert flat[0, 0] == pytest.approx(HIT)
+    assert flat[1, 1] == pytest.approx(FALSE)
+    assert flat[2, 2] == pytest.approx(LOST)
+    assert flat[3, 3] == pytest.approx(UNKNOWN)
+    assert flat[0, 3] == pytest.approx((0, 0, 0))
+
+
+def test_a_hit_in_front_hides_the_error_behind_it():
+    flat = error_projection(
+        pred=masks((0, 0, 0), (1, 0, 0)), gold=masks((0, 0, 0)), known=np.ones((2, 4, 4), bool), axis=0
+    )
+    assert flat[0, 0] == pytest.approx(HIT)
+
+
+def test_unknown_voxels_are_never_errors():
+    nothing = np.zeros((2, 4, 4), bool)
+    flat = error_projection(pred=masks((0, 1, 1)), gold=nothing, known=nothing, axis=0)
+    assert flat[1, 1] == pytest.approx(UNKNOWN)
+
+
+@pytest.mark.parametrize("shape", [(4, 64, 64), (64, 16, 16)])
+def test_a_picture_is_written_for_flat_and_for_deep_stacks(tmp_path, shape):
+    rng = np.random.default_rng(0)
+    path = case_figure(
+        tmp_path / "new" / "case.png",
+        "case",
+        image=rng.random(shape, np.float32),
+        gold=rng.random(shape) > 0.9,
+        known=np.ones(shape, bool),
+        prob=rng.random(shape, np.float32),
+        threshold=0.5,
+        spacing_um=(3.0, 1.0, 1.0),
+    )
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def results(random):
+    scores = {"dice": 0.5, "dice_tol": 0.6, "precision": 0.7, "recall": 0.4, "hd95_um": 12.34}
+    scored = {"cases": {"a_rather_long_name_of_a_case_file_in_a_folder": scores}, "mean": scores, "n_missed": 1}
+    teacher = {"architecture": "resnet18", "weights": "random", "random": random}
+    return {"experiment": "x" * 30, "seed": 0, **scored, "baselines": {"otsu": scored}, "teacher": teacher}
+
+
+def rendered(content):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(score_table(content))
+    return console.export_text()
+
+
+def test_the_table_fits_100_columns_and_counts_missed_cases():
+    text = rendered(results(random=False))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "1 missed" in text
+    assert "otsu" in text
+
+
+def test_a_random_teacher_is_shouted():
+    assert "THE TEACHER'S WEIGHTS ARE RANDOM" in rendered(results(random=True))
+    assert "RANDOM" not in rendered(results(random=False)).replace("random", "")

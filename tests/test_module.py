@@ -1,0 +1,129 @@
+"""The LightningModule: its sum of terms, its learning rates, its teacher."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from distill3d.errors import TrainingError
+from distill3d.module import DistillModule, LearningRate
+from distill3d.registry import STRATEGIES
+from distill3d.schema import OptimizerConfig
+from distill3d.teachers.base import Teacher, TeacherIdentity
+from distill3d.transfer.base import TransferStrategy
+from distill3d.types import Batch, LossTerm
+
+
+def make_batch(size=2):
+    generator = torch.Generator().manual_seed(0)
+    shape = (size, 1, 8, 16, 16)
+    return Batch(
+        image=torch.rand(shape, generator=generator),
+        target=(torch.rand(shape, generator=generator) > 0.8).float(),
+        known=torch.ones(shape, dtype=torch.bool),
+        spacing_um=torch.ones(size, 3),
+        origin_zyx_vox=torch.zeros(size, 3, dtype=torch.int64),
+        cases=tuple(f"case{i}" for i in range(size)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HalfConfig:
+    weight: float = 0.5
+
+
+class Half(TransferStrategy):
+    """A strategy with one term of a known value and a projection of its own."""
+
+    wants_teacher = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.projection = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, *, student, teacher, batch):
+        return {"half": LossTerm(self.projection * 2, self.config.weight)}
+
+
+@pytest.fixture
+def with_half(tiny, monkeypatch):
+    monkeypatch.setattr(STRATEGIES, "_entries", dict(STRATEGIES._entries))
+    STRATEGIES.register("half", config=HalfConfig)(Half)
+    return DistillModule(tiny("strategy={name: half, weight: 0.25}"))
+
+
+def tiny_teacher():
+    identity = TeacherIdentity(architecture="toy", weights="random", sha256="", random=True)
+    return Teacher(nn.Conv2d(3, 2, 3), identity=identity, input_mean=(0.5,) * 3, input_std=(0.5,) * 3)
+
+
+def test_the_loss_is_the_weighted_sum_of_raw_terms(with_half):
+    batch = make_batch()
+    terms = with_half.terms(batch)
+    supervised = sum(float(t.weight * t.value) for name, t in terms.items() if name != "half")
+    with_half.log = with_half.log_dict = lambda *_args, **_kwargs: None
+    total = with_half.training_step(batch, 0)
+    assert float(terms["half"].value) == 6
+    assert float(total) == pytest.approx(supervised + 0.25 * 6)
+
+
+def test_a_strategys_projection_trains_with_the_student(with_half):
+    groups = with_half.configure_optimizers()["optimizer"].param_groups
+    assert any(p is with_half.strategy.projection for group in groups for p in group["params"])
+
+
+def test_a_wanted_teacher_is_kept_but_neither_saved_nor_trained(with_half):
+    teacher = tiny_teacher()
+    with_half.attach(teacher)
+    with_half.train()
+    assert not teacher.training
+    assert not [key for key in with_half.state_dict() if key.startswith("teacher")]
+    with_half.load_state_dict(with_half.state_dict(), strict=True)
+    trained = {p for group in with_half.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    assert not trained & set(teacher.parameters())
+
+
+def test_a_strategy_that_runs_no_teacher_does_not_keep_it(tiny):
+    module = DistillModule(tiny())
+    module.attach(tiny_teacher())
+    assert module.teacher is None
+    assert module.teacher_identity.architecture == "toy"
+
+
+def test_transferred_and_new_parameters_have_their_own_rates(tiny):
+    module = DistillModule(tiny("optimizer.transferred_lr_ratio=0.1", "optimizer.freeze_transferred_steps=3"))
+    name, moved = next(iter(module.student.named_parameters()))
+    module.transferred = frozenset({name})
+    chosen = module.configure_optimizers()
+    group = next(g for g in chosen["optimizer"].param_groups if any(p is moved for p in g["params"]))
+    other = next(g for g in chosen["optimizer"].param_groups if g is not group)
+    assert group["initial_lr"] == pytest.approx(0.1 * other["initial_lr"])
+    assert group["lr"] == 0
+    assert other["lr"] > 0
+    before = moved.detach().clone()
+    for step in range(4):
+        assert torch.equal(moved, before) == (step <= 3)
+        loss = sum(t.value for t in module.terms(make_batch()).values())
+        chosen["optimizer"].zero_grad()
+        loss.backward()
+        chosen["optimizer"].step()
+        chosen["lr_scheduler"]["scheduler"].step()
+    assert not torch.equal(moved, before)
+
+
+def test_the_rate_warms_up_and_falls_to_zero():
+    rate = LearningRate(OptimizerConfig(warmup_steps=9), steps=100)
+    assert rate(0) == pytest.approx(0.1)
+    assert rate(9) == pytest.approx(0.5 * (1 + torch.cos(torch.tensor(torch.pi * 0.09))).item())
+    assert rate(100) == pytest.approx(0, abs=1e-12)
+    assert all(rate(k) >= rate(k + 1) for k in range(9, 100))
+    assert LearningRate(OptimizerConfig(schedule="constant", warmup_steps=0), steps=100)(77) == 1
+
+
+def test_a_loss_that_is_not_finite_names_cases(tiny):
+    module = DistillModule(tiny())
+    batch = make_batch()
+    batch.image[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(TrainingError, match=r"case0 at zyx \(0, 0, 0\); case1"):
+        module.training_step(batch, 0)

@@ -1,0 +1,238 @@
+"""Whole runs at tiny size: what they leave, how they stop, how they go on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback
+
+from distill3d import run
+from distill3d.config import as_plain
+from distill3d.errors import InputError, TrainingError
+from distill3d.module import load_module
+from distill3d.run_folder import RunFolder
+
+TEACHER = ("teacher.name=timm2d", "strategy.name=inflate", "student={name: convnet3d, stages: 2, decoder: [4, 4]}")
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    return all(torch.allclose(a[k].double(), b[k].double(), **tolerance) for k in a)
+
+
+def distill3d(*arguments, **options):
+    """Start the command line as a user would."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "distill3d", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_a_run_leaves_scores_pictures_and_done(tiny):
+    folder = RunFolder(run.fit(tiny()))
+    results = json.loads(folder.metrics.read_text())
+    assert folder.state == "done"
+    assert list(results["cases"]) == ["sim_003"]
+    assert results["baselines"]["otsu"]["cases"].keys() == results["cases"].keys()
+    assert results["mean"]["dice"] == results["cases"]["sim_003"]["dice"]
+    assert (folder.figures / "sim_003.png").stat().st_size > 10_000
+    assert results["cost"]["steps"] == 4
+    assert results["cost"]["trainable_parameters"] == results["cost"]["parameters"] > 0
+    assert results["provenance"]["packages"]["torch"] == torch.__version__
+    assert yaml.safe_load(folder.config.read_text())["trainer"]["steps"] == 4
+    assert list((folder.path / "curves").glob("*/metrics.csv"))
+
+
+def test_a_finished_run_is_not_repeated(tiny):
+    folder = RunFolder(run.fit(tiny()))
+    before = folder.metrics.stat().st_mtime_ns
+    run.fit(tiny())
+    assert folder.metrics.stat().st_mtime_ns == before
+
+
+def test_a_run_with_other_settings_is_not_overwritten(tiny):
+    folder = RunFolder(run.fit(tiny()))
+    with pytest.raises(InputError, match=r"other settings \(optimizer.lr: 0.001 there, 0.1 now\)"):
+        run.fit(tiny("optimizer.lr=0.1"))
+    run.fit(tiny("optimizer.lr=0.1"), overwrite=True)
+    assert folder.read_config()["optimizer"]["lr"] == 0.1
+
+
+def test_an_unfinished_run_names_the_two_ways_on(tiny):
+    folder = RunFolder(run.fit(tiny()))
+    folder.done.unlink()
+    with pytest.raises(InputError, match="--resume or --overwrite"):
+        run.fit(tiny())
+
+
+class Crash(Callback):
+    """A machine that dies at the start of the second epoch."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise RuntimeError("power cut")
+
+
+def crash_in_second_epoch(experiment, monkeypatch):
+    original = run.make_trainer
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "make_trainer", lambda s, f, lo, callbacks: original(s, f, lo, [*callbacks, Crash()]))
+        with pytest.raises(RuntimeError, match="power cut"):
+            run.fit(experiment)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
+    whole = RunFolder(run.fit(replace(tiny(), runs=str(tmp_path / "whole"))))
+    crash_in_second_epoch(tiny(), monkeypatch)
+    resumed = RunFolder(run.fit(tiny(), resume=True))
+    assert same(weights(whole.last), weights(resumed.last), rtol=0, atol=0)
+    assert len(list((resumed.path / "curves").glob("*/metrics.csv"))) == 2
+
+
+def test_a_crash_before_the_first_checkpoint_resumes_from_the_start(tiny):
+    folder = RunFolder(run.fit(tiny()))
+    folder.done.unlink()
+    folder.fit.unlink()
+    for path in folder.last.parent.iterdir():
+        path.unlink()
+    assert RunFolder(run.fit(tiny(), resume=True)).state == "done"
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny, tmp_path):
+    first, second = (RunFolder(run.fit(replace(tiny(), runs=str(tmp_path / name)))) for name in ("a", "b"))
+    other = RunFolder(run.fit(tiny("seed=1")))
+    assert same(weights(first.last), weights(second.last), rtol=0, atol=0)
+    assert not same(weights(first.last), weights(other.last), rtol=1e-3, atol=1e-3)
+
+
+def test_the_teacher_is_not_in_the_checkpoint_but_its_identity_is(tiny):
+    folder = RunFolder(run.fit(tiny(*TEACHER)))
+    checkpoint = torch.load(folder.best, weights_only=True)
+    assert not [key for key in checkpoint["state_dict"] if "teacher" in key]
+    assert checkpoint["distill3d"]["teacher"]["architecture"] == "tf_efficientnet_lite0"
+    assert json.loads(folder.metrics.read_text())["teacher"]["random"] is False
+    assert json.loads(folder.audit.read_text())["copy_rate"] > 0
+    assert load_module(folder.best).teacher is None
+
+
+def test_a_checkpoint_of_another_architecture_is_one_line(tiny):
+    folder = RunFolder(run.fit(tiny()))
+    with pytest.raises(InputError, match="of another architecture") as caught:
+        load_module(folder.best, tiny("student.channels=[4, 16]"))
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_a_broken_checkpoint_is_one_line(tmp_path, content):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_module(path)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        load_module(tmp_path / "y.ckpt")
+
+
+def test_a_loss_that_is_not_finite_stops_with_case_and_place_and_keeps_the_last_checkpoint(tiny, monkeypatch):
+    original = run.DistillModule.terms
+
+    def explode(self, batch):
+        terms = original(self, batch)
+        if self.global_step < 3:
+            return terms
+        return {name: replace(term, value=term.value * float("nan")) for name, term in terms.items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.DistillModule, "terms", explode)
+        with pytest.raises(TrainingError, match=r"not finite at step 3 .*sim_00\d at zyx \(-?\d+, -?\d+, -?\d+\)"):
+            run.fit(tiny())
+    folder = RunFolder(run.fit(tiny(), resume=True))
+    assert folder.state == "done"
+
+
+def test_smoke_trains_stops_resumes_and_scores(tiny, tmp_path):
+    folder = RunFolder(run.smoke(tiny()))
+    assert folder.path == tmp_path / "runs" / "smoke" / "tiny" / "seed0"
+    assert json.loads(folder.fit.read_text())["cost"]["steps"] == 2
+    assert len(list((folder.path / "curves").glob("*/metrics.csv"))) == 2
+
+
+def test_two_processes_give_the_parameters_of_one_with_the_same_global_batch(tiny_file, tmp_path):
+    common = ["fit", str(tiny_file), "patches.workers=0"]
+    for devices, batch in ((1, 2), (2, 1)):
+        runs = f"runs={tmp_path / str(devices)}"
+        process = distill3d(*common, f"trainer.devices={devices}", f"patches.batch_size={batch}", runs)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        assert out.count("held-out cases") == 1
+    one, two = (RunFolder(tmp_path / str(n) / "tiny" / "seed0") for n in (1, 2))
+    assert json.loads(two.fit.read_text())["cost"]["devices"] == 2
+    assert same(weights(one.last), weights(two.last), rtol=1e-4, atol=1e-5)
+    assert json.loads(one.metrics.read_text())["mean"] == pytest.approx(
+        json.loads(two.metrics.read_text())["mean"], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_stopped_run_ends_with_the_shells_code_and_can_be_resumed(tiny_file, tmp_path, signum, code, devices):
+    arguments = ["trainer.steps=4000", f"trainer.devices={devices}", "patches.batch_size=1"]
+    process = distill3d("fit", str(tiny_file), *arguments)
+    folder = RunFolder(tmp_path / "runs" / "tiny" / "seed0")
+    deadline = time.monotonic() + 120
+    while not folder.last.is_file():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert folder.state == "unfinished"
+    assert torch.load(folder.last, weights_only=True)["global_step"] >= 2
+
+
+def test_wandb_gets_one_offline_run_with_config_scores_and_pictures(tiny, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    folder = RunFolder(run.fit(tiny("logging.wandb=offline")))
+    runs = list((folder.path / "wandb").glob("offline-run-*"))
+    assert len(runs) == 1
+    inspect = [str(sys.executable), "-m", "wandb", "leet", "inspect", "--summary", "--json", str(runs[0])]
+    shown = json.loads(subprocess.run(inspect, capture_output=True, text=True, check=True).stdout)
+    text = json.dumps(shown)
+    assert as_plain(tiny())["question"] in text
+    assert "test/dice" in text
+    assert "sim_003" in text
+
+
+def test_overfitting_one_batch_drives_the_loss_down(tiny):
+    experiment = tiny("optimizer.lr=0.01", "optimizer.schedule=constant")
+    torch.manual_seed(0)
+    data = run.DistillDataModule(experiment)
+    data.prepare_data()
+    data.setup("fit")
+    module = run.DistillModule(experiment, val_cases=data.case_names("val"))
+    batch = next(iter(data.train_dataloader()))
+    optimizer = module.configure_optimizers()["optimizer"]
+    values = []
+    for _ in range(40):
+        loss = torch.stack([term.value for term in module.terms(batch).values()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(float(loss.detach()))
+    assert values[-1] < 0.5 * values[0]
+    assert np.isfinite(values).all()

@@ -1,0 +1,394 @@
+import logging
+import os
+import zipfile
+from pathlib import Path
+
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from v3dpy.loaders import PBD, Raw
+
+from distill3d import tiff, volume
+from distill3d.errors import InputError
+from distill3d.volume import VOLUME_SUFFIXES, Volume, read_volume, write_volume
+
+SPACING = (3.03, 0.5, 0.25)
+
+
+@pytest.fixture
+def stack() -> np.ndarray:
+    """[Z, Y, X] of three different lengths, every voxel another value: any swapped axis shows."""
+    return np.arange(1, 1 + 5 * 7 * 6, dtype=np.uint8).reshape(5, 7, 6)
+
+
+def write_any(path: Path, data: np.ndarray) -> None:
+    """Write ``data`` [Z, Y, X] with each format's own library."""
+    if path.name.endswith((".nii", ".nii.gz")):
+        nibabel.save(nibabel.Nifti1Image(data.transpose(), np.eye(4)), path)
+    elif path.suffix == ".nrrd":
+        nrrd.write(str(path), data, index_order="C")
+    elif path.suffix == ".npy":
+        np.save(path, data)
+    elif path.suffix == ".v3draw":
+        Raw().save(str(path), data[None])
+    elif path.suffix == ".v3dpbd":
+        PBD().save(str(path), data[None])
+    else:
+        tifffile.imwrite(path, data, compression="lzw")
+
+
+@pytest.mark.parametrize("suffix", VOLUME_SUFFIXES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_format_gives_the_same_array(tmp_path, stack, suffix, dtype):
+    path = tmp_path / f"stack{suffix}"
+    data = stack.astype(dtype) * (1 if dtype == np.uint8 else 257)
+    write_any(path, data)
+    read = read_volume(path, spacing_um=SPACING)
+    np.testing.assert_array_equal(read.data, data)
+    assert (read.data.dtype, read.spacing_um) == (dtype, SPACING)
+    assert read.data.flags.writeable
+    assert read.data.flags.c_contiguous
+
+
+@pytest.mark.parametrize("suffix", VOLUME_SUFFIXES)
+def test_a_truncated_file_never_becomes_another_volume(tmp_path, suffix):
+    """Wherever a file is cut, the answer is one line that names it (or the whole array, if only a tail was lost)."""
+    path = tmp_path / f"stack{suffix}"
+    data = np.random.default_rng(0).integers(1, 99, (5, 17, 16), np.uint8)
+    write_any(path, data)
+    content, survived = path.read_bytes(), 0
+    for cut in sorted({*range(0, len(content), max(len(content) // 40, 1)), len(content) - 1}):
+        path.write_bytes(content[:cut])
+        try:
+            np.testing.assert_array_equal(read_volume(path).data, data)
+            survived += 1
+        except InputError as error:
+            assert str(path) in str(error)
+            assert len(error.lines) == 1
+            assert "\n" not in str(error)
+    assert survived <= 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"metadata": None},
+        {"imagej": True, "metadata": {"axes": "ZYX"}},
+        {"imagej": True, "metadata": {"axes": "TYX"}},
+        {"ome": True, "metadata": {"axes": "ZYX"}},
+        {"metadata": None, "contiguous": False, "compression": "zlib"},
+        {"imagej": True, "compression": "lzw"},
+    ],
+    ids=str,
+)
+def test_a_truncated_tiff_never_becomes_a_shorter_stack(tmp_path, options):
+    path, data = tmp_path / "a.tif", np.random.default_rng(0).integers(1, 99, (5, 17, 16), np.uint8)
+    options = dict(options)
+    if options.pop("contiguous", True):
+        tifffile.imwrite(path, data, **options)
+    else:
+        with tifffile.TiffWriter(path) as writer:
+            for page in data:
+                writer.write(page, contiguous=False, **options)
+    np.testing.assert_array_equal(read_volume(path).data, data)
+    content = path.read_bytes()
+    for cut in range(0, len(content), 61):
+        path.write_bytes(content[:cut])
+        try:
+            np.testing.assert_array_equal(read_volume(path).data, data)
+        except InputError as error:
+            assert str(path) in str(error)  # noqa: PT017 - either outcome is right, a third one is not
+
+
+shapes = st.tuples(*[st.integers(1, 6)] * 3)
+spacings = st.tuples(*[st.floats(1e-3, 1e3)] * 3)
+
+
+@given(
+    shape=shapes, spacing=spacings, dtype=st.sampled_from([np.uint8, np.uint16, np.float32]), seed=st.integers(0, 99)
+)
+@settings(max_examples=60, deadline=None)
+def test_writing_and_reading_keeps_array_and_spacing(tmp_path_factory, shape, spacing, dtype, seed):
+    data = np.random.default_rng(seed).integers(1, 200, shape).astype(dtype)
+    path = tmp_path_factory.mktemp("v") / "a.tif"
+    write_volume(path, Volume(data, spacing))
+    read = read_volume(path)
+    np.testing.assert_array_equal(read.data, data)
+    assert read.data.dtype == dtype
+    assert read.spacing_um == pytest.approx(spacing, rel=1e-6)
+    assert os.listdir(path.parent) == ["a.tif"]  # no partial file is left
+
+
+def test_a_stack_too_large_for_imagej_keeps_array_and_spacing(tmp_path, stack, monkeypatch):
+    monkeypatch.setattr(tiff, "_IMAGEJ_BYTES", 10)
+    write_volume(tmp_path / "a.tif", Volume(stack, SPACING))
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert tif.is_bigtiff
+        assert tif.is_ome
+    read = read_volume(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read.data, stack)
+    assert read.spacing_um == pytest.approx(SPACING)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, stack, monkeypatch):
+    path = tmp_path / "a.tif"
+    write_volume(path, Volume(stack, SPACING))
+    before = path.read_bytes()
+
+    def fail(partial, *_args, **_kwargs):
+        Path(partial).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tifffile, "imwrite", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_volume(path, Volume(stack + 1, SPACING))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.tif"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "expected"),
+    [("ZYX", (5, 7, 6)), ("TYX", (5, 7, 6)), ("CYX", (5, 7, 6)), ("YX", (1, 7, 6))],
+)
+def test_imagej_axes_become_zyx_and_are_logged(tmp_path, stack, caplog, axes, expected):
+    data = stack if len(axes) == 3 else stack[0]
+    tifffile.imwrite(tmp_path / "a.tif", data, imagej=True, metadata={"axes": axes})
+    with caplog.at_level(logging.INFO):
+        read = read_volume(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read.data, data.reshape(expected))
+    assert f"read as ZYX {expected}" in caplog.text
+
+
+@pytest.mark.parametrize("flavor", ["imagej", "ome"])
+def test_the_asked_channel_of_a_stack_is_read(tmp_path, stack, flavor):
+    both = np.stack([stack, 255 - stack], axis=1)
+    tifffile.imwrite(tmp_path / "a.tif", both, metadata={"axes": "ZCYX"}, **{flavor: True})
+    for channel in (0, 1):
+        np.testing.assert_array_equal(read_volume(tmp_path / "a.tif", channel=channel).data, both[:, channel])
+    with pytest.raises(InputError, match=r"channel 2 .* channels 0\.\.1"):
+        read_volume(tmp_path / "a.tif", channel=2)
+
+
+def test_one_color_of_an_rgb_stack_is_read_and_said(tmp_path, stack, caplog):
+    rgb = np.stack([stack, stack + 1, stack // 2 + 1], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif", channel=2).data, rgb[..., 2])
+    assert "RGB" in caplog.text
+
+
+def test_a_time_series_of_stacks_is_refused(tmp_path, stack):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([stack, stack]), imagej=True, metadata={"axes": "TZYX"})
+    with pytest.raises(InputError, match="more than one stack"):
+        read_volume(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("um", 1), ("micron", 1), ("\\u00B5m", 1), ("nm", 1e-3), ("mm", 1e3), ("pixel", 1)]
+)
+def test_imagej_units_become_micrometers(tmp_path, stack, unit, factor):
+    metadata = {"axes": "ZYX", "spacing": 4.0, "unit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, resolution=(8.0, 2.0), metadata=metadata)
+    assert read_volume(tmp_path / "a.tif").spacing_um == pytest.approx((4.0 * factor, 0.5 * factor, 0.125 * factor))
+
+
+def test_ome_units_become_micrometers(tmp_path, stack):
+    metadata = {"axes": "ZYX", "PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5}
+    metadata |= {"PhysicalSizeZ": 0.003, "PhysicalSizeZUnit": "mm"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, ome=True, metadata=metadata)
+    assert read_volume(tmp_path / "a.ome.tif").spacing_um == pytest.approx((3.0, 0.5, 0.25))
+
+
+def test_dots_per_inch_of_a_plain_tiff_are_no_spacing(tmp_path, stack):
+    tifffile.imwrite(tmp_path / "a.tif", stack, resolution=(72, 72), resolutionunit="INCH", metadata=None)
+    assert read_volume(tmp_path / "a.tif").spacing_um == (1.0, 1.0, 1.0)
+
+
+def test_nrrd_directions_are_the_spacing_in_zyx(tmp_path, stack):
+    header = {"space dimension": 3, "space directions": np.diag([0.25, 0.5, 3.03]), "space units": ["microns"] * 3}
+    nrrd.write(str(tmp_path / "a.nrrd"), stack, header, index_order="C")
+    read = read_volume(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(read.data, stack)
+    assert read.spacing_um == pytest.approx(SPACING)
+
+
+def test_nrrd_spacings_are_the_spacing_in_zyx(tmp_path, stack):
+    nrrd.write(str(tmp_path / "a.nrrd"), stack, {"spacings": [0.25, 0.5, 3.03]}, index_order="C")
+    assert read_volume(tmp_path / "a.nrrd").spacing_um == pytest.approx(SPACING)
+
+
+def test_the_channel_axis_of_a_nrrd_is_the_one_outside_space(tmp_path, stack):
+    both = np.stack([stack, 255 - stack], axis=-1)  # C order: channel fastest, as VectorImages store it
+    directions = np.vstack([np.full(3, np.nan), np.diag([0.25, 0.5, 3.03])])
+    header = {"space dimension": 3, "space directions": directions, "kinds": ["vector", *["domain"] * 3]}
+    nrrd.write(str(tmp_path / "a.nrrd"), both, header, index_order="C")
+    read = read_volume(tmp_path / "a.nrrd", channel=1)
+    np.testing.assert_array_equal(read.data, both[..., 1])
+    assert read.spacing_um == pytest.approx(SPACING)
+
+
+def test_nifti_zooms_are_the_spacing_in_zyx(tmp_path, stack):
+    image = nibabel.Nifti1Image(stack.transpose(), np.diag([0.25e-3, 0.5e-3, 3.03e-3, 1]))
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    read = read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(read.data, stack)
+    assert read.spacing_um == pytest.approx(SPACING, rel=1e-5)
+
+
+def test_the_argument_wins_over_the_file(tmp_path, stack):
+    write_volume(tmp_path / "a.tif", Volume(stack, SPACING))
+    assert read_volume(tmp_path / "a.tif", spacing_um=(2, 1, 1)).spacing_um == (2.0, 1.0, 1.0)
+
+
+def test_a_missing_spacing_is_warned_of_once(tmp_path, stack, caplog, monkeypatch):
+    monkeypatch.setattr(volume, "_SPACING_WARNED", [])
+    np.save(tmp_path / "a.npy", stack)
+    for _ in range(3):
+        assert read_volume(tmp_path / "a.npy").spacing_um == (1.0, 1.0, 1.0)
+    assert caplog.text.count("states no spacing") == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (bool, np.uint8),
+        (np.int64, np.uint16),
+        (np.int16, np.uint16),
+        (np.float64, np.float32),
+        (np.float16, np.float32),
+        (">u2", np.uint16),
+        (">f4", np.float32),
+        (np.uint16, np.uint16),
+    ],
+)
+def test_dtypes_become_one_of_three_with_the_same_values(found, kept):
+    data = np.array([[[0, 1, 1]]]).astype(found)
+    read = Volume(data).data
+    assert read.dtype == kept
+    assert read.dtype.isnative
+    np.testing.assert_array_equal(read, data)
+
+
+def test_negative_whole_numbers_become_float32():
+    assert Volume(np.array([[[-5, 3]]])).data.dtype == np.float32
+
+
+def test_an_accepted_array_is_not_copied(stack):
+    assert np.shares_memory(Volume(stack).data, stack)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_not_finite_are_refused(tmp_path, value):
+    data = np.ones((2, 3, 4), np.float32)
+    data[1, 2, 3] = value
+    np.save(tmp_path / "a.npy", data)
+    with pytest.raises(InputError, match=r"a\.npy: holds NaN"):
+        read_volume(tmp_path / "a.npy")
+
+
+def test_a_volume_of_zeros_is_refused_unless_it_may_be_blank(tmp_path):
+    write_volume(tmp_path / "a.tif", Volume(np.zeros((2, 3, 4), np.uint8)))
+    with pytest.raises(InputError, match="every voxel is 0"):
+        read_volume(tmp_path / "a.tif")
+    assert not read_volume(tmp_path / "a.tif", allow_blank=True).data.any()
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2, 2, 2, 2), (0, 3, 3)])
+def test_arrays_that_are_no_volume_are_refused(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.ones(shape, np.uint8))
+    with pytest.raises(InputError, match=r"a\.npy"):
+        read_volume(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("suffix", VOLUME_SUFFIXES)
+def test_missing_empty_and_wrong_files_are_one_line_with_the_path(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(InputError, match="no such file"):
+        read_volume(path)
+    path.touch()
+    with pytest.raises(InputError, match="empty"):
+        read_volume(path)
+    path.write_bytes(b"this is no image at all, but it is long enough to hold a header\n" * 9)
+    with pytest.raises(InputError) as caught:
+        read_volume(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.png", "a", "a.gz"])
+def test_an_unknown_suffix_lists_the_accepted_ones(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"\.v3dpbd .*\.nii\.gz"):
+        read_volume(tmp_path / name)
+
+
+def test_a_folder_is_no_volume(tmp_path):
+    (tmp_path / "a.tif").mkdir()
+    with pytest.raises(InputError, match="no such file"):
+        read_volume(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("spacing", [(1, 1), (0, 1, 1), (1, -1, 1), (1, 1, np.nan), (1, np.inf, 1)])
+def test_a_spacing_that_is_none_is_refused(stack, spacing):
+    with pytest.raises(InputError, match="three finite numbers > 0"):
+        Volume(stack, spacing)
+
+
+def test_only_tiff_is_written(tmp_path, stack):
+    with pytest.raises(InputError, match=r"\.tif and \.tiff"):
+        write_volume(tmp_path / "a.nrrd", Volume(stack))
+    assert not os.listdir(tmp_path)
+
+
+def test_a_v3dpbd_whose_runs_write_past_the_end_is_refused(tmp_path, stack):
+    """Its decoder checks no bound: such a file would write over memory."""
+    PBD().save(str(tmp_path / "a.v3dpbd"), stack[None])
+    content = (tmp_path / "a.v3dpbd").read_bytes()
+    (tmp_path / "a.v3dpbd").write_bytes(content + bytes([255, 1]) * 50)
+    with pytest.raises(InputError, match=r"voxels found, 210 expected"):
+        read_volume(tmp_path / "a.v3dpbd")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_walk_over_v3dpbd_runs_agrees_with_the_encoder(tmp_path, dtype):
+    """Smooth, flat and noisy parts use every kind of run."""
+    rng = np.random.default_rng(0)
+    steps = rng.integers(-20, 20, (12, 30, 40)) * (np.arange(12) % 3 == 0)[:, None, None]
+    steps += rng.integers(-1, 2, steps.shape) * (np.arange(12) % 3 == 1)[:, None, None]
+    data = (np.cumsum(steps, axis=None).reshape(steps.shape) % 200 + 1).astype(dtype)
+    PBD().save(str(tmp_path / "a.v3dpbd"), data[None])
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.v3dpbd").data, data)
+
+
+def test_every_real_stack_reads_in_the_shape_the_manifest_gives(data_dir):
+    paths = [
+        p for p in sorted(data_dir.rglob("*.tif")) if p.parent.name in {"pairs", "masks", "unlabelled", "vessel2d"}
+    ]
+    assert len(paths) >= 30
+    for path in paths:
+        read = read_volume(path)
+        with tifffile.TiffFile(path) as tif:
+            np.testing.assert_array_equal(read.data[-1], tif.pages[len(tif.pages) - 1].asarray())
+            assert read.shape[0] == len(tif.pages)
+
+
+def test_real_vaa3d_files_read(data_dir, tmp_path):
+    assert read_volume(data_dir / "formats" / "smalltest.v3dpbd").shape == (41, 512, 512)
+    with zipfile.ZipFile(data_dir / "formats" / "FruMARCM-M002262_seg001.v3draw.zip") as archive:
+        archive.extractall(tmp_path)
+    (path,) = tmp_path.rglob("*.v3draw")
+    assert read_volume(path).shape == (119, 1024, 1024)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="truncated"):
+        read_volume(path)
+
+
+def test_a_truncated_real_v3dpbd_is_refused(data_dir, tmp_path):
+    content = (data_dir / "formats" / "smalltest.v3dpbd").read_bytes()
+    (tmp_path / "a.v3dpbd").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="truncated"):
+        read_volume(tmp_path / "a.v3dpbd")
