@@ -9,11 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill3d.evaluate import evaluate
+    from distill3d.evaluation import evaluate
     from distill3d.experiment import load_experiment
     from distill3d.inference import predict
+    from distill3d.raster import rasterize
     from distill3d.run import fit
-    from distill3d.swc import rasterize, read_swc, write_swc
+    from distill3d.swc import read_swc, write_swc
     from distill3d.volume import read_volume, write_volume
 
 __all__ = [
@@ -29,11 +30,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "evaluate": "distill3d.evaluate",
+    "evaluate": "distill3d.evaluation",
     "fit": "distill3d.run",
     "load_experiment": "distill3d.experiment",
     "predict": "distill3d.inference",
-    "rasterize": "distill3d.swc",
+    "rasterize": "distill3d.raster",
     "read_swc": "distill3d.swc",
     "read_volume": "distill3d.volume",
     "write_swc": "distill3d.swc",
@@ -44,10 +45,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
     if name not in _HOMES:
         raise AttributeError(f"module 'distill3d' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    # A submodule of the same name (distill3d.evaluate) lands here on import; the public name is the function.
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

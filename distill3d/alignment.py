@@ -15,7 +15,8 @@ from distill3d.tree import Tree
 from distill3d.volume import Volume
 
 MIN_RATIO = 1.5  # one orientation's contrast must be this many times the other's
-MIN_SIGMAS = 4.0  # and the two means must differ by this many standard errors of a mean over so many random voxels
+MIN_SIGMAS = 4.0  # and the two means must differ by this many standard errors
+_BLOCK = 4  # nodes in one block of so many voxels a side see the same noise and count as one for the error
 _SAMPLE = 1 << 22  # voxels that estimate background and noise of a larger volume
 
 
@@ -51,27 +52,29 @@ def detect_flip(volume: Volume, tree: Tree) -> FlipReport:
     """Compare the image's brightness at the nodes as they are and with y mirrored (y -> Y-1-y).
 
     An orientation wins when its contrast (mean minus background) is at least ``MIN_RATIO`` times the other's, and the
-    means differ by at least ``MIN_SIGMAS`` standard errors (standard deviation of the volume / sqrt(nodes inside)).
+    means differ by at least ``MIN_SIGMAS`` standard errors: the volume's standard deviation / sqrt(n), n the number of
+    4 x 4 x 4 blocks that hold a node, because nodes closer than that see the same noise.
     Otherwise the verdict is ``unclear``: a dim image, few nodes, or a neuron that is its own mirror image.
 
     Raises:
         InputError: no node lies in the volume.
     """
     voxels = np.floor(tree.points_zyx_um / volume.spacing_um + 0.5).astype(np.int64)
-    z, y, x = voxels[((voxels >= 0) & (voxels < volume.shape)).all(axis=1)].T
-    if not len(z):
+    inside = voxels[((voxels >= 0) & (voxels < volume.shape)).all(axis=1)]
+    z, y, x = inside.T
+    if not len(inside):
         raise InputError(f"volume and tree do not overlap: none of {tree.n_nodes} nodes lies in {volume.size_um} um")
     as_is, flipped = float(volume.data[z, y, x].mean()), float(volume.data[z, volume.shape[1] - 1 - y, x].mean())
     sample = volume.data.reshape(-1)[:: volume.data.size // _SAMPLE | 1]  # odd, so that it walks through all columns
     background = float(np.median(sample))
-    error = float(sample.std(dtype=np.float64)) / np.sqrt(len(z))
+    error = float(sample.std(dtype=np.float64)) / np.sqrt(len(np.unique(inside // _BLOCK, axis=0)))
     return FlipReport(
         verdict=_verdict(as_is - background, flipped - background, least_difference=MIN_SIGMAS * error),
         mean_as_is=as_is,
         mean_flipped=flipped,
         volume_mean=float(volume.data.mean(dtype=np.float64)),
         background=background,
-        n_inside=len(z),
+        n_inside=len(inside),
     )
 
 

@@ -46,12 +46,13 @@ def fit(
     find_experiment(name)
     from distill3d import run
     from distill3d.experiment import load_experiment
+    from distill3d.process import is_main_process
     from distill3d.run_folder import RunFolder
     from distill3d.tables import score_table
 
     experiment = load_experiment(name, context.args)
     path = run.smoke(experiment) if smoke else run.fit(experiment, resume=resume, overwrite=overwrite)
-    if not run.is_main_process():
+    if not is_main_process():
         return
     folder, out = RunFolder(path), _out()
     out.print(score_table(folder.read_json(folder.metrics)))
@@ -77,7 +78,7 @@ def predict(
 @app.command()
 def evaluate(run: Run) -> None:
     """Score a run's predictions again, write metrics.json and figures/, and show the table."""
-    from distill3d.evaluate import evaluate as evaluate_run
+    from distill3d.evaluation import evaluate as evaluate_run
     from distill3d.tables import score_table
 
     _out().print(score_table(evaluate_run(run)))

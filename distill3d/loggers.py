@@ -12,6 +12,7 @@ import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from distill3d.config import as_plain
+from distill3d.process import is_main_process
 from distill3d.run_folder import RunFolder, write_text
 from distill3d.schema import Experiment
 
@@ -26,25 +27,31 @@ def make_loggers(experiment: Experiment, folder: RunFolder, *, first_step: int) 
     """
     loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=f"from_step{first_step}")]
     if (mode := _mode(experiment)) != "disabled":
-        loggers.append(_wandb_logger(experiment, folder, offline=mode == "offline"))
+        loggers.append(_wandb_logger(experiment, folder, mode))
     return loggers
 
 
-def _wandb_logger(experiment: Experiment, folder: RunFolder, *, offline: bool) -> WandbLogger:
-    logger = WandbLogger(
+def _wandb_logger(experiment: Experiment, folder: RunFolder, mode: str) -> WandbLogger:
+    """Start the W&B run in the main process; the other ranks get a logger that logs nothing."""
+    if not is_main_process():
+        return WandbLogger()
+    # Started here and not by Lightning, which passes an argument that W&B warns of, and sets WANDB_MODE for good.
+    run = wandb.init(
         project=experiment.logging.project,
         entity=experiment.logging.entity,
-        save_dir=folder.path,
+        dir=folder.path,
         id=_run_id(folder),
         resume="allow",
-        offline=offline,
+        mode=mode,  # pyright: ignore[reportArgumentType] - one of the three it accepts, or W&B says so
         group=experiment.name,
         name=f"{experiment.name}-seed{experiment.seed}",
         tags=[experiment.strategy.name, experiment.student.name, experiment.teacher.name],
+        config=as_plain(experiment),
         settings=wandb.Settings(console="off", silent=True, init_timeout=60),
     )
-    logger.log_hyperparams(as_plain(experiment))
-    return logger
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=run)
 
 
 def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
@@ -70,7 +77,10 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Map
 
 
 def _mode(experiment: Experiment) -> str:
-    chosen = os.environ.get("WANDB_MODE") or experiment.logging.wandb
+    """The experiment's word, else WANDB_MODE, else what the login allows."""
+    chosen = experiment.logging.wandb
+    if chosen == "auto":
+        chosen = os.environ.get("WANDB_MODE", "auto")
     if chosen != "auto":
         return chosen
     # login() without a prompt only says whether a key is known; it asks neither the user nor a server

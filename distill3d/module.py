@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -120,7 +120,7 @@ class DistillModule(L.LightningModule):
                 "params": parameters,
                 "lr": settings.lr * (settings.transferred_lr_ratio if moved else 1.0),
                 "weight_decay": settings.weight_decay if decayed else 0.0,
-                "factor": LearningRate(
+                "factor": learning_rate(
                     settings,
                     steps=self.experiment.trainer.steps,
                     frozen_until=settings.freeze_transferred_steps if moved else 0,
@@ -139,22 +139,31 @@ class DistillModule(L.LightningModule):
         }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LearningRate:
-    """Factor on a group's learning rate at a step: frozen, then linear warm-up, then constant or cosine to 0."""
+def learning_rate(settings: OptimizerConfig, *, steps: int, frozen_until: int = 0) -> Callable[[int], float]:
+    """Return the factor on a group's learning rate by optimizer step: frozen, warm-up, then constant or cosine to 0.
 
-    settings: OptimizerConfig
-    steps: int
-    frozen_until: int = 0
+    It is a function and not an object because the scheduler saves an object's attributes in the checkpoint.
 
-    def __call__(self, step: int) -> float:
-        """Return the factor in [0, 1] for optimizer step ``step``, counted from 0."""
-        if step < self.frozen_until:
+    Args:
+        settings: schedule and warm-up.
+        steps: of the whole run.
+        frozen_until: the factor is 0 before this step.
+
+    Example:
+        >>> rate = learning_rate(OptimizerConfig(warmup_steps=0), steps=10)
+        >>> [round(rate(step), 2) for step in (0, 5, 10)]
+        [1.0, 0.5, 0.0]
+    """
+
+    def factor(step: int) -> float:
+        if step < frozen_until:
             return 0.0
-        warm = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
-        if self.settings.schedule == "constant":
+        warm = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        if settings.schedule == "constant":
             return warm
-        return warm * 0.5 * (1 + math.cos(math.pi * min(step, self.steps) / self.steps))
+        return warm * 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
+
+    return factor
 
 
 def load_module(path: Path, experiment: Experiment | None = None, *, val_cases: tuple[str, ...] = ()) -> DistillModule:
@@ -194,7 +203,7 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 def _not_finite(batch: Batch, terms: Mapping[str, LossTerm], step: int) -> str:
-    values = ", ".join(f"{name}={float(term.value):.4g}" for name, term in terms.items())
+    values = ", ".join(f"{name}={term.value.item():.4g}" for name, term in terms.items())
     places = "; ".join(
         f"{case} at zyx {tuple(origin)}"
         for case, origin in zip(batch.cases, batch.origin_zyx_vox.tolist(), strict=True)

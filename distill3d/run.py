@@ -14,7 +14,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
@@ -23,11 +22,12 @@ from distill3d.callbacks import ExitOnSigterm, StepClock, TrainingBar, progress_
 from distill3d.config import as_plain, flatten
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
-from distill3d.evaluate import case_pictures, evaluate
+from distill3d.evaluation import case_pictures, evaluate
 from distill3d.experiment import load_experiment
 from distill3d.inference import inference_device, predict_prob, window_count, write_prob
 from distill3d.loggers import log_results, make_loggers
 from distill3d.module import DistillModule, load_module
+from distill3d.process import is_main_process
 from distill3d.provenance import peak_memory_gib, provenance
 from distill3d.registry import TEACHERS
 from distill3d.run_folder import RunFolder, write_json, write_yaml
@@ -99,12 +99,6 @@ def smoke(experiment: Experiment) -> Path:
     return fit(_shortened(experiment, steps=2, runs=runs), resume=True)
 
 
-def is_main_process() -> bool:
-    """Whether this process is the one that predicts, scores and prints."""
-    # Lightning keeps the rank of this process, from any launcher, as an attribute of a function
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
 def _shortened(experiment: Experiment, *, steps: int, runs: str) -> Experiment:
     trainer = replace(experiment.trainer, steps=steps, validate_every=1, log_every=1)
     return replace(experiment, trainer=trainer, patches=replace(experiment.patches, val_patches=1), runs=runs)
@@ -158,7 +152,8 @@ def _claim(
     write_yaml(folder.config, as_plain(experiment))
     if audit is not None:
         write_json(folder.audit, audit)
-        console.print(audit_table(audit))
+        if audit["copy_rate"] > 0:
+            console.print(audit_table(audit))
 
 
 # ---------------------------------------------------------------- training
@@ -220,7 +215,7 @@ def make_trainer(
         precision=("bf16-mixed" if gpu else "32-true") if settings.precision == "auto" else settings.precision,
         max_epochs=settings.steps // settings.validate_every,
         gradient_clip_val=settings.gradient_clip or None,
-        log_every_n_steps=settings.log_every,
+        log_every_n_steps=min(settings.log_every, settings.validate_every),
         logger=loggers,
         callbacks=watch,
         default_root_dir=folder.path,

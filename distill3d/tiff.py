@@ -173,9 +173,7 @@ def _tifffile_errors(problems: list[str]) -> Iterator[None]:
 
     def collect(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        lost = record.levelno >= logging.ERROR and (
-            "TiffPages" in text or "metadata invalid" in text or "missing" in text
-        )
+        lost = record.levelno >= logging.ERROR and ("TiffPages" in text or "metadata invalid" in text)
         if lost:
             problems.append(text.split("> ", maxsplit=1)[-1])
         return not lost

@@ -23,7 +23,7 @@ def data_dir() -> Path:
 TINY = """
 question: does it run?
 data: {name: simulated, train: 2, val: 1, test: 1, shape_zyx: [16, 48, 48]}
-student: {name: unet3d, channels: [4, 8], strides: [[1, 2, 2]]}
+student: {name: unet3d, channels: [4, 8], depth_strides: [1]}
 patches: {size_zyx: [16, 32, 32], batch_size: 2, val_patches: 2, workers: 0}
 trainer: {steps: 4, validate_every: 2, accelerator: cpu}
 logging: {wandb: disabled}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from distill3d.errors import TrainingError
-from distill3d.module import DistillModule, LearningRate
+from distill3d.module import DistillModule, learning_rate
 from distill3d.registry import STRATEGIES
 from distill3d.schema import OptimizerConfig
 from distill3d.teachers.base import Teacher, TeacherIdentity
@@ -61,11 +61,11 @@ def tiny_teacher():
 def test_the_loss_is_the_weighted_sum_of_raw_terms(with_half):
     batch = make_batch()
     terms = with_half.terms(batch)
-    supervised = sum(float(t.weight * t.value) for name, t in terms.items() if name != "half")
+    supervised = sum(t.weight * t.value.item() for name, t in terms.items() if name != "half")
     with_half.log = with_half.log_dict = lambda *_args, **_kwargs: None
     total = with_half.training_step(batch, 0)
-    assert float(terms["half"].value) == 6
-    assert float(total) == pytest.approx(supervised + 0.25 * 6)
+    assert terms["half"].value.item() == 6
+    assert total.item() == pytest.approx(supervised + 0.25 * 6)
 
 
 def test_a_strategys_projection_trains_with_the_student(with_half):
@@ -113,12 +113,12 @@ def test_transferred_and_new_parameters_have_their_own_rates(tiny):
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
-    rate = LearningRate(OptimizerConfig(warmup_steps=9), steps=100)
+    rate = learning_rate(OptimizerConfig(warmup_steps=9), steps=100)
     assert rate(0) == pytest.approx(0.1)
     assert rate(9) == pytest.approx(0.5 * (1 + torch.cos(torch.tensor(torch.pi * 0.09))).item())
     assert rate(100) == pytest.approx(0, abs=1e-12)
     assert all(rate(k) >= rate(k + 1) for k in range(9, 100))
-    assert LearningRate(OptimizerConfig(schedule="constant", warmup_steps=0), steps=100)(77) == 1
+    assert learning_rate(OptimizerConfig(schedule="constant", warmup_steps=0), steps=100)(77) == 1
 
 
 def test_a_loss_that_is_not_finite_names_cases(tiny):

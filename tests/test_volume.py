@@ -1,6 +1,3 @@
-import logging
-import os
-import zipfile
 from pathlib import Path
 
 import nibabel
@@ -12,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from v3dpy.loaders import PBD, Raw
 
-from distill3d import tiff, volume
+from distill3d import volume
 from distill3d.errors import InputError
 from distill3d.volume import VOLUME_SUFFIXES, Volume, read_volume, write_volume
 
@@ -41,6 +38,18 @@ def write_any(path: Path, data: np.ndarray) -> None:
         tifffile.imwrite(path, data, compression="lzw")
 
 
+def outcome_of_cut(path: Path, content: bytes, data: np.ndarray) -> str:
+    """Read the first part of a file; either it is refused properly, or all the data are there."""
+    path.write_bytes(content)
+    try:
+        read = read_volume(path).data
+    except InputError as error:
+        proper = str(path) in str(error) and len(error.lines) == 1 and "\n" not in str(error)
+        return "refused" if proper else pytest.fail(f"not one line with the path: {error}")
+    np.testing.assert_array_equal(read, data)
+    return "whole"
+
+
 @pytest.mark.parametrize("suffix", VOLUME_SUFFIXES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_every_format_gives_the_same_array(tmp_path, stack, suffix, dtype):
@@ -60,48 +69,9 @@ def test_a_truncated_file_never_becomes_another_volume(tmp_path, suffix):
     path = tmp_path / f"stack{suffix}"
     data = np.random.default_rng(0).integers(1, 99, (5, 17, 16), np.uint8)
     write_any(path, data)
-    content, survived = path.read_bytes(), 0
-    for cut in sorted({*range(0, len(content), max(len(content) // 40, 1)), len(content) - 1}):
-        path.write_bytes(content[:cut])
-        try:
-            np.testing.assert_array_equal(read_volume(path).data, data)
-            survived += 1
-        except InputError as error:
-            assert str(path) in str(error)
-            assert len(error.lines) == 1
-            assert "\n" not in str(error)
-    assert survived <= 2
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"metadata": None},
-        {"imagej": True, "metadata": {"axes": "ZYX"}},
-        {"imagej": True, "metadata": {"axes": "TYX"}},
-        {"ome": True, "metadata": {"axes": "ZYX"}},
-        {"metadata": None, "contiguous": False, "compression": "zlib"},
-        {"imagej": True, "compression": "lzw"},
-    ],
-    ids=str,
-)
-def test_a_truncated_tiff_never_becomes_a_shorter_stack(tmp_path, options):
-    path, data = tmp_path / "a.tif", np.random.default_rng(0).integers(1, 99, (5, 17, 16), np.uint8)
-    options = dict(options)
-    if options.pop("contiguous", True):
-        tifffile.imwrite(path, data, **options)
-    else:
-        with tifffile.TiffWriter(path) as writer:
-            for page in data:
-                writer.write(page, contiguous=False, **options)
-    np.testing.assert_array_equal(read_volume(path).data, data)
     content = path.read_bytes()
-    for cut in range(0, len(content), 61):
-        path.write_bytes(content[:cut])
-        try:
-            np.testing.assert_array_equal(read_volume(path).data, data)
-        except InputError as error:
-            assert str(path) in str(error)  # noqa: PT017 - either outcome is right, a third one is not
+    cuts = sorted({*range(0, len(content), max(len(content) // 40, 1)), len(content) - 1})
+    assert sum(outcome_of_cut(path, content[:cut], data) == "whole" for cut in cuts) <= 2
 
 
 shapes = st.tuples(*[st.integers(1, 6)] * 3)
@@ -120,18 +90,7 @@ def test_writing_and_reading_keeps_array_and_spacing(tmp_path_factory, shape, sp
     np.testing.assert_array_equal(read.data, data)
     assert read.data.dtype == dtype
     assert read.spacing_um == pytest.approx(spacing, rel=1e-6)
-    assert os.listdir(path.parent) == ["a.tif"]  # no partial file is left
-
-
-def test_a_stack_too_large_for_imagej_keeps_array_and_spacing(tmp_path, stack, monkeypatch):
-    monkeypatch.setattr(tiff, "_IMAGEJ_BYTES", 10)
-    write_volume(tmp_path / "a.tif", Volume(stack, SPACING))
-    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
-        assert tif.is_bigtiff
-        assert tif.is_ome
-    read = read_volume(tmp_path / "a.tif")
-    np.testing.assert_array_equal(read.data, stack)
-    assert read.spacing_um == pytest.approx(SPACING)
+    assert list(path.parent.iterdir()) == [path]  # no partial file is left
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, stack, monkeypatch):
@@ -147,64 +106,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, stack, mo
     with pytest.raises(OSError, match="disk full"):
         write_volume(path, Volume(stack + 1, SPACING))
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["a.tif"]
-
-
-@pytest.mark.parametrize(
-    ("axes", "expected"),
-    [("ZYX", (5, 7, 6)), ("TYX", (5, 7, 6)), ("CYX", (5, 7, 6)), ("YX", (1, 7, 6))],
-)
-def test_imagej_axes_become_zyx_and_are_logged(tmp_path, stack, caplog, axes, expected):
-    data = stack if len(axes) == 3 else stack[0]
-    tifffile.imwrite(tmp_path / "a.tif", data, imagej=True, metadata={"axes": axes})
-    with caplog.at_level(logging.INFO):
-        read = read_volume(tmp_path / "a.tif")
-    np.testing.assert_array_equal(read.data, data.reshape(expected))
-    assert f"read as ZYX {expected}" in caplog.text
-
-
-@pytest.mark.parametrize("flavor", ["imagej", "ome"])
-def test_the_asked_channel_of_a_stack_is_read(tmp_path, stack, flavor):
-    both = np.stack([stack, 255 - stack], axis=1)
-    tifffile.imwrite(tmp_path / "a.tif", both, metadata={"axes": "ZCYX"}, **{flavor: True})
-    for channel in (0, 1):
-        np.testing.assert_array_equal(read_volume(tmp_path / "a.tif", channel=channel).data, both[:, channel])
-    with pytest.raises(InputError, match=r"channel 2 .* channels 0\.\.1"):
-        read_volume(tmp_path / "a.tif", channel=2)
-
-
-def test_one_color_of_an_rgb_stack_is_read_and_said(tmp_path, stack, caplog):
-    rgb = np.stack([stack, stack + 1, stack // 2 + 1], axis=-1)
-    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb")
-    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif", channel=2).data, rgb[..., 2])
-    assert "RGB" in caplog.text
-
-
-def test_a_time_series_of_stacks_is_refused(tmp_path, stack):
-    tifffile.imwrite(tmp_path / "a.tif", np.stack([stack, stack]), imagej=True, metadata={"axes": "TZYX"})
-    with pytest.raises(InputError, match="more than one stack"):
-        read_volume(tmp_path / "a.tif")
-
-
-@pytest.mark.parametrize(
-    ("unit", "factor"), [("um", 1), ("micron", 1), ("\\u00B5m", 1), ("nm", 1e-3), ("mm", 1e3), ("pixel", 1)]
-)
-def test_imagej_units_become_micrometers(tmp_path, stack, unit, factor):
-    metadata = {"axes": "ZYX", "spacing": 4.0, "unit": unit}
-    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, resolution=(8.0, 2.0), metadata=metadata)
-    assert read_volume(tmp_path / "a.tif").spacing_um == pytest.approx((4.0 * factor, 0.5 * factor, 0.125 * factor))
-
-
-def test_ome_units_become_micrometers(tmp_path, stack):
-    metadata = {"axes": "ZYX", "PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5}
-    metadata |= {"PhysicalSizeZ": 0.003, "PhysicalSizeZUnit": "mm"}
-    tifffile.imwrite(tmp_path / "a.ome.tif", stack, ome=True, metadata=metadata)
-    assert read_volume(tmp_path / "a.ome.tif").spacing_um == pytest.approx((3.0, 0.5, 0.25))
-
-
-def test_dots_per_inch_of_a_plain_tiff_are_no_spacing(tmp_path, stack):
-    tifffile.imwrite(tmp_path / "a.tif", stack, resolution=(72, 72), resolutionunit="INCH", metadata=None)
-    assert read_volume(tmp_path / "a.tif").spacing_um == (1.0, 1.0, 1.0)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nrrd_directions_are_the_spacing_in_zyx(tmp_path, stack):
@@ -341,27 +243,7 @@ def test_a_spacing_that_is_none_is_refused(stack, spacing):
 def test_only_tiff_is_written(tmp_path, stack):
     with pytest.raises(InputError, match=r"\.tif and \.tiff"):
         write_volume(tmp_path / "a.nrrd", Volume(stack))
-    assert not os.listdir(tmp_path)
-
-
-def test_a_v3dpbd_whose_runs_write_past_the_end_is_refused(tmp_path, stack):
-    """Its decoder checks no bound: such a file would write over memory."""
-    PBD().save(str(tmp_path / "a.v3dpbd"), stack[None])
-    content = (tmp_path / "a.v3dpbd").read_bytes()
-    (tmp_path / "a.v3dpbd").write_bytes(content + bytes([255, 1]) * 50)
-    with pytest.raises(InputError, match=r"voxels found, 210 expected"):
-        read_volume(tmp_path / "a.v3dpbd")
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_the_walk_over_v3dpbd_runs_agrees_with_the_encoder(tmp_path, dtype):
-    """Smooth, flat and noisy parts use every kind of run."""
-    rng = np.random.default_rng(0)
-    steps = rng.integers(-20, 20, (12, 30, 40)) * (np.arange(12) % 3 == 0)[:, None, None]
-    steps += rng.integers(-1, 2, steps.shape) * (np.arange(12) % 3 == 1)[:, None, None]
-    data = (np.cumsum(steps, axis=None).reshape(steps.shape) % 200 + 1).astype(dtype)
-    PBD().save(str(tmp_path / "a.v3dpbd"), data[None])
-    np.testing.assert_array_equal(read_volume(tmp_path / "a.v3dpbd").data, data)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_real_stack_reads_in_the_shape_the_manifest_gives(data_dir):
@@ -374,21 +256,3 @@ def test_every_real_stack_reads_in_the_shape_the_manifest_gives(data_dir):
         with tifffile.TiffFile(path) as tif:
             np.testing.assert_array_equal(read.data[-1], tif.pages[len(tif.pages) - 1].asarray())
             assert read.shape[0] == len(tif.pages)
-
-
-def test_real_vaa3d_files_read(data_dir, tmp_path):
-    assert read_volume(data_dir / "formats" / "smalltest.v3dpbd").shape == (41, 512, 512)
-    with zipfile.ZipFile(data_dir / "formats" / "FruMARCM-M002262_seg001.v3draw.zip") as archive:
-        archive.extractall(tmp_path)
-    (path,) = tmp_path.rglob("*.v3draw")
-    assert read_volume(path).shape == (119, 1024, 1024)
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(InputError, match="truncated"):
-        read_volume(path)
-
-
-def test_a_truncated_real_v3dpbd_is_refused(data_dir, tmp_path):
-    content = (data_dir / "formats" / "smalltest.v3dpbd").read_bytes()
-    (tmp_path / "a.v3dpbd").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="truncated"):
-        read_volume(tmp_path / "a.v3dpbd")

@@ -1,6 +1,6 @@
 """Random changes of a training patch, through MONAI's dictionary transforms. It cuts no patches.
 
-MONAI takes seconds to import, so that happens when an `Augment` is built: in the main process, forked workers inherit it.
+MONAI takes seconds to import. That happens when an `Augment` is built: in the main process, so that workers inherit it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distill3d.data.patches import Patch
 from distill3d.schema import AugmentConfig
 
 _LOG = logging.getLogger(__name__)
-_KEYS = ("image", "target", "known")
+_KEYS = ("image", "labels")
 _PLANES = ((1, 2), (0, 2), (0, 1))  # YX first
 _MAX_SEED = 2**32
 
@@ -48,24 +48,29 @@ class Augment:
 
     def __call__(self, patch: Patch, rng: np.random.Generator) -> Patch:
         """Return a changed copy; the same numbers of ``rng`` give the same patch."""
-        arrays = self._turn(patch, rng)
+        image, target, known = self._turn(patch, rng)
         if self.backgrounds and rng.random() < self.config.hard:
             model = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             contrast = float(rng.uniform(*self.config.hard_contrast))
-            arrays["image"] = harden_patch(arrays["image"], arrays["target"], model, contrast, rng)
-        image = _run(self._intensity, {"image": arrays["image"][None]}, rng)["image"][0]
-        image = np.ascontiguousarray(image, np.float32)
-        return replace(patch, image=image, target=arrays["target"], known=arrays["known"])
+            image = harden_patch(image, target, model, contrast, rng)
+        image = _run(self._intensity, {"image": image[None]}, rng)["image"][0]
+        return replace(patch, image=np.ascontiguousarray(image), target=target, known=known)
 
-    def _turn(self, patch: Patch, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    def _turn(
+        self, patch: Patch, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return image, target and known after the same geometric changes."""
         key = (patch.image.shape, patch.spacing_um)
         if key not in self._geometry:
             self._geometry[key] = _flips(self.config, *key), _rotation(self.config, patch.spacing_um)
         flips, rotation = self._geometry[key]
-        arrays = {"image": patch.image, "target": patch.target, "known": patch.known}
-        arrays = _run(flips, {name: array[None] for name, array in arrays.items()}, rng)
+        # Both label arrays in one, as bits: half the work.
+        arrays = {"image": patch.image[None], "labels": (patch.target + 2 * patch.known.astype(np.uint8))[None]}
+        arrays = _run(flips, arrays, rng)
         # With slices as channels a rotation in the plane is a 2D one, a quarter of the time.
-        return _run(rotation, {name: array[0] for name, array in arrays.items()}, rng)
+        arrays = _run(rotation, {name: array[0] for name, array in arrays.items()}, rng)
+        image, labels = arrays["image"], np.ascontiguousarray(arrays["labels"])
+        return image, (labels & 1).astype(bool), (labels & 2).astype(bool)
 
 
 def _run(transform: Any, arrays: dict[str, NDArray[Any]], rng: np.random.Generator) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - MONAI's Compose, imported late
@@ -96,7 +101,7 @@ def _rotation(config: AugmentConfig, spacing_um: Sequence[float]) -> Any:  # noq
 
     if not config.rotate or spacing_um[1] != spacing_um[2]:
         return Compose([])
-    modes = ("bilinear", "nearest", "nearest")
+    modes = ("bilinear", "nearest")
     return Compose([RandRotated(_KEYS, range_x=np.pi, prob=config.rotate, mode=modes, padding_mode="zeros")])
 
 

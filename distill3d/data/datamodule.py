@@ -6,11 +6,11 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.data import DataLoader
@@ -98,7 +98,7 @@ class DistillDataModule(L.LightningDataModule):
         rank, world = self._rank_and_world()
         patches = TrainPatches(self.cases("train"), config, seed=self.experiment.seed, augment=Augment(config.augment))
         sampler = StepSampler(trainer.validate_every * config.batch_size, rank=rank, world=world)
-        return DataLoader(
+        return _LateLoader(
             patches,
             batch_size=config.batch_size,
             sampler=sampler,
@@ -128,7 +128,7 @@ class DistillDataModule(L.LightningDataModule):
         if name not in self._prepared:
             case = prepare(self.source, name, self.experiment.patches)
             size = self.experiment.patches.size_zyx
-            if rank_zero_only.rank == 0 and any(n > full for n, full in zip(size, case.shape, strict=True)):
+            if _is_first_process() and any(n > full for n, full in zip(size, case.shape, strict=True)):
                 _LOG.warning("%s: volume %s is smaller than a patch %s and is padded", name, case.shape, tuple(size))
             self._prepared[name] = case
         return self._prepared[name]
@@ -140,11 +140,26 @@ class DistillDataModule(L.LightningDataModule):
         return torch.cuda.is_available() and self.experiment.trainer.accelerator != "cpu"
 
 
+class _LateLoader(DataLoader[Patch]):
+    """Asks its sampler for indices when the first batch is wanted, not when iteration is set up.
+
+    Lightning calls ``iter`` before ``set_epoch``. A loader with workers asks for indices at once, so a resumed run would
+    see the patches of epoch 0 again.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride] - a generator, on purpose
+        yield from super().__iter__()
+
+
+def _is_first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def _tracked(names: Sequence[str]) -> Iterator[str]:
     """Yield the names under a progress bar; silent on other ranks and where there is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    silent = rank_zero_only.rank != 0 or not console.is_terminal
+    silent = not (_is_first_process() and console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=silent) as bar:
         task = bar.add_task("preparing data", total=len(names))
         for name in names:

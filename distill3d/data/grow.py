@@ -18,6 +18,7 @@ AXON = 2  # SWC type code of every grown node
 MIN_RADIUS_VALUES = 20  # fewer different radii in a file are a constant or a color code
 MAX_RADIUS_SHARE = 0.02  # of the tree's longest side; thicker "radii" are something else
 ZOOM = 1.25  # step of the search for a scale
+MOST_ZOOMS = 20  # up to 70 times; a tree that is still too dense there is shown whole
 
 Float = NDArray[np.float64]
 
@@ -168,19 +169,29 @@ def _scale_and_middle(tree: Tree, size: Float, fill: float, config: GrowConfig) 
     low, high = tree.extent_zyx_um
     room = np.maximum(size - 2 * np.minimum(config.margin_um, 0.25 * size), 1e-6)
     scale, middle = float((room / np.maximum(high - low, 1e-9)).min()), (low + high) / 2
+    most = fill * float(size.prod()) / (np.pi * config.tip_radius_um**2)
+    if tree.length_um * scale <= most:
+        return scale, middle
+    # Only a part will be seen: look where the tree is, not where its box has its middle.
     child, parent = tree.edges.T
     halfway = (tree.points_zyx_um[child] + tree.points_zyx_um[parent]) / 2
-    most = fill * float(size.prod()) / (np.pi * config.tip_radius_um**2)
+    middle = halfway[((halfway - np.median(halfway, axis=0)) ** 2).sum(axis=1).argmin()]
+    for closer in scale * ZOOM ** np.arange(MOST_ZOOMS):
+        if closer * _length_within(tree, middle, size / (2 * closer)) <= most:
+            return float(closer), middle
+    return scale, (low + high) / 2
 
-    def cable_inside() -> float:
-        near = (np.abs(halfway - middle) * scale < size / 2).all(axis=1)
-        return scale * float(tree.edge_lengths_um[near].sum())
 
-    if cable_inside() > most:  # only a part will be seen: look where the tree is, not where its box has its middle
-        middle = halfway[((halfway - np.median(halfway, axis=0)) ** 2).sum(axis=1).argmin()]
-        while cable_inside() > most:
-            scale *= ZOOM
-    return scale, middle
+def _length_within(tree: Tree, middle: Float, half: Float) -> float:
+    """Length of what lies in the box ``middle`` +- ``half`` (every edge cut at the box's faces)."""
+    child, parent = tree.edges.T
+    start = tree.points_zyx_um[child] - middle
+    along = tree.points_zyx_um[parent] - tree.points_zyx_um[child]
+    along = np.where(np.abs(along) < 1e-12, 1e-12, along)
+    one, other = (-half - start) / along, (half - start) / along
+    enters = np.minimum(one, other).max(axis=1).clip(0, 1)
+    leaves = np.maximum(one, other).min(axis=1).clip(0, 1)
+    return float((np.maximum(leaves - enters, 0) * tree.edge_lengths_um).sum())
 
 
 def _radii_are_real(tree: Tree) -> bool:

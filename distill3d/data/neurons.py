@@ -25,7 +25,7 @@ from distill3d.data.background import HardConfig, background_files, case_rng, ha
 from distill3d.data.base import Case, DataSource, Split
 from distill3d.data.prepared import code_hash, file_hash
 from distill3d.errors import InputError
-from distill3d.rasterize import rasterize
+from distill3d.raster import rasterize
 from distill3d.registry import DATA
 from distill3d.swc import Tree, read_swc
 from distill3d.volume import VOLUME_SUFFIXES, Volume, read_volume
@@ -36,7 +36,7 @@ _CODE = (  # what `load` runs through
     "distill3d.data.background",
     "distill3d.data.neurons",
     "distill3d.data.texture",
-    "distill3d.rasterize",
+    "distill3d.raster",
     "distill3d.swc",
     "distill3d.tiff",
     "distill3d.tree",

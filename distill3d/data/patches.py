@@ -55,7 +55,7 @@ def cut(case: PreparedCase, origin_zyx_vox: Sequence[int], size_zyx: Sequence[in
     """Cut a box; what lies outside the volume is 0, no gold and not known."""
     z, y, x = (int(o) for o in origin_zyx_vox)
     ends = zip((z, y, x), size_zyx, case.shape, strict=True)
-    inside = [(max(o, 0), min(o + n, full)) for o, n, full in ends]
+    inside = [(min(max(o, 0), full), min(max(o + n, 0), full)) for o, n, full in ends]
     source = tuple(slice(low, high) for low, high in inside)
     place = tuple(slice(low - o, high - o) for (low, high), o in zip(inside, (z, y, x), strict=True))
     image = np.zeros(tuple(size_zyx), np.float32)
@@ -77,9 +77,9 @@ def draw_origin(
 ) -> tuple[int, int, int]:
     """Choose where a patch starts.
 
-    Around a random gold voxel, up to `JITTER` off the center, if ``foreground`` and the case has gold; else anywhere, or
-    around a random known voxel where not all are. The patch stays inside the volume; along an axis where it is larger,
-    the volume is centered in it.
+    Around a random gold voxel, up to `JITTER` off the center, if ``foreground`` and the case has gold; else anywhere,
+    or around a random known voxel where not all are. The patch stays inside the volume; along an axis where it is
+    larger, the volume is centered in it.
     """
     if foreground and len(case.foreground):
         center = np.array(np.unravel_index(case.foreground[rng.integers(len(case.foreground))], case.shape))

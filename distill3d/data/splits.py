@@ -72,11 +72,13 @@ def split_by_fractions(names: Sequence[str], fractions: tuple[float, float, floa
     """
     order, (_, val_share, test_share) = _shuffled(names, seed), fractions
     n_val, n_test = (max(1, round(share * len(order))) if share else 0 for share in (val_share, test_share))
-    n_train = len(order) - n_val - n_test
-    if n_train < 1:
+    n_val = min(n_val, len(order) - 1 - bool(test_share))
+    n_test = min(n_test, len(order) - 1 - n_val)
+    if n_val < 1 or n_test < bool(test_share):
         raise ConfigError(
-            f"data: {len(order)} cases cannot fill splits of {fractions}; accepted: more cases, or lists of names"
+            f"data: {len(order)} case(s) cannot fill splits of {fractions}; accepted: more cases, or lists of names"
         )
+    n_train = len(order) - n_val - n_test
     ends = (n_train, n_train + n_val, len(order))
     parts = (order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :])
     return {split: tuple(sorted(part)) for split, part in zip(SPLITS, parts, strict=True)}

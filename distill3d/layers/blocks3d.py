@@ -32,7 +32,7 @@ class ConvNormAct3d(nn.Sequential):
 
 
 def upsample(image: Tensor, factors: tuple[int, int, int]) -> Tensor:
-    """Repeat every voxel ``factors`` (ZYX) times: nearest-neighbor upsampling whose gradient is deterministic on a GPU too.
+    """Repeat every voxel ``factors`` (ZYX) times: nearest-neighbor upsampling, deterministic on GPUs too.
 
     Example:
         >>> upsample(torch.ones(1, 1, 1, 1, 1), (1, 2, 3)).shape

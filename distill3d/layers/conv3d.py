@@ -16,10 +16,10 @@ DepthPadding = Literal["zeros", "replicate"]
 def depth_kernel_size(plane: int, *, rule: DepthKernel, stride: int) -> int:
     """Choose the depth extent of a kernel that measures ``plane`` x ``plane`` in the plane.
 
-    Odd kernels get ``plane`` ("full"), at most 3 ("three", "neurino"), or 1 ("one"). Even kernels are those of patch-like
-    layers (ConvNeXt's stem and downsampling): they are as deep as their depth stride, so that slices are neither
-    skipped nor shared; "full" and "neurino" keep them cubic where that leaves a symmetric padding. "one" never looks
-    at a neighboring slice, so that a depth stride then drops slices.
+    Odd kernels get ``plane`` ("full"), at most 3 ("three", "neurino"), or 1 ("one"). Even kernels are those of
+    patch-like layers (ConvNeXt's stem and downsampling): they are as deep as their depth stride, so that slices are
+    neither skipped nor shared; "full" and "neurino" keep them cubic where that leaves a symmetric padding. "one" never
+    looks at a neighboring slice, so that a depth stride then drops slices.
 
     Args:
         plane: extent in the plane, at least 1.
@@ -69,6 +69,9 @@ class PlaneConv3d(nn.Conv3d):
         bias: as in `torch.nn.Conv3d`.
         shift: add a buffer ``shift`` [out_channels], zero at first, that acts like a bias but is never trained. A
             stem without bias takes the residual means of its teacher's input channels there.
+
+    Raises:
+        ValueError: both ``bias`` and ``shift`` are asked for.
     """
 
     shift: Tensor | None
@@ -87,15 +90,18 @@ class PlaneConv3d(nn.Conv3d):
         bias: bool = True,
         shift: bool = False,
     ) -> None:
+        if bias and shift:
+            raise ValueError("a convolution with a bias needs no shift: add it to the bias")
         depth = depth_padding_size(kernel_size[0], stride=stride[0])
         self.ends = depth if depth_padding == "replicate" else 0
         self.same = plane_padding is None
+        pad_y, pad_x = plane_padding or (0, 0)
         super().__init__(
             in_channels,
             out_channels,
             kernel_size,
             stride=stride,
-            padding=(depth - self.ends, *(plane_padding or (0, 0))),
+            padding=(depth - self.ends, pad_y, pad_x),
             dilation=dilation,
             groups=groups,
             bias=bias,
@@ -111,11 +117,7 @@ class PlaneConv3d(nn.Conv3d):
             image = F.pad(image, (0, 0, 0, 0, self.ends, self.ends), mode="replicate")
         if self.same:
             image = F.pad(image, (*self._same(image.shape[4], 2), *self._same(image.shape[3], 1)))
-        if self.shift is None:
-            bias = self.bias
-        else:
-            bias = self.shift if self.bias is None else self.bias + self.shift
-        return self._conv_forward(image, self.weight, bias)
+        return self._conv_forward(image, self.weight, self.bias if self.shift is None else self.shift)
 
     def _same(self, size: int, axis: int) -> tuple[int, int]:
         kernel, stride, dilation = self.kernel_size[axis], self.stride[axis], self.dilation[axis]

@@ -80,9 +80,9 @@ def inflate_center_noise(w2: Tensor, depth: int, *, noise_std: float, generator:
 def inflate_multi_axis(w2: Tensor, depth: int) -> Tensor:
     """Average the three axial placements of a kernel: across z, across y and across x, each through the center.
 
-    The placement across z holds ``W2[y, x]``, the one across y ``W2[z, x]``, the one across x ``W2[z, y]``. Where the 3D
-    kernel is not cubic, rows that stand for z are moved to the D slices by linear splatting (`splat_matrix`), which
-    keeps every sum along z, so D = 1 works too.
+    The placement across z holds ``W2[y, x]``, the one across y ``W2[z, x]``, the one across x ``W2[z, y]``. Where
+    the 3D kernel is not cubic, rows that stand for z are moved to the D slices by linear splatting (`splat_matrix`),
+    which keeps every sum along z, so D = 1 works too.
 
     Args:
         w2: [O, I, K, K].
@@ -141,8 +141,8 @@ def shuffle_control(w2: Tensor, *, generator: torch.Generator) -> Tensor:
 class GrayStatistics:
     """How one gray channel stands in for a 2D network's three normalized ones.
 
-    A gray value g enters the student as ``(g - mean) / std``, the 2D network's channel c as ``(g - mean_c) / std_c``, which
-    is ``gains[c] * (g - mean) / std + offsets[c]``. Kernels absorb the gains, a stem's bias the offsets.
+    A gray value g enters the student as ``(g - mean) / std``, the 2D network's channel c as ``(g - mean_c) / std_c``,
+    which is ``gains[c] * (g - mean) / std + offsets[c]``. Kernels absorb the gains, a stem's bias the offsets.
 
     Attributes:
         mean: of the gray channel, for intensities in [0, 1].

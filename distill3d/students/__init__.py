@@ -1,0 +1,16 @@
+"""Trainable 3D networks; importing this package registers them."""
+
+from distill3d.students.base import Student
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.students.monai_nets import MonaiConfig, MonaiStudent
+from distill3d.students.unet3d import UNet3d, UNet3dConfig
+
+__all__ = [
+    "ConvNet3d",
+    "ConvNet3dConfig",
+    "MonaiConfig",
+    "MonaiStudent",
+    "Student",
+    "UNet3d",
+    "UNet3dConfig",
+]

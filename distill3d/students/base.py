@@ -16,10 +16,14 @@ class Student(nn.Module, ABC):
     Attributes:
         stride_zyx: what each axis of the network's own input must be divisible by; `forward` pads and crops back.
         architecture_2d: timm's name of the 2D network this student's encoder mirrors, None when it mirrors none.
+        input_weight: the entry of the state dict that meets the image, with one channel where the 2D network has three.
+        input_shift: the entry [out_channels], a bias or a buffer, that takes what the channels' differing means leave.
     """
 
     stride_zyx: tuple[int, int, int] = (1, 1, 1)
     architecture_2d: str | None = None
+    input_weight: str | None = None
+    input_shift: str | None = None
 
     def forward(self, image: Tensor) -> Prediction:
         """Segment [B, 1, Z, Y, X] intensities in [0, 1]; the logits have the image's size."""

@@ -1,8 +1,7 @@
-"""Student `convnet3d`: a timm convnet turned 3D as encoder, with a U-Net decoder. It copies no weights: transfer does."""
+"""Student `convnet3d`: a timm convnet turned 3D as encoder, with a U-Net decoder. It copies no weights."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import final
@@ -27,7 +26,9 @@ class ConvNet3dConfig:
     stages: int = 4  # halvings in the plane up to the deepest stage used, 2 to 5
     depth_strides: tuple[int, ...] = (2, 2, 2, 2, 2)  # 1 or 2 per halving, finest first; the first `stages` are used
     depth_kernel: DepthKernel = "three"  # "full" cubic, "three" at most 3 deep, "one" flat, "neurino" for ConvNeXt
-    depth_padding: DepthPadding = "zeros"  # beyond the first and last slice; "replicate" keeps constant volumes constant
+    depth_padding: DepthPadding = (
+        "zeros"  # beyond the first and last slice; "replicate" keeps constant volumes constant
+    )
     encoder_norm: Norm = "instance"  # what batch normalization becomes: see distill3d.layers.norm3d
     decoder: tuple[int, ...] = (8, 16, 24, 48, 64)  # channels per resolution, full first; the first `stages` are used
     norm: Norm = "instance"  # of the decoder
@@ -37,7 +38,9 @@ class ConvNet3dConfig:
             raise ValueError(f"stages={self.stages} is out of range; accepted: 2 to 5")
         for name, values in (("depth_strides", self.depth_strides), ("decoder", self.decoder)):
             if len(values) < self.stages:
-                raise ValueError(f"{name}={list(values)} is too short; accepted: one entry for each of stages={self.stages}")
+                raise ValueError(
+                    f"{name}={list(values)} is too short; accepted: one entry for each of stages={self.stages}"
+                )
         if not set(self.depth_strides) <= {1, 2}:
             raise ValueError(f"depth_strides={list(self.depth_strides)}: accepted: 1 or 2 for each halving")
         if min(self.decoder) < 1:
@@ -104,7 +107,7 @@ class ConvNet3d(Student):
         return name.removeprefix("encoder.") if name.startswith("encoder.") and not name.endswith(".shift") else None
 
     def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
-        """Normalize the gray image by the means over the channels; what differs between them is for the stem to absorb."""
+        """Normalize the gray image by the means over the channels; the stem has to absorb how they differ."""
         gray = gray_statistics(mean=mean, std=std)
         self.input_mean.fill_(gray.mean)
         self.input_std.fill_(gray.std)

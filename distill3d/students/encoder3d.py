@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import final
+from typing import Any, cast, final
 
 import timm
 import torch
@@ -91,9 +91,12 @@ def build_encoder(
         raise ConfigError(f"student.depth_kernel='neurino' is a rule for ConvNeXt encoders, student.encoder={name!r}")
     # NeurINO's stem halves once where ConvNeXt's halves twice.
     scale = 2 if depth_kernel == "neurino" else 1
-    found = [info for info in net.feature_info if info["reduction"] // scale <= 2**stages]  # pyright: ignore[reportGeneralTypeIssues, reportArgumentType, reportIndexIssue, reportCallIssue, reportOperatorIssue]
+    known = cast("list[dict[str, Any]]", net.feature_info)
+    found = [info for info in known if info["reduction"] // scale <= 2**stages]
     if not found:
-        raise ConfigError(f"student.stages={stages}: encoder {name!r} has no feature map at this stage; accepted: 2 to 5")
+        raise ConfigError(
+            f"student.stages={stages}: encoder {name!r} has no feature map at this stage; accepted: 2 to 5"
+        )
     taps = tuple(str(info["module"]) for info in found)
     steps = _steps(net, taps)
     surgery = Surgery(
@@ -116,9 +119,11 @@ def build_encoder(
 
 def _create(name: str) -> nn.Module:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+        near = timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:3]
         hint = f" (for example {', '.join(near)})" if near else ""
-        raise ConfigError(f"student.encoder={name!r} is not a timm network{hint}; accepted: a name of timm.list_models()")
+        raise ConfigError(
+            f"student.encoder={name!r} is not a timm network{hint}; accepted: a name of timm.list_models()"
+        )
     net = timm.create_model(name, pretrained=False, num_classes=0)
     if not isinstance(net, FAMILIES):
         raise ConfigError(
@@ -155,10 +160,15 @@ def _pruned(net: nn.Module, steps: tuple[str, ...]) -> dict[str, nn.Module]:
 @torch.no_grad()
 def _reductions(net: nn.Module) -> dict[str, int]:
     """Send an image through the 2D network and note at which reduction each convolution and pooling works."""
+    paths = {layer: path for path, layer in net.named_modules()}
     found: dict[str, int] = {}
+
+    def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found[paths[layer]] = PROBE // args[0].shape[-1]
+
     handles = [
-        layer.register_forward_pre_hook(lambda _layer, args, path=path: found.update({path: PROBE // args[0].shape[-1]}))
-        for path, layer in net.named_modules()
+        layer.register_forward_pre_hook(note)
+        for layer in paths
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
     ]
     net.eval()(torch.zeros(1, 3, PROBE, PROBE))

@@ -10,8 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from timm import layers as timm_layers
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.drop import DropPath
 from timm.layers.grn import GlobalResponseNorm
+from timm.layers.mlp import GlobalResponseNormMlp, Mlp
+from timm.layers.norm import LayerNorm, LayerNorm2d
+from timm.layers.norm_act import BatchNormAct2d
+from timm.layers.squeeze_excite import SEModule
 from timm.models import _efficientnet_blocks as efficientnet_blocks
 from timm.models import convnext, resnet
 from torch import nn
@@ -96,7 +101,7 @@ def _conv(layer: nn.Module, surgery: Surgery) -> nn.Module:
         layer.out_channels,
         kernel_size=(depth, plane[0], plane[1]),
         stride=(depth_stride, stride[0], stride[1]),
-        plane_padding=None if isinstance(layer, timm_layers.Conv2dSame) else padding,
+        plane_padding=None if isinstance(layer, Conv2dSame) else padding,
         depth_padding=surgery.depth_padding,
         dilation=(1, layer.dilation[0], layer.dilation[1]),
         groups=layer.groups,
@@ -119,7 +124,7 @@ def _draw_like(conv: nn.Conv3d, layer: nn.Conv2d) -> None:
 def _batch_norm(layer: nn.Module, surgery: Surgery) -> nn.Module:
     if not isinstance(layer, nn.BatchNorm2d):
         raise surgery.refuse(layer, "no batch normalization")
-    act = layer.act if isinstance(layer, timm_layers.BatchNormAct2d) else None
+    act = layer.get_submodule("act") if isinstance(layer, BatchNormAct2d) else None
     norm = make_norm(surgery.norm, layer.num_features, eps=layer.eps, act=act)
     # Some families start the last normalization of a block at 0, so that the block starts as the identity.
     own = norm.state_dict()
@@ -130,7 +135,7 @@ def _batch_norm(layer: nn.Module, surgery: Surgery) -> nn.Module:
 def _layer_norm(layer: nn.Module, surgery: Surgery) -> nn.Module:
     if not isinstance(layer, nn.LayerNorm):
         raise surgery.refuse(layer, "no layer normalization")
-    return ChannelLayerNorm3d(layer.normalized_shape, eps=layer.eps)
+    return ChannelLayerNorm3d(list(layer.normalized_shape), eps=layer.eps)
 
 
 def _max_pool(layer: nn.Module, surgery: Surgery) -> nn.Module:
@@ -171,7 +176,7 @@ def _unchanged(layer: nn.Module, surgery: Surgery) -> nn.Module:
 
 
 def _squeeze_excite(block: nn.Module, surgery: Surgery) -> nn.Module:
-    if isinstance(block, timm_layers.SEModule) and block.add_maxpool:
+    if isinstance(block, SEModule) and block.add_maxpool:
         raise surgery.refuse(block, "squeezes by maximum too")
     return SqueezeExcite3d(dict(block.named_children()))
 
@@ -192,18 +197,18 @@ Rule = Callable[[nn.Module, Surgery], nn.Module]
 
 LEAVES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _conv,
-    timm_layers.Conv2dSame: _conv,
+    Conv2dSame: _conv,
     nn.BatchNorm2d: _batch_norm,
-    timm_layers.BatchNormAct2d: _batch_norm,
-    timm_layers.LayerNorm2d: _layer_norm,
-    timm_layers.LayerNorm: _unchanged,  # channels last, inside ConvNeXt blocks
+    BatchNormAct2d: _batch_norm,
+    LayerNorm2d: _layer_norm,
+    LayerNorm: _unchanged,  # channels last, inside ConvNeXt blocks
     GlobalResponseNorm: _response_norm,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _average_pool,
     nn.Linear: _unchanged,
     nn.Identity: _unchanged,
     nn.Dropout: _unchanged,
-    timm_layers.DropPath: _unchanged,
+    DropPath: _unchanged,
 }
 
 # Blocks with a forward that holds no axis number: their children become 3D, they stay.
@@ -217,15 +222,15 @@ BLOCKS: frozenset[type[nn.Module]] = frozenset(
         resnet.BasicBlock,
         resnet.Bottleneck,
         convnext.ConvNeXtStage,
-        timm_layers.Mlp,
-        timm_layers.GlobalResponseNormMlp,
+        Mlp,
+        GlobalResponseNormMlp,
     }
 )
 
 # Blocks whose forward says which axes are space: their children become 3D and move into a class of ours.
 WRAPPED: dict[type[nn.Module], Rule] = {
     efficientnet_blocks.SqueezeExcite: _squeeze_excite,
-    timm_layers.SEModule: _squeeze_excite,
+    SEModule: _squeeze_excite,
     convnext.ConvNeXtBlock: _convnext_block,
 }
 

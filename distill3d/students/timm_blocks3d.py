@@ -1,4 +1,4 @@
-"""3D forms of timm's blocks whose code names the axes of a 2D map; parameters keep their names. It converts nothing itself."""
+"""3D forms of timm's blocks whose code names the axes of a 2D map; parameters keep their names. It converts nothing."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ class ConvNeXtBlock3d(nn.Module):
     shortcut: nn.Module
     drop_path: nn.Module
 
-    def __init__(
-        self, children: Mapping[str, nn.Module], *, gamma: nn.Parameter | None, channels_last: bool
-    ) -> None:
+    def __init__(self, children: Mapping[str, nn.Module], *, gamma: nn.Parameter | None, channels_last: bool) -> None:
         super().__init__()
         _adopt(self, children)
         self.gamma = gamma

@@ -43,10 +43,11 @@ def rasterize(
 ) -> np.ndarray:
     """Mark the voxels a tree fills.
 
-    A voxel is in if its center lies within the radius of an edge: with t in [0, 1] the place on the edge nearest to the
-    center, distance <= (1 - t) * r_child + t * r_parent. The test is exact and in micrometers, so anisotropic voxels
-    are right. Besides, every edge marks the 26-connected line of voxels it runs through, so a neurite thinner than a
-    voxel never vanishes. Parts outside the volume are clipped; voxel (0, 0, 0) has its center at the origin.
+    A voxel is in if its center lies in the sphere of a node or within the radius of an edge: with t in [0, 1] the place
+    on the edge nearest to the center, distance <= (1 - t) * r_child + t * r_parent. The test is exact and in
+    micrometers, so anisotropic voxels are right. Besides, every edge marks the 26-connected line of voxels it runs
+    through, so a neurite thinner than a voxel never vanishes. Parts outside the volume are clipped; voxel (0, 0, 0)
+    has its center at the origin.
 
     Args:
         tree: what to draw, in micrometers.
@@ -83,10 +84,14 @@ def rasterize(
 
 
 def _tubes_near(tree: Tree, radii: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray) -> _Tubes:
-    """Return one tube per edge, and one of length 0 per root without a child, where they may touch the volume."""
+    """Return one tube per edge and one of length 0 per sphere that no tube holds, where they may touch the volume.
+
+    A tube holds the spheres of its ends unless it tapers (then the larger one sticks out) or there is no tube.
+    """
     child, parent = tree.edges.T
-    alone = np.setdiff1d(tree.roots, parent)
-    child, parent = np.append(child, alone), np.append(parent, alone)
+    larger = np.where(radii[child] > radii[parent], child, parent)[radii[child] != radii[parent]]
+    spheres = np.union1d(np.setdiff1d(tree.roots, parent), larger)
+    child, parent = np.append(child, spheres), np.append(parent, spheres)
     start, end = tree.points_zyx_um[child], tree.points_zyx_um[parent]
     margin = np.maximum(radii[child], radii[parent])[:, None] + spacing
     near = (np.maximum(start, end) + margin >= 0) & (np.minimum(start, end) - margin <= np.array(shape) * spacing)

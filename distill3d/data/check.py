@@ -1,0 +1,257 @@
+"""Verifies an experiment's data before anything is trained on it. It mends nothing.
+
+A *problem* makes results wrong (the verb exits with 1); a *note* is worth knowing and does no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import final
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from distill3d.alignment import FlipReport, detect_flip
+from distill3d.data.base import SPLITS, Case, Split
+from distill3d.data.datamodule import DistillDataModule
+from distill3d.errors import InputError
+from distill3d.schema import Experiment
+from distill3d.swc import Tree
+from distill3d.tree import TreeReport, validate
+from distill3d.volume import Volume
+
+WIDTH = 100
+MIN_NAME = 23  # columns kept for case names, so that `trailmap_train_original` is not torn
+MANY_OUTSIDE = 0.05  # share of a tree's nodes outside its volume from which that is a problem
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseFacts:
+    """What was measured on one case.
+
+    Attributes:
+        shape_zyx: voxels.
+        dtype: of the intensities as read.
+        spacing_um: ZYX.
+        low: smallest intensity.
+        high: largest intensity.
+        mean: of all intensities.
+        gold_voxels: number of gold voxels.
+        gold_share: of the known voxels, in [0, 1].
+        known_share: of all voxels, in [0, 1].
+        tree: counts, None for a case with a mask only.
+        flip: brightness at the nodes, None likewise.
+        image_hash: equal for equal intensities.
+        gold_hash: equal for equal masks; None for an empty one.
+    """
+
+    shape_zyx: tuple[int, int, int]
+    dtype: str
+    spacing_um: tuple[float, float, float]
+    low: float
+    high: float
+    mean: float
+    gold_voxels: int
+    gold_share: float
+    known_share: float
+    tree: TreeReport | None
+    flip: FlipReport | None
+    image_hash: str
+    gold_hash: str | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseReport:
+    """One case: its facts (None where it could not be read), what is wrong and what is worth knowing."""
+
+    name: str
+    split: Split
+    facts: CaseFacts | None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """All cases of an experiment, and what is wrong between them."""
+
+    cases: tuple[CaseReport, ...]
+    duplicates: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every problem in words, one line each; empty if the data can be used."""
+        return (*(f"{case.name}: {text}" for case in self.cases for text in case.problems), *self.duplicates)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing, one line each."""
+        return tuple(f"{case.name}: {text}" for case in self.cases for text in case.notes)
+
+
+def check_data(experiment: Experiment) -> DataReport:
+    """Read every case of every split and look for what would spoil an experiment.
+
+    Raises:
+        ConfigError: the splits cannot be made; one line per reason.
+        InputError: the data's folder cannot be used.
+    """
+    data, size = DistillDataModule(experiment), experiment.patches.size_zyx
+    cases = tuple(_check_case(data, name, split, size) for split in SPLITS for name in data.case_names(split))
+    return DataReport(cases, tuple(_duplicates(cases)))
+
+
+def _check_case(data: DistillDataModule, name: str, split: Split, patch_size: tuple[int, int, int]) -> CaseReport:
+    try:
+        case = data.source.load(name)
+        facts = _facts(case)
+    except InputError as error:
+        return CaseReport(name=name, split=split, facts=None, problems=error.lines)
+    problems, notes = list(_problems(facts)), list(_notes(facts, patch_size))
+    return CaseReport(name=name, split=split, facts=facts, problems=tuple(problems), notes=tuple(notes))
+
+
+def _facts(case: Case) -> CaseFacts:
+    data, gold, known = case.volume.data, int(np.count_nonzero(case.mask)), int(np.count_nonzero(case.known))
+    z, y, x = data.shape
+    return CaseFacts(
+        shape_zyx=(z, y, x),
+        dtype=str(data.dtype),
+        spacing_um=case.volume.spacing_um,
+        low=float(data.min()),
+        high=float(data.max()),
+        mean=float(data.mean(dtype=np.float64)),
+        gold_voxels=gold,
+        gold_share=gold / max(known, 1),
+        known_share=known / data.size,
+        tree=None if case.tree is None else validate(case.tree),
+        flip=None if case.tree is None else _orientation(case.volume, case.tree),
+        image_hash=_hash(data),
+        gold_hash=_hash(case.mask) if gold else None,
+    )
+
+
+def _orientation(volume: Volume, tree: Tree) -> FlipReport | None:
+    """Compare brightness with y mirrored; None where no node lies inside (a neurite may still pass through)."""
+    try:
+        return detect_flip(volume, tree)
+    except InputError:
+        return None
+
+
+def _hash(array: np.ndarray) -> str:
+    content = hashlib.sha256(f"{array.shape}".encode())
+    content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
+
+
+def _problems(facts: CaseFacts) -> Iterator[str]:
+    if facts.low == facts.high:
+        yield f"every voxel is {facts.low:g}"
+    if not facts.gold_voxels:
+        yield "the mask is empty: no gold voxel"
+    if facts.tree is None:
+        return
+    if _outside(facts) > MANY_OUTSIDE * facts.tree.n_nodes:
+        yield f"{_outside(facts)} of {facts.tree.n_nodes} nodes lie outside the volume; are spacing and units right?"
+    if facts.flip is not None and facts.flip.verdict == "flipped":
+        yield (
+            f"the tree's y axis runs against the image's: mean {facts.flip.mean_as_is:.1f} at its nodes, "
+            f"{facts.flip.mean_flipped:.1f} with y mirrored; data.flip_y=auto mends it"
+        )
+
+
+def _notes(facts: CaseFacts, patch_size: tuple[int, int, int]) -> Iterator[str]:
+    if any(n > full for n, full in zip(patch_size, facts.shape_zyx, strict=True)):
+        yield f"patches {_by(patch_size)} are larger than the volume {_by(facts.shape_zyx)}: they are padded"
+    if facts.known_share < 1:
+        yield f"{1 - facts.known_share:.1%} of the voxels are not labelled; losses and metrics leave them out"
+    if facts.tree is None:
+        return
+    if 0 < _outside(facts) <= MANY_OUTSIDE * facts.tree.n_nodes:
+        yield f"{_outside(facts)} of {facts.tree.n_nodes} nodes lie outside the volume"
+    if facts.tree.n_orphans:
+        yield f"{facts.tree.n_orphans} nodes name a parent that is not in the file; they count as roots"
+    if facts.flip is not None and facts.flip.verdict == "unclear":
+        yield "the image does not tell whether the tree's y axis is right: it is as bright with y mirrored"
+
+
+def _outside(facts: CaseFacts) -> int:
+    if facts.tree is None:
+        return 0
+    return facts.tree.n_nodes - (0 if facts.flip is None else facts.flip.n_inside)
+
+
+def _duplicates(cases: tuple[CaseReport, ...]) -> Iterator[str]:
+    for a, b in combinations(cases, 2):
+        if a.facts is None or b.facts is None or a.split == b.split:
+            continue
+        if a.facts.image_hash == b.facts.image_hash:
+            yield f"{a.name} ({a.split}) and {b.name} ({b.split}) are the same image"
+        elif a.facts.gold_hash is not None and a.facts.gold_hash == b.facts.gold_hash:
+            yield f"{a.name} ({a.split}) and {b.name} ({b.split}) have the same gold"
+
+
+def check_table(report: DataReport) -> Group:
+    """Lay a report out for a terminal of 100 columns: volumes, trees, notes, problems in words."""
+    parts: list[Table | Text] = [_volume_table(report)]
+    if any(case.facts is not None and case.facts.tree is not None for case in report.cases):
+        parts.append(_tree_table(report))
+    parts += [Text(f"note: {text}") for text in report.notes]
+    parts += [Text(f"problem: {text}", style="bold red") for text in report.problems]
+    if not report.problems:
+        parts.append(Text(f"no problem found in {len(report.cases)} cases", style="green"))
+    return Group(*parts)
+
+
+def _volume_table(report: DataReport) -> Table:
+    table = _table(
+        "volumes", ("case", "split"), ("shape zyx", "type", "spacing um", "intensity", "gold voxels", "known")
+    )
+    for case in report.cases:
+        facts = case.facts
+        cells = ["cannot be read"] + [""] * 5
+        if facts is not None:
+            gold = f"{facts.gold_voxels} ({facts.gold_share:.2%})"
+            spacing = " ".join(f"{s:g}" for s in facts.spacing_um)
+            intensity = f"{facts.low:g} to {facts.high:g}"
+            cells = [_by(facts.shape_zyx), facts.dtype, spacing, intensity, gold, f"{facts.known_share:.0%}"]
+        table.add_row(*(Text(cell) for cell in (case.name, case.split, *cells)))
+    return table
+
+
+def _tree_table(report: DataReport) -> Table:
+    columns = ("nodes", "roots", "orphans", "tips", "length um", "at nodes", "mirrored", "volume", "y axis")
+    table = _table("trees; mean intensity at the nodes, with y mirrored, and of the volume", ("case",), columns)
+    for case in report.cases:
+        if case.facts is None or case.facts.tree is None:
+            continue
+        tree, flip = case.facts.tree, case.facts.flip
+        counts = [str(n) for n in (tree.n_nodes, tree.n_roots, tree.n_orphans, tree.n_tips)]
+        light = ["", "", "", "outside"]
+        if flip is not None:
+            means = (flip.mean_as_is, flip.mean_flipped, flip.volume_mean)
+            light = [*(f"{mean:.4g}" for mean in means), flip.verdict]
+        table.add_row(*(Text(cell) for cell in (case.name, *counts, f"{tree.length_um:.0f}", *light)))
+    return table
+
+
+def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", width=WIDTH, title_style="bold")
+    for label in words:
+        table.add_column(label, overflow="fold", min_width=MIN_NAME if label == "case" else None)
+    for label in numbers:
+        table.add_column(label, justify="right", overflow="fold")
+    return table
+
+
+def _by(sizes: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in sizes)

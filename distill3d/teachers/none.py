@@ -1,0 +1,31 @@
+"""Teacher `none`: stands where an experiment has no teacher. It computes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import nn
+
+from distill3d.registry import TEACHERS
+from distill3d.teachers.base import Teacher, TeacherIdentity
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoTeacherConfig:
+    """``none`` has no settings."""
+
+
+@TEACHERS.register("none", config=NoTeacherConfig)
+@final
+class NoTeacher(Teacher):
+    """A teacher without a network; strategies that need weights refuse it."""
+
+    def __init__(self, config: NoTeacherConfig) -> None:
+        del config
+        super().__init__(
+            nn.Identity(),
+            identity=TeacherIdentity(architecture="none", weights="none", sha256="", random=False),
+            input_mean=(0.5, 0.5, 0.5),
+            input_std=(0.5, 0.5, 0.5),
+        )

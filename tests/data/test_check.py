@@ -1,0 +1,153 @@
+"""`check_data`: what it measures, every problem it must find, and a table that fits 100 columns."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_pairs import SHAPE, SPACING, experiment_of, patches_of, tree_of, write_labels, write_pair
+from rich.console import Console
+
+from distill3d.data.check import DataReport, check_data, check_table
+from distill3d.errors import ConfigError
+from distill3d.swc import write_swc
+from distill3d.volume import Volume, write_volume
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for k in range(4):
+        write_pair(tmp_path, f"n{k}", tree=tree_of(shift=k), seed=k)
+    return tmp_path
+
+
+def printed(report):
+    out = io.StringIO()
+    Console(file=out, width=100).print(check_table(report))
+    return out.getvalue()
+
+
+def test_sound_data_has_no_problem_and_its_facts_are_measured(folder):
+    report = check_data(experiment_of(folder))
+    assert report.problems == ()
+    assert [(case.name, case.split) for case in report.cases] == [
+        ("n0", "train"),
+        ("n1", "train"),
+        ("n2", "val"),
+        ("n3", "test"),
+    ]
+    facts = report.cases[0].facts
+    assert facts is not None
+    data, mask = write_pair(folder, "again", seed=0)
+    assert (facts.shape_zyx, facts.dtype, facts.spacing_um) == (SHAPE, "uint8", SPACING)
+    assert (facts.low, facts.high) == (data.min(), data.max())
+    assert facts.mean == pytest.approx(data.mean())
+    assert facts.gold_voxels == mask.sum()
+    assert facts.gold_share == pytest.approx(mask.mean())
+    assert facts.known_share == 1
+    assert facts.tree is not None
+    assert (facts.tree.n_nodes, facts.tree.n_roots, facts.tree.n_tips) == (20, 1, 1)
+    assert facts.flip is not None
+    assert facts.flip.verdict == "fine"
+    assert facts.flip.mean_as_is > 150
+    assert facts.flip.mean_flipped < 50
+
+
+def problems_of(folder, **data):
+    return check_data(experiment_of(folder, **data)).problems
+
+
+def test_the_same_image_in_two_splits_is_found(folder):
+    (folder / "n3.tif").write_bytes((folder / "n0.tif").read_bytes())
+    assert problems_of(folder) == ("n0 (train) and n3 (test) are the same image",)
+
+
+def test_the_same_gold_under_two_images_is_found(folder):
+    write_pair(folder, "n2", tree=tree_of(shift=1), seed=9)
+    assert problems_of(folder) == ("n1 (train) and n2 (val) have the same gold",)
+
+
+def test_a_duplicate_within_a_split_is_no_problem(folder):
+    (folder / "n1.tif").write_bytes((folder / "n0.tif").read_bytes())
+    assert problems_of(folder) == ()
+
+
+def test_a_flipped_tree_is_found(folder):
+    tree = tree_of(shift=1)
+    mirrored = tree.points_zyx_um * (1, -1, 1) + (0, SHAPE[1] - 1, 0)
+    write_swc(folder / "n1.swc", replace(tree, points_zyx_um=mirrored), spacing_um=SPACING)
+    (problem,) = problems_of(folder)
+    assert problem.startswith("n1: the tree's y axis runs against the image's")
+    assert problems_of(folder, flip_y="auto") == ()
+
+
+def test_an_empty_mask_is_found(folder):
+    (folder / "n2.swc").unlink()
+    write_volume(folder / "n2_mask.tif", Volume(np.zeros(SHAPE, np.uint8), SPACING))
+    assert problems_of(folder) == ("n2: the mask is empty: no gold voxel",)
+
+
+def test_a_constant_volume_is_found(folder):
+    write_volume(folder / "n0.tif", Volume(np.full(SHAPE, 7, np.uint8), SPACING))
+    assert problems_of(folder) == ("n0: every voxel is 7",)
+
+
+def test_a_tree_that_leaves_the_volume_is_found(folder):
+    write_pair(folder, "n1", tree=tree_of(shift=30.0))
+    (problem,) = problems_of(folder)
+    assert "of 20 nodes lie outside the volume; are spacing and units right?" in problem
+
+
+def test_files_that_cannot_be_read_are_rows_and_not_the_end(folder):
+    (folder / "n0.tif").write_bytes((folder / "n0.tif").read_bytes()[:300])
+    (folder / "n3.swc").write_text("# nothing\n")
+    report = check_data(experiment_of(folder))
+    assert len(report.cases) == 4
+    assert [problem.split(":")[0] for problem in report.problems] == ["n0", "n3"]
+    assert "cannot be read" in printed(report)
+
+
+def test_a_patch_larger_than_the_volume_and_sparse_labels_are_notes(tmp_path):
+    write_labels(tmp_path)
+    for name in ("n0", "n1", "n2", "n3"):
+        write_volume(tmp_path / f"{name}.tif", Volume(np.random.default_rng(len(name)).random(SHAPE), SPACING))
+        (tmp_path / f"{name}_label.tif").write_bytes((tmp_path / "t_label.tif").read_bytes())
+    experiment = experiment_of(
+        tmp_path,
+        unknown_label=0,
+        labels=(2,),
+        train=("n0",),
+        val=("n1",),
+        test=(),
+        patches=patches_of(size_zyx=(16, 8, 8)),
+    )
+    notes = check_data(experiment).notes
+    assert notes[0] == "n0: patches 16x8x8 are larger than the volume 12x40x40: they are padded"
+    assert notes[1].startswith("n0: 83.3% of the voxels are not labelled")
+
+
+def test_unknown_names_are_configuration_errors(folder):
+    with pytest.raises(ConfigError, match="unknown case 'n9'"):
+        check_data(experiment_of(folder, test=("n9",)))
+
+
+def test_the_table_fits_100_columns_and_says_problems_in_words(folder):
+    long = "a_name_of_a_case_that_is_longer_than_any_column_should_be_[bold]"
+    write_pair(folder, long)
+    (folder / "n3.tif").write_bytes((folder / "n0.tif").read_bytes())
+    text = printed(check_data(experiment_of(folder, train=("n0", "n1", long))))
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "problem: n0 (train) and n3 (test) are the same image" in text
+    assert "12x40x40" in text
+    assert "bold" in text  # a name in brackets is a name, not markup
+
+
+def test_a_clean_report_says_so():
+    assert "no problem found in 0 cases" in printed(DataReport(()))
+
+
+def test_real_pairs_are_sound(data_dir, tmp_path):
+    experiment = experiment_of(data_dir / "pairs", train=("OP_1",), val=("OP_5",), test=(), spacing_um=(3.03, 1.0, 1.0))
+    report = check_data(replace(experiment, cache=str(tmp_path)))
+    assert report.problems == ()
+    assert all(case.facts is not None and case.facts.flip.verdict == "fine" for case in report.cases)

@@ -1,0 +1,266 @@
+import warnings
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.metrics import HausdorffDistanceMetric, SurfaceDistanceMetric
+
+from distill3d.errors import InputError
+from distill3d.metrics import voxel as module
+from distill3d.metrics.voxel import DiceByCase, aggregate, voxel_scores
+
+OVERLAPS = ("dice", "precision", "recall", "dice_tol", "precision_tol", "recall_tol")
+
+
+def line(*voxels: int, length: int = 20) -> np.ndarray:
+    mask = np.zeros((1, 1, length), bool)
+    mask[..., list(voxels)] = True
+    return mask
+
+
+def blobs(seed: int, shape: tuple[int, ...] = (9, 14, 12), share: float = 0.15) -> np.ndarray:
+    mask = np.random.default_rng(seed).random(shape) < share
+    mask[tuple(n // 2 for n in shape)] = True
+    return mask
+
+
+def test_golden_values_of_two_short_lines():
+    """Gold 2..5, prediction 4..8: 2 of 5 predicted right, 2 of 4 gold found, Dice 2 * 2 / 9.
+
+    Tolerance 2: predicted 4..7 lie at most 2 from voxel 5 (4 of 5), gold 2, 3, 4, 5 all at most 2 from voxel 4.
+    In one dimension of a 1 x 1 x N volume every voxel is surface. Distances pred -> gold 0, 0, 1, 2, 3, gold -> pred
+    2, 1, 0, 0, in steps of 0.5 um. 95th percentiles: 2.8 (four fifths between 2 and 3) and 1.85, so 2.8;
+    mean 9 / 9.
+    """
+    scores = voxel_scores(pred=line(4, 5, 6, 7, 8), gold=line(2, 3, 4, 5), spacing_um=(1.0, 1.0, 0.5))
+    assert (scores.precision, scores.recall) == (2 / 5, 2 / 4)
+    assert scores.dice == pytest.approx(4 / 9)
+    assert (scores.precision_tol, scores.recall_tol) == (4 / 5, 1.0)
+    assert scores.dice_tol == pytest.approx(2 * 0.8 / 1.8)
+    assert scores.hd95_um == pytest.approx(2.8 * 0.5)
+    assert scores.asd_um == pytest.approx(0.5 * 9 / 9)
+    assert (scores.missed, scores.n_pred, scores.n_gold) == (False, 5, 4)
+
+
+def test_the_tolerance_includes_its_end_and_is_euclidean():
+    gold, pred = np.zeros((9, 9, 9), bool), np.zeros((9, 9, 9), bool)
+    gold[1, 1, 1] = pred[3, 4, 7] = True  # 2, 3, 6 apart: exactly 7
+    for tolerance, expected in ((7.0, 1.0), (6.999, 0.0)):
+        assert voxel_scores(pred=pred, gold=gold, tolerance_vox=tolerance).dice_tol == expected
+
+
+def test_the_inside_of_a_solid_is_no_surface():
+    """Two concentric cubes of 9 and 5: with surfaces only, no distance is below 2; with solids half would be 0."""
+    big, small = np.zeros((15, 15, 15), bool), np.zeros((15, 15, 15), bool)
+    big[3:12, 3:12, 3:12] = small[5:10, 5:10, 5:10] = True
+    scores = voxel_scores(pred=small, gold=big)
+    assert scores.asd_um >= 2.0
+    assert scores.hd95_um == pytest.approx(np.sqrt(12), abs=0.7)  # corner to corner is sqrt(3 * 2 ** 2)
+
+
+def test_empty_masks_follow_the_honest_rule():
+    """1 x 1 x 20 voxels of 2 x 3 x 0.3 um: the diagonal is sqrt(4 + 9 + 36) = 7 um."""
+    some, none, spacing = line(1), line(), (2.0, 3.0, 0.3)
+    for pred, gold in ((some, none), (none, some)):
+        scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing)
+        assert [getattr(scores, name) for name in OVERLAPS] == [0.0] * 6
+        assert (scores.hd95_um, scores.asd_um) == (pytest.approx(7.0), pytest.approx(7.0))
+        assert scores.missed
+    scores = voxel_scores(pred=none, gold=none, spacing_um=spacing)
+    assert [getattr(scores, name) for name in OVERLAPS] == [1.0] * 6
+    assert (scores.hd95_um, scores.asd_um, scores.missed) == (0.0, 0.0, False)
+
+
+def test_nothing_can_be_farther_than_a_missed_case():
+    pred, gold = np.zeros((8, 9, 10), bool), np.zeros((8, 9, 10), bool)
+    pred[0, 0, 0] = gold[-1, -1, -1] = True
+    worst = voxel_scores(pred=np.zeros_like(gold), gold=gold, spacing_um=(3, 1, 1)).hd95_um
+    assert voxel_scores(pred=pred, gold=gold, spacing_um=(3, 1, 1)).hd95_um < worst
+
+
+def test_scores_order_perfect_slightly_wrong_wrong_inverted():
+    gold = np.zeros((20, 40, 40), bool)
+    gold[8:11, 10:13, 5:35] = True
+    ladder = [gold, np.roll(gold, 1, 1), np.roll(gold, 8, 1), ~gold]
+    scores = [voxel_scores(pred=pred, gold=gold, spacing_um=(3, 1, 1)) for pred in ladder]
+    assert [getattr(scores[0], name) for name in OVERLAPS] == [1.0] * 6
+    assert (scores[0].hd95_um, scores[0].asd_um) == (0.0, 0.0)
+    assert scores[0].dice > scores[1].dice > scores[2].dice == scores[3].dice == 0.0
+    assert scores[1].dice_tol == 1.0 > scores[2].dice_tol
+    assert scores[0].hd95_um < scores[1].hd95_um < scores[2].hd95_um < scores[3].hd95_um
+    assert scores[0].asd_um < scores[1].asd_um < scores[2].asd_um
+
+
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.01, 0.1, 0.5]))
+@settings(max_examples=30, deadline=None)
+def test_distances_are_monais_on_masks_that_are_not_empty(seed, share):
+    pred, gold, spacing = blobs(seed, share=share), blobs(seed + 1, share=share), (3.03, 0.7, 1.1)
+    scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing)
+    tensors = [torch.from_numpy(mask)[None, None].float() for mask in (pred, gold)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI's own, on masks of one class
+        hd95 = HausdorffDistanceMetric(percentile=95)(*tensors, spacing=spacing)
+        asd = SurfaceDistanceMetric(symmetric=True)(*tensors, spacing=spacing)
+    assert scores.hd95_um == pytest.approx(float(hd95), rel=1e-5)
+    assert scores.asd_um == pytest.approx(float(asd), rel=1e-5)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    share=st.sampled_from([0.005, 0.1, 0.6]),
+    tolerance=st.sampled_from([0.0, 1.0, 2.0, 3.5]),
+)
+@settings(max_examples=30, deadline=None)
+def test_overlaps_at_a_tolerance_are_those_of_all_pairs(seed, share, tolerance):
+    pred, gold = blobs(seed, share=share), blobs(seed + 7, share=share / 2)
+    scores = voxel_scores(pred=pred, gold=gold, tolerance_vox=tolerance)
+    gaps = np.linalg.norm(np.argwhere(pred)[:, None] - np.argwhere(gold)[None], axis=-1)
+    assert scores.precision_tol == pytest.approx((gaps.min(axis=1) <= tolerance).mean())
+    assert scores.recall_tol == pytest.approx((gaps.min(axis=0) <= tolerance).mean())
+    if tolerance == 0.0:
+        assert scores.dice_tol == pytest.approx(scores.dice)
+
+
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.01, 0.1, 0.4]))
+@settings(max_examples=20, deadline=None)
+def test_tree_and_transform_give_the_same_scores(seed, share):
+    pred, gold = blobs(seed, share=share), blobs(seed + 1)
+    found = []
+    for limit in (0.0, 1.0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_TREE_SHARE", limit)
+            found.append(asdict(voxel_scores(pred=pred, gold=gold, spacing_um=(3.0, 1.0, 0.5))))
+    assert found[0] == pytest.approx(found[1])
+
+
+@given(seed=st.integers(0, 10**6), axes=st.permutations([0, 1, 2]))
+@settings(max_examples=20, deadline=None)
+def test_swapping_roles_or_axes_changes_nothing_but_the_names(seed, axes):
+    pred, gold, spacing = blobs(seed), blobs(seed + 1), np.array([3.0, 1.0, 0.5])
+    scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing)
+    turned = voxel_scores(pred=pred.transpose(axes), gold=gold.transpose(axes), spacing_um=spacing[axes])
+    assert asdict(turned) == pytest.approx(asdict(scores))
+    swapped = voxel_scores(pred=gold, gold=pred, spacing_um=spacing)
+    assert (swapped.precision, swapped.recall_tol) == (scores.recall, scores.precision_tol)
+    assert (swapped.dice, swapped.hd95_um) == pytest.approx((scores.dice, scores.hd95_um))
+
+
+def test_voxels_nobody_labelled_change_nothing():
+    pred, gold, known = blobs(1), blobs(2), np.zeros((9, 14, 12), bool)
+    known[3:5] = True
+    first = voxel_scores(pred=pred, gold=gold, known=known)
+    rng = np.random.default_rng(0)
+    other = [np.where(known, mask, rng.random(mask.shape) < 0.5) for mask in (pred, gold)]
+    assert voxel_scores(pred=other[0], gold=other[1], known=known) == first
+    assert voxel_scores(pred=pred[3:5], gold=gold[3:5]) == first  # as if the volume ended there
+    assert voxel_scores(pred=pred, gold=gold) != first
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pred": np.zeros((2, 3, 4)), "gold": np.zeros((2, 3, 4))},
+        {"pred": np.zeros((2, 3, 4), bool), "gold": np.zeros((2, 3, 5), bool)},
+        {"pred": np.zeros((2, 3), bool), "gold": np.zeros((2, 3), bool)},
+        {"pred": np.zeros((2, 3, 4), bool), "gold": np.zeros((2, 3, 4), bool), "known": np.ones((2, 3, 4))},
+        {"pred": np.zeros((2, 3, 4), bool), "gold": np.zeros((2, 3, 4), bool), "tolerance_vox": -1.0},
+        {"pred": np.zeros((2, 3, 4), bool), "gold": np.zeros((2, 3, 4), bool), "tolerance_vox": np.nan},
+    ],
+)
+def test_what_are_no_masks_is_refused(arguments):
+    with pytest.raises(InputError, match="accepted"):
+        voxel_scores(**arguments)
+
+
+def test_a_missed_case_lowers_the_mean_and_is_counted():
+    gold = blobs(0)
+    good = voxel_scores(pred=gold, gold=gold)
+    missed = voxel_scores(pred=np.zeros_like(gold), gold=gold)
+    summary = aggregate([good, missed])
+    assert (summary.n_cases, summary.n_missed) == (2, 1)
+    assert (summary.mean["dice"], summary.sd["dice"]) == (0.5, pytest.approx(np.sqrt(0.5)))
+    assert summary.mean["hd95_um"] == pytest.approx(np.sqrt(81 + 196 + 144) / 2)
+    assert "missed" not in summary.mean
+    assert aggregate([good]).sd["dice"] == 0.0
+    with pytest.raises(InputError, match="no case"):
+        aggregate([])
+
+
+def patches(seed: int, n: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, 1, 4, 5, 6, generator=generator)
+    target, known = (torch.rand(logits.shape, generator=generator) > limit for limit in (0.6, 0.2))
+    return {"logits": logits, "target": target.float(), "known": known}
+
+
+def test_dice_by_case_is_the_dice_of_all_patches_of_a_case_together():
+    metric, names = DiceByCase(cases=("b", "a", "unseen")), ("a", "b", "a", "a")
+    data = patches(0, 4)
+    metric.update(**{k: v[:2] for k, v in data.items()}, cases=names[:2])
+    metric.update(**{k: v[2:] for k, v in data.items()}, cases=names[2:])
+    result = metric.compute()
+    for i, case in enumerate(("b", "a")):
+        rows = [j for j, name in enumerate(names) if name == case]
+        pred, gold, known = (
+            data[k][rows].numpy() > limit for k, limit in (("logits", 0), ("target", 0.5), ("known", 0.5))
+        )
+        flat = {"pred": pred, "gold": gold, "known": known}
+        expected = voxel_scores(**{k: v.reshape(1, 1, -1) for k, v in flat.items()}).dice
+        assert result.per_case[i].item() == pytest.approx(expected)
+    assert result.seen.tolist() == [True, True, False]
+    assert result.mean.item() == pytest.approx(result.per_case[:2].mean().item())
+
+
+def test_a_case_without_gold_scores_one_if_nothing_was_predicted_and_zero_else():
+    metric = DiceByCase(cases=("quiet", "noisy", "missed"))
+    ones, zeros = torch.ones(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2)
+    metric.update(logits=-ones, target=zeros, known=ones.bool(), cases=("quiet",))
+    metric.update(logits=ones, target=zeros, known=ones.bool(), cases=("noisy",))
+    metric.update(logits=-ones, target=ones, known=ones.bool(), cases=("missed",))
+    assert metric.compute().per_case.tolist() == [1.0, 0.0, 0.0]
+    assert metric.compute().mean.item() == pytest.approx(1 / 3)
+
+
+def test_a_metric_that_saw_nothing_is_zero_and_not_nan():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics warns of compute before update
+        assert DiceByCase(cases=("a",)).compute().mean.item() == 0.0
+
+
+def test_states_of_two_ranks_add_up_to_those_of_one():
+    data, names = patches(3, 4), ("a", "b", "b", "a")
+    one, ranks = DiceByCase(cases=("a", "b")), [DiceByCase(cases=("a", "b")) for _ in range(2)]
+    one.update(**data, cases=names)
+    for rank, metric in enumerate(ranks):
+        metric.update(**{k: v[rank::2] for k, v in data.items()}, cases=names[rank::2])
+    reduced = ranks[0]._reductions["counts"](torch.stack([metric.counts for metric in ranks]))
+    torch.testing.assert_close(reduced, one.counts)
+
+
+def test_reset_forgets_and_bf16_and_nan_logits_work():
+    metric = DiceByCase(cases=("a",))
+    metric.update(**patches(0, 1), cases=("a",))
+    metric.reset()
+    assert not metric.counts.any()
+    data = patches(1, 1)
+    metric.update(**{**data, "logits": data["logits"].bfloat16()}, cases=("a",))
+    metric.update(**{**data, "logits": torch.full_like(data["logits"], torch.nan)}, cases=("a",))
+    assert 0 < metric.compute().mean.item() < 1
+
+
+def test_the_threshold_is_a_probability():
+    ones = torch.ones(1, 1, 2, 2, 2)
+    for threshold, expected in ((0.5, 1.0), (0.8, 0.0)):  # sigmoid(1) = 0.73
+        metric = DiceByCase(cases=("a",), threshold=threshold)
+        metric.update(logits=ones, target=ones, known=ones.bool(), cases=("a",))
+        assert metric.compute().mean.item() == expected
+
+
+def test_an_unknown_or_repeated_case_is_an_error():
+    with pytest.raises(KeyError):
+        DiceByCase(cases=("a",)).update(**patches(0, 1), cases=("typo",))
+    with pytest.raises(ValueError, match="distinct"):
+        DiceByCase(cases=("a", "a"))

@@ -1,0 +1,63 @@
+"""MONAI's networks behind one door."""
+
+import pytest
+import torch
+
+from distill3d.errors import InputError
+from distill3d.students import MonaiConfig, MonaiStudent
+
+SETTINGS = {
+    "UNETR": {"features": 4, "patch_zyx": (16, 32, 32), "hidden_size": 24, "num_heads": 2},
+    "SwinUNETR": {"features": 12},
+    "SegResNet": {"features": 8},
+    "DynUNet": {"features": 4, "depth_strides": (1, 2)},
+}
+
+
+def _build(network):
+    torch.manual_seed(0)
+    return MonaiStudent(MonaiConfig(network=network, **SETTINGS[network]))
+
+
+@pytest.mark.parametrize("network", SETTINGS)
+@pytest.mark.parametrize("size", [(32, 64, 64), (9, 70, 33)])
+def test_any_size_trains_also_in_bf16(network, size):
+    student = _build(network).train()
+    image = torch.rand(1, 1, *size)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = student(image).logits
+    assert logits.shape == image.shape
+    logits.float().square().mean().backward()
+    silent = [name for name, p in student.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not silent
+
+
+def test_unetr_tiles_a_larger_image():
+    student = _build("UNETR").eval()
+    image = torch.rand(1, 1, 16, 64, 32)
+    with torch.no_grad():
+        whole = student(image).logits
+        parts = [student(image[:, :, :, y : y + 32]).logits for y in (0, 32)]
+    torch.testing.assert_close(whole, torch.cat(parts, dim=3))
+
+
+@pytest.mark.parametrize("network", ["SwinUNETR"])
+def test_a_patch_too_small_to_normalize_is_one_line(network):
+    with pytest.raises(InputError, match="a patch of 32 x 32 x 32 voxels is too small") as caught:
+        _build(network).train()(torch.rand(1, 1, 32, 32, 32))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"network": "SwinUNETR", "features": 20}, "multiples of 12"),
+        ({"network": "SegResNet", "features": 20}, "multiples of 8"),
+        ({"patch_zyx": (20, 32, 32)}, "multiples of 16"),
+        ({"hidden_size": 100, "num_heads": 6}, "multiple of num_heads=6"),
+        ({"depth_strides": (4,)}, "1 or 2"),
+    ],
+)
+def test_wrong_settings_say_what_is_accepted(settings, says):
+    with pytest.raises(ValueError, match=says):
+        MonaiConfig(**settings)
