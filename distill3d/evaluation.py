@@ -33,18 +33,20 @@ def evaluate(run: Path | str) -> dict[str, Any]:
         and ``cost``, ``teacher``, ``provenance`` of the training.
 
     Raises:
-        InputError: not a run folder, or a prediction is missing.
+        InputError: not a run folder, no test case, or a prediction is missing.
     """
     folder = RunFolder(Path(run))
     experiment = experiment_from_plain(folder.read_config())
     data = DistillDataModule(experiment)
+    if not data.case_names("test"):
+        raise InputError(f"{folder.path}: its data has no test case; accepted: one or more under data.test")
     data.prepare_data()
     student: dict[str, VoxelScores] = {}
     baseline: dict[str, VoxelScores] = {}
     for case in data.cases("test"):
         prob = _prediction(folder, case)
         student[case.name] = _scores(case, prob >= experiment.inference.threshold)
-        baseline[case.name] = _scores(case, otsu(case.image))
+        baseline[case.name] = _scores(case, otsu(case.raw))
         _draw(folder, experiment, case, prob, student[case.name])
     results = {
         "experiment": experiment.name,
@@ -62,7 +64,7 @@ def otsu(image: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Segment by Otsu's global threshold, the baseline that needs no training.
 
     Args:
-        image: [Z, Y, X] intensities.
+        image: [Z, Y, X] intensities as they were recorded; the clipping that helps a network would handicap it.
 
     Returns:
         [Z, Y, X], True above the threshold.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,10 @@ def make_loggers(experiment: Experiment, folder: RunFolder, *, first_step: int) 
         folder: where it runs.
         first_step: 0, or the step a resumed run continues from.
     """
-    loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=f"from_step{first_step}")]
+    curves = folder.path / "curves" / f"from_step{first_step}"
+    if is_main_process() and curves.exists():
+        shutil.rmtree(curves)  # steps that were lost and are now taken again
+    loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=curves.name)]
     if (mode := _mode(experiment)) != "disabled":
         loggers.append(_wandb_logger(experiment, folder, mode))
     return loggers

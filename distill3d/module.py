@@ -196,7 +196,8 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError as err:
         raise InputError(f"{path}: no such checkpoint") from err
     except Exception as err:  # torch raises half a dozen kinds for a file that is not a checkpoint
-        raise InputError(f"{path}: not a readable checkpoint: {str(err).splitlines()[0]}") from err
+        reason = " ".join(str(err).split()[:20]) or type(err).__name__
+        raise InputError(f"{path}: not a readable checkpoint: {reason}") from err
     if not isinstance(checkpoint, Mapping) or CHECKPOINT_KEY not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of distill3d; accepted: a .ckpt written by `distill3d fit`")
     return checkpoint

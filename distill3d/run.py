@@ -247,7 +247,7 @@ def _predict_cases(folder: RunFolder, data: DistillDataModule, console: Console)
     overlap, size = module.experiment.inference.overlap, module.experiment.patches.size_zyx
     with progress_bar(console) as bar:
         for case in data.cases("test"):
-            task = bar.add_task(f"predict {case.name}", total=window_count(case.image.shape, size, overlap), info="")
+            task = bar.add_task(f"predict {case.name}", total=window_count(case.shape, size, overlap), info="")
             prob = predict_prob(module, case.image, on_window=lambda n, task=task: bar.advance(task, n))
             write_prob(folder.prob(case.name), prob, case.spacing_um)
 
@@ -260,7 +260,7 @@ def _step_of(checkpoint: Path | None) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's greetings and three known, harmless warnings off the terminal."""
+    """Keep Lightning's greetings and four known, harmless warnings off the terminal."""
     names = ("lightning.pytorch", "lightning.fabric")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
@@ -272,6 +272,8 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*LeafSpec")
         # one worker feeds the step (measured in `make bench`); Lightning counts cores instead
         warnings.filterwarnings("ignore", message=r".*does not have many workers")
+        # a resumed run writes into its own folder on purpose
+        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
         yield
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)

@@ -52,7 +52,7 @@ def test_a_run_leaves_scores_pictures_and_done(tiny):
     assert (folder.figures / "sim_003.png").stat().st_size > 10_000
     assert results["cost"]["steps"] == 4
     assert results["cost"]["trainable_parameters"] == results["cost"]["parameters"] > 0
-    assert results["provenance"]["packages"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(results["provenance"]["packages"]["torch"])
     assert yaml.safe_load(folder.config.read_text())["trainer"]["steps"] == 4
     assert list((folder.path / "curves").glob("*/metrics.csv"))
 

@@ -26,7 +26,6 @@ from distill3d.tree import TreeReport, validate
 from distill3d.volume import Volume
 
 WIDTH = 100
-MIN_NAME = 23  # columns kept for case names, so that `trailmap_train_original` is not torn
 MANY_OUTSIDE = 0.05  # share of a tree's nodes outside its volume from which that is a problem
 
 
@@ -213,17 +212,15 @@ def check_table(report: DataReport) -> Group:
 
 
 def _volume_table(report: DataReport) -> Table:
-    table = _table(
-        "volumes", ("case", "split"), ("shape zyx", "type", "spacing um", "intensity", "gold voxels", "known")
-    )
+    table = _table("volumes", ("case", "split"), ("shape zyx", "type", "spacing um", "intensity", "gold voxels"))
     for case in report.cases:
         facts = case.facts
-        cells = ["cannot be read"] + [""] * 5
+        cells = ["cannot be read", "", "", "", ""]
         if facts is not None:
             gold = f"{facts.gold_voxels} ({facts.gold_share:.2%})"
             spacing = " ".join(f"{s:g}" for s in facts.spacing_um)
             intensity = f"{facts.low:g} to {facts.high:g}"
-            cells = [_by(facts.shape_zyx), facts.dtype, spacing, intensity, gold, f"{facts.known_share:.0%}"]
+            cells = [_by(facts.shape_zyx), facts.dtype, spacing, intensity, gold]
         table.add_row(*(Text(cell) for cell in (case.name, case.split, *cells)))
     return table
 
@@ -247,7 +244,7 @@ def _tree_table(report: DataReport) -> Table:
 def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", width=WIDTH, title_style="bold")
     for label in words:
-        table.add_column(label, overflow="fold", min_width=MIN_NAME if label == "case" else None)
+        table.add_column(label, overflow="fold")
     for label in numbers:
         table.add_column(label, justify="right", overflow="fold")
     return table

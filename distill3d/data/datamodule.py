@@ -10,7 +10,6 @@ from typing import Any, final
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.data import DataLoader
@@ -20,6 +19,7 @@ from distill3d.data.base import SPLITS, DataSource, Split
 from distill3d.data.patches import Patch, StepSampler, TrainPatches, ValPatches, collate, val_indices
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import ConfigError, InputError
+from distill3d.process import is_main_process
 from distill3d.registry import DATA
 from distill3d.schema import Experiment
 
@@ -128,7 +128,7 @@ class DistillDataModule(L.LightningDataModule):
         if name not in self._prepared:
             case = prepare(self.source, name, self.experiment.patches)
             size = self.experiment.patches.size_zyx
-            if _is_first_process() and any(n > full for n, full in zip(size, case.shape, strict=True)):
+            if is_main_process() and any(n > full for n, full in zip(size, case.shape, strict=True)):
                 _LOG.warning("%s: volume %s is smaller than a patch %s and is padded", name, case.shape, tuple(size))
             self._prepared[name] = case
         return self._prepared[name]
@@ -143,23 +143,19 @@ class DistillDataModule(L.LightningDataModule):
 class _LateLoader(DataLoader[Patch]):
     """Asks its sampler for indices when the first batch is wanted, not when iteration is set up.
 
-    Lightning calls ``iter`` before ``set_epoch``. A loader with workers asks for indices at once, so a resumed run would
-    see the patches of epoch 0 again.
+    Lightning calls ``iter`` before ``set_epoch``. A loader with workers asks for indices at once, so a resumed run
+    would see the patches of epoch 0 again.
     """
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride] - a generator, on purpose
         yield from super().__iter__()
 
 
-def _is_first_process() -> bool:
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
 def _tracked(names: Sequence[str]) -> Iterator[str]:
     """Yield the names under a progress bar; silent on other ranks and where there is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    silent = not (_is_first_process() and console.is_terminal)
+    silent = not (is_main_process() and console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=silent) as bar:
         task = bar.add_task("preparing data", total=len(names))
         for name in names:

@@ -10,8 +10,6 @@ import functools
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
@@ -23,18 +21,20 @@ from distill3d.alignment import detect_flip, flip_y
 from distill3d.data import splits
 from distill3d.data.background import HardConfig, background_files, case_rng, harden, load_background
 from distill3d.data.base import Case, DataSource, Split
+from distill3d.data.pairs import Pair, find_pairs
 from distill3d.data.prepared import code_hash, file_hash
 from distill3d.errors import InputError
 from distill3d.raster import rasterize
 from distill3d.registry import DATA
 from distill3d.swc import Tree, read_swc
-from distill3d.volume import VOLUME_SUFFIXES, Volume, read_volume
+from distill3d.volume import Volume, read_volume
 
 _LOG = logging.getLogger(__name__)
 _CODE = (  # what `load` runs through
     "distill3d.alignment",
     "distill3d.data.background",
     "distill3d.data.neurons",
+    "distill3d.data.pairs",
     "distill3d.data.texture",
     "distill3d.raster",
     "distill3d.swc",
@@ -113,15 +113,6 @@ def _check_splits(config: NeuronsConfig) -> None:
         raise ValueError(f"fractions={config.fractions}; accepted: train and val above 0, test 0 or more, sum 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The files of one case; at least one of tree and mask is there."""
-
-    volume: Path
-    tree: Path | None
-    mask: Path | None
-
-
 @final
 @DATA.register("neurons", config=NeuronsConfig)
 class Neurons(DataSource):
@@ -137,7 +128,9 @@ class Neurons(DataSource):
             InputError: the folder is missing or holds no pair, or two volumes share a name.
             ConfigError: a pattern matches nothing.
         """
-        found = find_pairs(self.config)
+        found = find_pairs(
+            Path(self.config.folder).expanduser(), self.config.volume, self.config.tree, self.config.masks
+        )
         return {name: found[name] for name in splits.select(list(found), self.config.include, self.config.exclude)}
 
     def splits(self) -> dict[Split, tuple[str, ...]]:
@@ -248,61 +241,3 @@ class Neurons(DataSource):
             raise InputError(f"{path}: every voxel is {unknown}, the unknown label; accepted: a mask with known voxels")
         mask = np.isin(values, self.config.labels) if self.config.labels else values != 0
         return mask & known, known
-
-
-def find_pairs(config: NeuronsConfig) -> dict[str, Pair]:
-    """Look for volumes that have a tree or a mask of the same stem in ``config.folder`` (not below it).
-
-    Raises:
-        InputError: the folder is missing or holds no pair, or two volumes share a name.
-    """
-    folder = Path(config.folder).expanduser()
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder of neurons; accepted: data.folder=PATH, or set the environment variable "
-            "DISTILL3D_DATA to the folder that holds the data (experiments look there)"
-        )
-    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
-    pairs = {stem: _pair(stem, path, files, config) for stem, path in _volumes(files, config.volume, folder).items()}
-    paired = {stem: pair for stem, pair in pairs.items() if pair.tree or pair.mask}
-    if not paired:
-        wanted = " or ".join([config.tree, *config.masks])
-        raise InputError(
-            f"{folder}: none of {len(pairs)} volumes has a gold file; accepted: {wanted} beside {config.volume}"
-        )
-    masks = {pair.mask for pair in paired.values()}
-    alone = sorted(stem for stem, pair in pairs.items() if stem not in paired and pair.volume not in masks)
-    if alone:
-        _LOG.info("%s: left out, because there is neither tree nor mask: %s", folder, ", ".join(alone))
-    return paired
-
-
-def _volumes(files: dict[str, Path], template: str, folder: Path) -> dict[str, Path]:
-    """Stem -> volume, of all names that fit the template."""
-    before, after = template.split("{stem}")
-    pattern = re.compile(f"{re.escape(before)}(.+){re.escape(after)}")
-    volumes: dict[str, Path] = {}
-    for name, path in files.items():
-        base = _base(name)
-        match = pattern.fullmatch(base) if base is not None else None
-        if match is None:
-            continue
-        stem = match.group(1)
-        if stem in volumes:
-            raise InputError(f"{folder}: {volumes[stem].name} and {name} are both volumes of {stem!r}; accepted: one")
-        volumes[stem] = path
-    return volumes
-
-
-def _pair(stem: str, path: Path, files: dict[str, Path], config: NeuronsConfig) -> Pair:
-    names: Sequence[str] = [
-        mask.replace("{stem}", stem) + suffix for mask in config.masks for suffix in VOLUME_SUFFIXES
-    ]
-    mask = next((files[name] for name in names if name in files and files[name] != path), None)
-    return Pair(path, files.get(config.tree.replace("{stem}", stem)), mask)
-
-
-def _base(name: str) -> str | None:
-    """Return the name without its volume suffix, None for another kind of file."""
-    suffix = next((s for s in VOLUME_SUFFIXES if name.lower().endswith(s)), None)
-    return None if suffix is None else name[: -len(suffix)]

@@ -27,7 +27,7 @@ class MonaiConfig:
     """Settings of ``monai``."""
 
     network: Literal["UNETR", "SwinUNETR", "SegResNet", "DynUNet"] = "SegResNet"
-    features: int = 24  # channels at the finest resolution; SwinUNETR: a multiple of 12, SegResNet: of 8
+    features: int = 16  # channels at the finest resolution; SwinUNETR: a multiple of 12, SegResNet: of 8
     patch_zyx: tuple[int, int, int] = (32, 96, 96)  # voxels, UNETR only: it knows one size; others are tiled to it
     hidden_size: int = 192  # UNETR only: embedding
     num_heads: int = 6  # UNETR only
@@ -88,6 +88,9 @@ def _unetr(config: MonaiConfig) -> tuple[nn.Module, Stride]:
         mlp_dim=4 * config.hidden_size,
         num_heads=config.num_heads,
     )
+    for name, parameter in net.named_parameters():
+        if "norm_cross_attn" in name:  # MONAI builds these and never uses them; several processes would wait for them
+            parameter.requires_grad_(requires_grad=False)
     return net, config.patch_zyx
 
 

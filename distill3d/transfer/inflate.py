@@ -55,6 +55,10 @@ class _Moved:
     note: str = ""
 
 
+_NEW = _Moved(torch.empty(0), "new")
+_STATISTICS = _Moved(torch.empty(0), "averaged", "input statistics, over the teacher's channels")
+
+
 @STRATEGIES.register("inflate", config=InflateConfig)
 @final
 class Inflate(TransferStrategy):
@@ -73,38 +77,39 @@ class Inflate(TransferStrategy):
         """Fill every entry of the student that has a counterpart, in place.
 
         Raises:
-            ConfigError: there is no teacher, or it is not the network the student mirrors, or nothing was copied.
+            ConfigError: there is no teacher, or it is not the network the student mirrors, or nothing fits.
             InputError: an entry's shape does not fit its counterpart's.
         """
         _refuse(student, teacher)
-        source = teacher.net.state_dict()
+        source, own = teacher.net.state_dict(), student.state_dict()
         trainable = {name for name, _ in student.named_parameters()}
-        own = student.state_dict()
+        gray = gray_statistics(mean=teacher.input_mean, std=teacher.input_std)
+        moved = self._moved(student, own, source, gray)
+        if not moved.keys() & trainable:
+            raise ConfigError(f"strategy inflate: nothing fits {teacher.identity.architecture!r}, the copy rate is 0")
         before = {name: parameter_norm(value) for name, value in own.items()}
         student.set_input_statistics(mean=teacher.input_mean, std=teacher.input_std)
-        moved = self._moved(student, own, source, gray_statistics(mean=teacher.input_mean, std=teacher.input_std))
+        for name, entry in moved.items():
+            own[name].copy_(entry.value)
         rows: list[AuditRow] = []
         for name, value in own.items():
-            entry, key = moved.get(name), student.teacher_key(name)
-            if entry is not None:
-                value.copy_(entry.value)
+            key, after = student.teacher_key(name), parameter_norm(value)
+            untouched = _NEW if after == before[name] else _STATISTICS
+            entry = moved.get(name, untouched)
             rows.append(
                 AuditRow(
                     name=name,
                     source=key,
-                    fate=entry.fate if entry else "new",
+                    fate=entry.fate,
                     shape=tuple(value.shape),
                     source_shape=tuple(source[key].shape) if key in source else None,
                     norm_before=before[name],
-                    norm_after=parameter_norm(value),
+                    norm_after=after,
                     trainable=name in trainable,
-                    note=entry.note if entry else "",
+                    note=entry.note,
                 )
             )
-        audit = TransferAudit.collect(rows)
-        if audit.copy_rate == 0:
-            raise ConfigError(f"strategy inflate copied nothing from {teacher.identity.architecture!r}: copy rate 0")
-        return audit
+        return TransferAudit.collect(rows)
 
     def _moved(
         self, student: Student, own: dict[str, Tensor], source: dict[str, Tensor], gray: GrayStatistics

@@ -139,6 +139,8 @@ def test_the_table_fits_100_columns_and_says_problems_in_words(folder):
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "problem: n0 (train) and n3 (test) are the same image" in text
     assert "12x40x40" in text
+    for heading in ("case", "split", "shape", "intensity", "gold voxels", "orphans", "mirrored", "y axis"):
+        assert heading in text  # nothing is cut off at the right
     assert "bold" in text  # a name in brackets is a name, not markup
 
 

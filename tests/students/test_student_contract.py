@@ -24,7 +24,7 @@ def test_the_three_students_of_this_package_are_here():
     assert {"convnet3d", "monai", "unet3d"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("size", [(16, 32, 32), (7, 33, 18)])
+@pytest.mark.parametrize("size", [(8, 32, 32), (7, 33, 18)])
 def test_logits_have_the_images_size_at_any_size(student, size):
     image = torch.rand(1, 1, *size)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_logits_have_the_images_size_at_any_size(student, size):
 def test_gradient_reaches_every_parameter(student):
     student.train().zero_grad()
     torch.manual_seed(0)
-    logits = student(torch.rand(2, 1, 16, 32, 32)).logits
+    logits = student(torch.rand(2, 1, 8, 32, 32)).logits
     torch.nn.functional.binary_cross_entropy_with_logits(logits, (torch.rand_like(logits) > 0.5).float()).backward()
     for name, parameter in student.named_parameters():
         assert parameter.grad is not None, name
@@ -46,13 +46,13 @@ def test_gradient_reaches_every_parameter(student):
 
 
 def test_bf16_autocast_on_cpu_is_close_to_float32(student):
-    image = torch.rand(1, 1, 16, 32, 32)
+    image = torch.rand(1, 1, 8, 32, 32)
     with torch.no_grad():
         exact = student.eval()(image).logits
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rough = student(image).logits.float()
     assert torch.isfinite(rough).all()
-    assert (rough - exact).abs().mean() < 0.1 * exact.std() + 0.02
+    assert torch.corrcoef(torch.stack([rough.flatten(), exact.flatten()]))[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,7 +66,7 @@ def test_same_seed_same_student(name):
 def test_state_dict_loads_strictly_and_gives_the_same_logits(name):
     one, other = _build(name, 1).eval(), _build(name, 2).eval()
     other.load_state_dict(one.state_dict(), strict=True)
-    image = torch.rand(1, 1, 16, 32, 32)
+    image = torch.rand(1, 1, 8, 32, 32)
     with torch.no_grad():
         assert torch.equal(one(image).logits, other(image).logits)
 
@@ -76,10 +76,10 @@ def test_a_step_downhill_lowers_the_loss(name):
     student = _build(name).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     torch.manual_seed(0)
-    image = torch.rand(2, 1, 16, 32, 32)
+    image = torch.rand(2, 1, 8, 32, 32)
     target = (image > 0.7).float()
     losses = []
-    for _ in range(4):
+    for _ in range(3):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(student(image).logits, target)
         optimizer.zero_grad()
         loss.backward()

@@ -80,7 +80,7 @@ AVERAGE = [
     ("mobilenetv3_small_100", {"stages": 4}),
     ("convnext_atto", {"stages": 4}),
     ("convnext_atto", {"stages": 4, "depth_kernel": "full"}),
-    ("convnext_tiny", {"stages": 3}),
+    ("convnext_tiny", {"stages": 2}),
     ("convnextv2_atto", {"stages": 4, "depth_strides": (1, 1, 2, 2)}),
 ]
 
@@ -90,12 +90,13 @@ def test_average_on_a_volume_constant_along_depth_is_the_2d_network(teachers, na
     teacher = teachers(name)
     student = _student(teacher, "average", **changes)
     student.train(changes.get("encoder_norm") != "batch")
-    image = torch.rand(2, 1, 64, 96)
+    image = torch.rand(1, 1, 32, 64)
     if name != "tf_efficientnet_lite0":  # these have ImageNet's statistics: gray alone is tested below
         teacher = _without_statistics(teacher, student)
-    solid = _solid(student, image.unsqueeze(2).expand(-1, -1, 16, -1, -1))
+    depth = max(2, student.stride_zyx[0])
+    solid = _solid(student, image.unsqueeze(2).expand(-1, -1, depth, -1, -1))
     flat = _flat(teacher, image, 5)[-5:][: len(solid)]
-    assert len(solid) >= 2
+    assert solid
     for one, other in zip(solid, flat, strict=True):
         for z in range(one.shape[2]):
             torch.testing.assert_close(_scaled(one[:, :, z]), _scaled(other), **CLOSE)
@@ -115,16 +116,16 @@ def _without_statistics(teacher, student):
         ("tf_efficientnet_lite0", {"stages": 4, "depth_kernel": "full", "depth_padding": "zeros"}),
         ("resnet18", {"stages": 4, "depth_padding": "zeros"}),
         ("convnext_atto", {"stages": 4, "depth_padding": "zeros"}),
-        ("convnext_tiny", {"stages": 3, "depth_kernel": "full"}),
+        ("convnext_tiny", {"stages": 2, "depth_kernel": "full"}),
     ],
 )
 def test_center_without_depth_strides_is_the_2d_network_slice_by_slice(teachers, name, changes):
     teacher = teachers(name)
     teacher.input_mean = teacher.input_std = (0.5, 0.5, 0.5)
     student = _student(teacher, "center", depth_strides=(1, 1, 1, 1, 1), **changes)
-    volume = torch.rand(1, 1, 5, 64, 96)
+    volume = torch.rand(1, 1, 3, 32, 64)
     solid = _solid(student, volume)
-    for z in range(5):
+    for z in range(3):
         for one, other in zip(solid, _flat(teacher, volume[:, :, z], len(solid)), strict=True):
             torch.testing.assert_close(_scaled(one[:, :, z]), _scaled(other), **CLOSE)
 
