@@ -60,7 +60,7 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     return results
 
 
-def otsu(image: NDArray[np.floating]) -> NDArray[np.bool_]:
+def otsu(image: NDArray[np.number]) -> NDArray[np.bool_]:
     """Segment by Otsu's global threshold, the baseline that needs no training.
 
     Args:

@@ -1,0 +1,1 @@
+"""Scores of a prediction against gold; each module compares one kind of thing."""

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky
+from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head
 from distill3d.layers.conv3d import DepthKernel, DepthPadding
 from distill3d.layers.inflate2d import gray_statistics
 from distill3d.layers.norm3d import Norm
@@ -84,8 +84,8 @@ class ConvNet3d(Student):
             DecoderStep(inputs[octave], skips.get(octave, 0), width, factors=(strides[octave], 2, 2), norm=config.norm)
             for octave, width in enumerate(widths)
         )
-        self.head = nn.Conv3d(widths[0], 1, 1)
-        for module in (self.detail, self.decoder, self.head):
+        self.head = segmentation_head(widths[0])
+        for module in (self.detail, self.decoder):
             init_leaky(module)
         stem = self.encoder.get_submodule(self.encoder.first_conv)
         self.input_weight = f"encoder.{self.encoder.first_conv}.weight"

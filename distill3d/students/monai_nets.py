@@ -90,7 +90,7 @@ def _unetr(config: MonaiConfig) -> tuple[nn.Module, Stride]:
     )
     for name, parameter in net.named_parameters():
         if "norm_cross_attn" in name:  # MONAI builds these and never uses them; several processes would wait for them
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad_(False)
     return net, config.patch_zyx
 
 

@@ -8,7 +8,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky
+from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head
 from distill3d.layers.norm3d import Norm
 from distill3d.registry import STUDENTS
 from distill3d.students.base import Student
@@ -60,8 +60,8 @@ class UNet3d(Student):
             DecoderStep(widths[i + 1], widths[i], widths[i], factors=stride, norm=norm)
             for i, stride in enumerate(strides)
         )
-        self.head = nn.Conv3d(widths[0], 1, 1)
         init_leaky(self)
+        self.head = segmentation_head(widths[0])
 
     def segment(self, image: Tensor) -> Tensor:
         """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""

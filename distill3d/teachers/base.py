@@ -70,7 +70,7 @@ class Teacher(nn.Module, ABC):
         self.register_state_dict_post_hook(_drop_weights)
         self.register_load_state_dict_pre_hook(_put_weights_back)
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002, FBT001, FBT002 - torch's signature
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - torch's signature
         """Stay in eval mode, whatever is asked."""
         return super().train(mode=False)
 

@@ -108,7 +108,7 @@ class TransferStrategy(nn.Module, ABC):
         self.config = config
 
     def adapt(self, student: Student) -> None:
-        """Change the student's structure; runs whenever a model is built, so that a checkpoint loads without a teacher."""
+        """Change the student's structure; runs whenever a model is built, so a checkpoint loads without a teacher."""
 
     def transfer(self, *, student: Student, teacher: Teacher) -> TransferAudit:  # noqa: ARG002 - subclasses use them
         """Copy values into the student, once, at the start of a fresh run."""

@@ -30,7 +30,7 @@ def test_any_size_trains_also_in_bf16(network, size):
     logits.float().square().mean().backward()
     trainable = {name: p for name, p in student.named_parameters() if p.requires_grad}
     assert not [name for name, p in trainable.items() if p.grad is None or not torch.isfinite(p.grad).all()]
-    assert len(trainable) > 0.9 * len(list(student.parameters()))
+    assert len(trainable) > 0.85 * len(list(student.parameters()))
 
 
 def test_unetr_tiles_a_larger_image():
