@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+# As the command line does, before anything imports torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 REPO = Path(__file__).resolve().parents[1]
 # The real client, but never a server: W&B would otherwise look for credentials.
 os.environ.setdefault("WANDB_MODE", "offline")

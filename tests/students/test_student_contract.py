@@ -52,7 +52,7 @@ def test_bf16_autocast_on_cpu_is_close_to_float32(student):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rough = student(image).logits.float()
     assert torch.isfinite(rough).all()
-    assert torch.corrcoef(torch.stack([rough.flatten(), exact.flatten()]))[0, 1] > 0.95
+    assert (rough - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
 @pytest.mark.parametrize("name", NAMES)
