@@ -193,15 +193,12 @@ def make_trainer(
     settings: TrainerConfig, folder: RunFolder, loggers: list[Logger], callbacks: list[Callback]
 ) -> L.Trainer:
     """Configure Lightning: one epoch is one validation interval, so that a checkpoint never falls inside one."""
-    keep = ModelCheckpoint(
-        folder.best.parent,
-        filename=folder.best.stem,
-        monitor="val/dice",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
+    # Two of them: `save_last` would skip the epochs that did not improve, and a killed run would lose those.
+    best = ModelCheckpoint(
+        folder.best.parent, filename=folder.best.stem, monitor="val/dice", mode="max", enable_version_counter=False
     )
-    watch: list[Callback] = [*callbacks, ExitOnSigterm(), keep]
+    last = ModelCheckpoint(folder.last.parent, filename=folder.last.stem, enable_version_counter=False)
+    watch: list[Callback] = [*callbacks, ExitOnSigterm(), best, last]
     if settings.early_stopping:
         watch.append(EarlyStopping("val/dice", mode="max", patience=settings.early_stopping))
     if Console(stderr=True).is_terminal:
