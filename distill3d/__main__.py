@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-# OpenMP reads it once, when torch is imported. Spinning threads cost a factor of 2 to 5 as soon as anything else (a data
-# worker, a second run) wants one of few cores; sleeping ones cost nothing measurable when nothing does.
+# OpenMP reads it once, when torch is imported. Spinning threads cost a factor of 2 to 5 as soon as anything else (a
+# data worker, a second run) wants one of few cores; sleeping ones cost nothing measurable when nothing does.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from distill3d.cli import app  # noqa: E402 - after the setting above
-from distill3d.errors import TrainingError, UserError  # noqa: E402
+from distill3d.cli import app
+from distill3d.errors import TrainingError, UserError
 
 
 def main() -> None:

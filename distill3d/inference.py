@@ -104,9 +104,9 @@ def predict(
         InputError: the run, its checkpoint or the stack cannot be used.
     """
     source = Path(volume)
-    stack = read_volume(source, spacing_um=spacing_um)
     module = load_module(RunFolder(Path(run)).best)
     module.to(inference_device(module))
+    stack = read_volume(source, spacing_um=spacing_um)
     prob = predict_prob(module, scale_intensity(stack.data, module.experiment.patches))
     target = Path(out) / f"{source.name.split('.')[0]}_prob.tif"
     write_prob(target, prob, stack.spacing_um)

@@ -70,7 +70,7 @@ def fit(
     folder = RunFolder(Path(experiment.runs) / experiment.name / f"seed{experiment.seed}")
     if is_main_process() and not overwrite and _finished_or_refused(folder, experiment, resume=resume):
         return folder.path
-    with _quiet():
+    with quiet():
         L.seed_everything(experiment.seed, workers=True, verbose=False)
         data = DistillDataModule(experiment)
         data.prepare_data()
@@ -256,7 +256,7 @@ def _step_of(checkpoint: Path | None) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Lightning's greetings and four known, harmless warnings off the terminal."""
     names = ("lightning.pytorch", "lightning.fabric")
     levels = {name: logging.getLogger(name).level for name in names}

@@ -67,12 +67,13 @@ def test_make_experiment_with_a_typo_lists_the_known_and_exits_2():
 
 
 def test_every_problem_of_the_settings_is_told_and_exits_2():
-    done = command("fit", "scratch", "trainer.step=3", "--student.encodr=x", "seed=-1")
+    done = command("fit", "scratch", "trainer.step=3", "--student.encodr=x", "optimizer.lr=-1")
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert len(lines) == 3
     assert "did you mean 'steps'" in done.stderr
     assert "did you mean 'encoder'" in done.stderr
+    assert "lr=-1" in done.stderr
 
 
 def test_a_misspelt_flag_is_no_silent_override():

@@ -51,7 +51,8 @@ def test_it_takes_real_steps(name, cache, tmp_path, request):
     audit = module.transfer(TEACHERS.build(experiment.teacher))
     assert (audit.copy_rate > 0) == module.strategy.needs_weights
     trainer = run.make_trainer(experiment.trainer, RunFolder(tmp_path / "run"), [], [])
-    trainer.fit(module, datamodule=data)
+    with run.quiet():
+        trainer.fit(module, datamodule=data)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     after = module.student.state_dict()
     moved = [
