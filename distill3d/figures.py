@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -40,30 +42,20 @@ def case_figure(
     Returns:
         ``path``.
     """
-    pred = prob >= threshold
-    columns = {
-        "image": (np.sqrt(np.clip(image, 0, 1)), "gray"),
-        "gold": (gold.astype(np.float32), "gray"),
-        "probability": (prob, "magma"),
-    }
+    columns = {"image": (image, "gray"), "gold": (gold.astype(np.float32), "gray"), "probability": (prob, "magma")}
     height = 3.2 + 3.2 * image.shape[0] * spacing_um[0] / (image.shape[1] * spacing_um[1])
     figure = Figure(figsize=(13, min(height, 7.5) + 0.8), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     ratios = [image.shape[1] * spacing_um[1], image.shape[0] * spacing_um[0]]
     axes = figure.subplots(2, 4, squeeze=False, height_ratios=ratios)
-    for row, axis in enumerate((0, 1)):
-        aspect = spacing_um[1 if axis == 0 else 0] / spacing_um[2]
-        for column, (name, (volume, colors)) in enumerate(columns.items()):
-            axes[row][column].imshow(
-                volume.max(axis=axis), cmap=colors, vmin=0, vmax=1, aspect=aspect, interpolation="nearest"
-            )
-            axes[row][column].set_title(f"{name}, {'along z' if axis == 0 else 'along y'}", fontsize=9)
-        errors = error_projection(pred=pred, gold=gold, known=known, axis=axis)
-        axes[row][3].imshow(errors, aspect=aspect, interpolation="nearest")
-        axes[row][3].set_title("errors", fontsize=9)
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
+    for row, (axis, along) in enumerate(((0, "along z"), (1, "along y"))):
+        aspect = spacing_um[0 if axis else 1] / spacing_um[2]
+        for ax, (name, (volume, colors)) in zip(axes[row], columns.items(), strict=False):
+            flat = volume.max(axis=axis)
+            low, high = _window(flat) if name == "image" else (0, 1)
+            _panel(ax, f"{name}, {along}", flat, aspect=aspect, cmap=colors, vmin=low, vmax=high)
+        errors = error_projection(pred=prob >= threshold, gold=gold, known=known, axis=axis)
+        _panel(axes[row][3], f"errors, {along}", errors, aspect=aspect)
     legend = [Patch(color=HIT, label="found"), Patch(color=FALSE, label="false"), Patch(color=LOST, label="missed")]
     if not known.all():
         legend.append(Patch(color=UNKNOWN, label="not labelled"))
@@ -72,6 +64,19 @@ def case_figure(
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
+
+
+def _panel(ax: Axes, title: str, flat: NDArray[np.floating], **how: Any) -> None:  # noqa: ANN401 - matplotlib's own
+    ax.imshow(flat, interpolation="nearest", **how)
+    ax.set_title(title, fontsize=9)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _window(flat: NDArray[np.floating]) -> tuple[float, float]:
+    """Return the intensities to draw black and white, so that a dim neurite on a bright background is seen."""
+    low, high = np.percentile(flat, (5, 99.5))
+    return (float(low), float(high)) if high > low else (0.0, float(flat.max()) or 1.0)
 
 
 def error_projection(
