@@ -23,7 +23,7 @@ def progress_bar(console: Console) -> Progress:
     """A bar with count, time spent and time left; silent where the console is not a terminal."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn("{task.fields[info]}"),
         TimeElapsedColumn(),
