@@ -40,9 +40,6 @@ class RawExperiment:
     origins: dict[str, str] = field(default_factory=dict)
 
 
-# ---------------------------------------------------------------- reading
-
-
 def read(path: Path, overrides: Sequence[str] = ()) -> RawExperiment:
     """Read a file, its chain of parents and the overrides ``key=value`` (or ``--key=value``).
 
@@ -135,9 +132,6 @@ def _paths(value: object, prefix: str) -> Iterator[str]:
         for key, inner in value.items():
             yield f"{prefix}.{key}"
             yield from _paths(inner, f"{prefix}.{key}")
-
-
-# ---------------------------------------------------------------- validating
 
 
 def build(raw: RawExperiment) -> Experiment:
@@ -251,9 +245,6 @@ def _clean(err: Exception, given: object) -> str:
 
 def _first_line(err: Exception) -> str:
     return str(err).strip().splitlines()[0]
-
-
-# ---------------------------------------------------------------- writing
 
 
 def as_plain(value: Any) -> Any:  # noqa: ANN401 - walks any config value

@@ -69,6 +69,7 @@ def fit(
     console = console or Console(stderr=True)
     folder = RunFolder(Path(experiment.runs) / experiment.name / f"seed{experiment.seed}")
     if is_main_process() and not overwrite and _finished_or_refused(folder, experiment, resume=resume):
+        console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
     with quiet():
         L.seed_everything(experiment.seed, workers=True, verbose=False)
@@ -76,10 +77,13 @@ def fit(
         data.prepare_data()
         checkpoint = folder.last if resume and folder.last.is_file() else None
         module, audit = _build(experiment, data, checkpoint)
+        trained = resume and folder.fit.is_file() and _steps_before(folder) == experiment.trainer.steps
         if is_main_process():
+            if not trained:
+                folder.fit.unlink(missing_ok=True)  # the other ranks, started later, look for it too
             _claim(folder, experiment, audit, overwrite=overwrite, console=console)
         loggers = make_loggers(experiment, folder, first_step=_step_of(checkpoint))
-        if not (resume and folder.fit.is_file()):
+        if not trained:
             _train(experiment, module, data, folder, loggers, checkpoint)
         if is_main_process():
             _finish(folder, data, loggers, console)
@@ -93,9 +97,7 @@ def smoke(experiment: Experiment) -> Path:
     """
     runs = str(Path(experiment.runs) / "smoke")
     first = _shortened(experiment, steps=1, runs=runs)
-    folder = RunFolder(fit(first, overwrite=True))
-    folder.done.unlink()
-    folder.fit.unlink()
+    fit(first, overwrite=True)
     return fit(_shortened(experiment, steps=2, runs=runs), resume=True)
 
 
@@ -117,10 +119,17 @@ def _finished_or_refused(folder: RunFolder, experiment: Experiment, *, resume: b
         shown = "; ".join(f"{key}: {then.get(key)!r} there, {now.get(key)!r} now" for key in changed[:3])
         raise InputError(f"{folder.path} holds a run with other settings ({shown}); accepted: --overwrite, or runs=...")
     if folder.state == "done":
-        return True
-    if not resume:
+        if (steps := _steps_before(folder)) == experiment.trainer.steps:
+            return True
+        if not resume:
+            raise InputError(f"{folder.path} is finished after {steps} steps; accepted: --resume to go on, --overwrite")
+    elif not resume:
         raise InputError(f"{folder.path} holds an unfinished run; accepted: --resume or --overwrite")
     return False
+
+
+def _steps_before(folder: RunFolder) -> int:
+    return int(folder.read_config()["trainer"]["steps"])
 
 
 def _resumable(key: str) -> bool:

@@ -72,6 +72,15 @@ def test_a_run_with_other_settings_is_not_overwritten(tiny):
     assert folder.read_config()["optimizer"]["lr"] == 0.1
 
 
+def test_a_finished_run_goes_on_to_more_steps_only_when_told_to(tiny):
+    folder = RunFolder(run.fit(tiny()))
+    with pytest.raises(InputError, match="finished after 4 steps; accepted: --resume"):
+        run.fit(tiny("trainer.steps=6"))
+    run.fit(tiny("trainer.steps=6"), resume=True)
+    assert json.loads(folder.metrics.read_text())["cost"]["steps"] == 6
+    assert folder.state == "done"
+
+
 def test_an_unfinished_run_names_the_two_ways_on(tiny):
     folder = RunFolder(run.fit(tiny()))
     folder.done.unlink()
