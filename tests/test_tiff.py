@@ -1,9 +1,9 @@
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from cuts import outcome_of_cut
 
 from distill3d import tiff
 from distill3d.errors import InputError
@@ -16,18 +16,6 @@ SPACING = (3.03, 0.5, 0.25)
 def stack() -> np.ndarray:
     """[Z, Y, X] of three different lengths, every voxel another value: any swapped axis shows."""
     return np.arange(1, 1 + 5 * 7 * 6, dtype=np.uint8).reshape(5, 7, 6)
-
-
-def outcome_of_cut(path: Path, content: bytes, data: np.ndarray) -> str:
-    """Read the first part of a file; either it is refused properly, or all the data are there."""
-    path.write_bytes(content)
-    try:
-        read = read_volume(path).data
-    except InputError as error:
-        proper = str(path) in str(error) and len(error.lines) == 1 and "\n" not in str(error)
-        return "refused" if proper else pytest.fail(f"not one line with the path: {error}")
-    np.testing.assert_array_equal(read, data)
-    return "whole"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import nrrd
 import numpy as np
 import pytest
 import tifffile
+from cuts import outcome_of_cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from v3dpy.loaders import PBD, Raw
@@ -36,18 +37,6 @@ def write_any(path: Path, data: np.ndarray) -> None:
         PBD().save(str(path), data[None])
     else:
         tifffile.imwrite(path, data, compression="lzw")
-
-
-def outcome_of_cut(path: Path, content: bytes, data: np.ndarray) -> str:
-    """Read the first part of a file; either it is refused properly, or all the data are there."""
-    path.write_bytes(content)
-    try:
-        read = read_volume(path).data
-    except InputError as error:
-        proper = str(path) in str(error) and len(error.lines) == 1 and "\n" not in str(error)
-        return "refused" if proper else pytest.fail(f"not one line with the path: {error}")
-    np.testing.assert_array_equal(read, data)
-    return "whole"
 
 
 @pytest.mark.parametrize("suffix", VOLUME_SUFFIXES)
