@@ -181,6 +181,8 @@ def _train(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as err:
+        if is_main_process():
+            Console(stderr=True).print(f"stopped; --resume goes on from {folder.path}", soft_wrap=True)
         # Lightning ends an interrupted fit with 1; the shell's convention is 128 + SIGINT
         raise SystemExit(EXIT_INTERRUPT if trainer.interrupted and err.code == 1 else err.code) from err
     if trainer.is_global_zero:

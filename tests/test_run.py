@@ -210,6 +210,7 @@ def test_a_stopped_run_ends_with_the_shells_code_and_can_be_resumed(tiny_file, t
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
+    assert err.count("--resume goes on from") == 1
     assert folder.state == "unfinished"
     assert torch.load(folder.last, weights_only=True)["global_step"] >= 2
 
