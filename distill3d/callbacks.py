@@ -77,7 +77,7 @@ class TrainingBar(ProgressBar):
         self._progress.update(self._task, completed=trainer.global_step, info="  ".join(parts))
 
 
-LABELS = {"train/loss": "loss", "val/dice": "val Dice"}
+LABELS = {"train/loss": "loss", "val/dice": "val Dice", "val/explained": "held-out explained variance"}
 
 
 @final
@@ -121,6 +121,15 @@ class StepClock(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation is neither a step nor a wait."""
         self._ended = None
+
+    def state_dict(self) -> dict[str, float]:
+        """Go into the checkpoint, so that the cost of a resumed run is that of the whole run."""
+        return {"steps": self.steps, "step_seconds": self.step_seconds, "wait_seconds": self.wait_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on counting where the checkpoint was written."""
+        self.steps = int(state_dict["steps"])
+        self.step_seconds, self.wait_seconds = state_dict["step_seconds"], state_dict["wait_seconds"]
 
     def cost(self) -> dict[str, float | None]:
         """Seconds per step and the share of the loop's time spent waiting for data; None before any timed step."""

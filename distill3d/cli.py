@@ -59,6 +59,26 @@ def fit(
     out.print(f"scores    {folder.metrics}", f"pictures  {folder.figures}/*.png", sep="\n", soft_wrap=True)
 
 
+@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+def pretrain(
+    context: typer.Context,
+    name: Name,
+    resume: Annotated[bool, typer.Option(help="continue an unfinished run")] = False,
+    overwrite: Annotated[bool, typer.Option(help="delete what is there and start anew")] = False,
+) -> None:
+    """Train a small 2D ViT on photos by distillation; leaves weights and a model card in the run's folder."""
+    find_experiment(name)
+    from distill3d.experiment import load_pretraining
+    from distill3d.pretrain import pretrain as pretrain_vit
+    from distill3d.process import is_main_process
+
+    settings = load_pretraining(name, context.args)
+    path = pretrain_vit(settings, resume=resume, overwrite=overwrite)
+    if is_main_process():
+        out = path / settings.architecture
+        _out().print(f"weights   {out}.safetensors", f"card      {out}.md", sep="\n", soft_wrap=True)
+
+
 @app.command()
 def predict(
     run: Run,

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -19,10 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill3d.errors import ConfigError
 from distill3d.registry import REGISTRIES, Component
-from distill3d.schema import Experiment
+from distill3d.schema import Experiment, Pretraining
 
 COMMAND_LINE = "command line"
 Plain = dict[str, Any]
+Schema = TypeVar("Schema", Experiment, Pretraining)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class RawExperiment:
     name: str
     settings: Plain
     origins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_pretraining(self) -> bool:
+        """True for a file that trains a 2D network: it alone says which ``architecture`` at its top level."""
+        return "architecture" in self.settings
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> RawExperiment:
@@ -134,8 +140,8 @@ def _paths(value: object, prefix: str) -> Iterator[str]:
             yield from _paths(inner, f"{prefix}.{key}")
 
 
-def build(raw: RawExperiment) -> Experiment:
-    """Validate everything and return the frozen experiment.
+def build(raw: RawExperiment, schema: type[Schema]) -> Schema:
+    """Validate everything and return the frozen experiment or pretraining.
 
     Raises:
         ConfigError: holds every problem found, one line each, with file, key and a suggestion.
@@ -144,8 +150,8 @@ def build(raw: RawExperiment) -> Experiment:
     if "name" in raw.settings:
         builder.complain("name", "the name is the file's name and cannot be set")
     settings = {**raw.settings, "name": raw.name}
-    experiment = builder.dataclass(Experiment, settings, "")
-    if builder.problems or not isinstance(experiment, Experiment):
+    experiment = builder.dataclass(schema, settings, "")
+    if builder.problems or not isinstance(experiment, schema):
         raise ConfigError(*builder.problems)
     return experiment
 
@@ -267,7 +273,7 @@ def from_plain(settings: Mapping[str, Any]) -> Experiment:
         ConfigError: it was written by a version with other settings.
     """
     rest = {key: value for key, value in settings.items() if key != "name"}
-    return build(RawExperiment(str(settings["name"]), rest))
+    return build(RawExperiment(str(settings["name"]), rest), Experiment)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Plain:

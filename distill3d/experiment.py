@@ -12,7 +12,7 @@ from distill3d import config, data, losses, students, teachers, transfer
 from distill3d.catalog import find_experiment
 from distill3d.errors import ConfigError
 from distill3d.registry import REGISTRIES
-from distill3d.schema import Experiment
+from distill3d.schema import Experiment, Pretraining
 
 # Importing these packages is what fills the registries.
 BUILT_IN = (data, losses, students, teachers, transfer)
@@ -25,8 +25,23 @@ def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experime
         ConfigError: no such experiment, or all that is wrong with its settings, one line each.
     """
     raw = config.read(find_experiment(name), overrides)
+    if raw.is_pretraining:
+        raise ConfigError(f"{raw.name} trains a 2D teacher on photos; accepted: distill3d pretrain {raw.name}")
     _import_plugins(raw.settings)
-    return config.build(raw)
+    return config.build(raw, Experiment)
+
+
+def load_pretraining(name: str | Path, overrides: Sequence[str] = ()) -> Pretraining:
+    """Load a pretraining of a 2D network, as `load_experiment` loads an experiment.
+
+    Raises:
+        ConfigError: no such file, or all that is wrong with its settings, one line each.
+    """
+    raw = config.read(find_experiment(name), overrides)
+    if not raw.is_pretraining:
+        raise ConfigError(f"{raw.name} trains a 3D student; accepted: distill3d fit {raw.name}")
+    _import_plugins(raw.settings)
+    return config.build(raw, Pretraining)
 
 
 def experiment_from_plain(settings: Mapping[str, Any]) -> Experiment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import uuid
@@ -14,11 +15,12 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from distill3d.config import as_plain
 from distill3d.process import is_main_process
+from distill3d.registry import Component
 from distill3d.run_folder import RunFolder, write_text
-from distill3d.schema import Experiment
+from distill3d.schema import Experiment, Pretraining
 
 
-def make_loggers(experiment: Experiment, folder: RunFolder, *, first_step: int) -> list[Logger]:
+def make_loggers(experiment: Experiment | Pretraining, folder: RunFolder, *, first_step: int) -> list[Logger]:
     """Build the loggers of a run; a resumed run adds to the same W&B run and writes a CSV of its own.
 
     Args:
@@ -35,7 +37,7 @@ def make_loggers(experiment: Experiment, folder: RunFolder, *, first_step: int) 
     return loggers
 
 
-def _wandb_logger(experiment: Experiment, folder: RunFolder, mode: str) -> WandbLogger:
+def _wandb_logger(experiment: Experiment | Pretraining, folder: RunFolder, mode: str) -> WandbLogger:
     """Start the W&B run in the main process; the other ranks get a logger that logs nothing."""
     if not is_main_process():
         return WandbLogger()
@@ -49,7 +51,11 @@ def _wandb_logger(experiment: Experiment, folder: RunFolder, mode: str) -> Wandb
         mode=mode,  # pyright: ignore[reportArgumentType] - one of the three it accepts, or W&B says so
         group=experiment.name,
         name=f"{experiment.name}-seed{experiment.seed}",
-        tags=[experiment.strategy.name, experiment.student.name, experiment.teacher.name],
+        tags=[
+            part.name
+            for f in dataclasses.fields(experiment)
+            if isinstance(part := getattr(experiment, f.name), Component)
+        ],
         config=as_plain(experiment),
         settings=wandb.Settings(console="off", silent=True, init_timeout=60),
     )
@@ -75,12 +81,18 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Map
         for case, scores in results["cases"].items():
             table.add_data(case, *(scores[column] for column in columns))
         run.log({"cases": table} | {f"mip/{case}": wandb.Image(str(path)) for case, path in pictures.items()})
-        for key, value in results["mean"].items():
-            run.summary[f"test/{key}"] = value
-        run.finish()
+    log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()})
 
 
-def _mode(experiment: Experiment) -> str:
+def log_summary(loggers: list[Logger], summary: Mapping[str, float]) -> None:
+    """Send a run's final numbers to W&B, and close it."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(dict(summary))
+            logger.experiment.finish()
+
+
+def _mode(experiment: Experiment | Pretraining) -> str:
     """The experiment's word, else WANDB_MODE, else what the login allows."""
     chosen = experiment.logging.wandb
     if chosen == "auto":

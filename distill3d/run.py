@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from distill3d.callbacks import ExitOnSigterm, StepClock, TrainingBar, progress_bar
-from distill3d.config import as_plain, flatten
+from distill3d.callbacks import StepClock, progress_bar
+from distill3d.claim import finished_or_refused, steps_before
+from distill3d.config import as_plain
 from distill3d.data.datamodule import DistillDataModule
-from distill3d.errors import InputError
 from distill3d.evaluation import case_pictures, evaluate
 from distill3d.experiment import load_experiment
 from distill3d.inference import inference_device, predict_prob, window_count, write_prob
@@ -31,13 +26,9 @@ from distill3d.process import is_main_process
 from distill3d.provenance import peak_memory_gib, provenance
 from distill3d.registry import TEACHERS
 from distill3d.run_folder import RunFolder, write_json, write_yaml
-from distill3d.schema import Experiment, TrainerConfig
+from distill3d.schema import Experiment
 from distill3d.tables import audit_table
-
-EXIT_INTERRUPT = 130
-# A resumed run may change these; anything else would make it another experiment.
-RESUMABLE = ("trainer.steps", "trainer.accelerator", "trainer.precision", "trainer.log_every")
-RESUMABLE_SECTIONS = ("logging.", "inference.", "patches.workers", "runs", "cache")
+from distill3d.trainer import make_trainer, quiet, step_of, train
 
 
 def fit(
@@ -68,7 +59,7 @@ def fit(
     experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
     console = console or Console(stderr=True)
     folder = RunFolder(Path(experiment.runs) / experiment.name / f"seed{experiment.seed}")
-    if is_main_process() and not overwrite and _finished_or_refused(folder, experiment, resume=resume):
+    if is_main_process() and not overwrite and finished_or_refused(folder, experiment, resume=resume):
         console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
     with quiet():
@@ -77,12 +68,12 @@ def fit(
         data.prepare_data()
         checkpoint = folder.last if resume and folder.last.is_file() else None
         module, audit = _build(experiment, data, checkpoint)
-        trained = resume and folder.fit.is_file() and _steps_before(folder) == experiment.trainer.steps
+        trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():
             if not trained:
                 folder.fit.unlink(missing_ok=True)  # the other ranks, started later, look for it too
             _claim(folder, experiment, audit, overwrite=overwrite, console=console)
-        loggers = make_loggers(experiment, folder, first_step=_step_of(checkpoint))
+        loggers = make_loggers(experiment, folder, first_step=step_of(checkpoint))
         if not trained:
             _train(experiment, module, data, folder, loggers, checkpoint)
         if is_main_process():
@@ -107,33 +98,6 @@ def _shortened(experiment: Experiment, *, steps: int, runs: str) -> Experiment:
 
 
 # ---------------------------------------------------------------- before training
-
-
-def _finished_or_refused(folder: RunFolder, experiment: Experiment, *, resume: bool) -> bool:
-    """Return True if the run is complete; refuse to touch one that is not, or that had other settings."""
-    if folder.state == "absent":
-        return False
-    then, now = flatten(folder.read_config()), flatten(as_plain(experiment))
-    changed = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key) and not _resumable(key)]
-    if changed:
-        shown = "; ".join(f"{key}: {then.get(key)!r} there, {now.get(key)!r} now" for key in changed[:3])
-        raise InputError(f"{folder.path} holds a run with other settings ({shown}); accepted: --overwrite, or runs=...")
-    if folder.state == "done":
-        if (steps := _steps_before(folder)) == experiment.trainer.steps:
-            return True
-        if not resume:
-            raise InputError(f"{folder.path} is finished after {steps} steps; accepted: --resume to go on, --overwrite")
-    elif not resume:
-        raise InputError(f"{folder.path} holds an unfinished run; accepted: --resume or --overwrite")
-    return False
-
-
-def _steps_before(folder: RunFolder) -> int:
-    return int(folder.read_config()["trainer"]["steps"])
-
-
-def _resumable(key: str) -> bool:
-    return key in RESUMABLE or key.startswith(RESUMABLE_SECTIONS)
 
 
 def _build(
@@ -178,13 +142,7 @@ def _train(
 ) -> None:
     clock, started = StepClock(), time.perf_counter()
     trainer = make_trainer(experiment.trainer, folder, loggers, [clock])
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as err:
-        if is_main_process():
-            Console(stderr=True).print(f"stopped; --resume goes on from {folder.path}", soft_wrap=True)
-        # Lightning ends an interrupted fit with 1; the shell's convention is 128 + SIGINT
-        raise SystemExit(EXIT_INTERRUPT if trainer.interrupted and err.code == 1 else err.code) from err
+    train(trainer, module, data, folder=folder, checkpoint=checkpoint)
     if trainer.is_global_zero:
         trained = [p for p in module.parameters() if p.requires_grad]
         cost = {
@@ -198,40 +156,6 @@ def _train(
         }
         identity = as_plain(module.teacher_identity) if module.teacher_identity else None
         write_json(folder.fit, {"cost": cost, "teacher": identity, "provenance": provenance()})
-
-
-def make_trainer(
-    settings: TrainerConfig, folder: RunFolder, loggers: list[Logger], callbacks: list[Callback]
-) -> L.Trainer:
-    """Configure Lightning: one epoch is one validation interval, so that a checkpoint never falls inside one."""
-    # Two of them: `save_last` would skip the epochs that did not improve, and a killed run would lose those.
-    best = ModelCheckpoint(
-        folder.best.parent, filename=folder.best.stem, monitor="val/dice", mode="max", enable_version_counter=False
-    )
-    last = ModelCheckpoint(folder.last.parent, filename=folder.last.stem, enable_version_counter=False)
-    watch: list[Callback] = [*callbacks, ExitOnSigterm(), best, last]
-    if settings.early_stopping:
-        watch.append(EarlyStopping("val/dice", mode="max", patience=settings.early_stopping))
-    if Console(stderr=True).is_terminal:
-        watch.append(TrainingBar())
-    gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
-    return L.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
-        precision=("bf16-mixed" if gpu else "32-true") if settings.precision == "auto" else settings.precision,
-        max_epochs=settings.steps // settings.validate_every,
-        gradient_clip_val=settings.gradient_clip or None,
-        log_every_n_steps=min(settings.log_every, settings.validate_every),
-        logger=loggers,
-        callbacks=watch,
-        default_root_dir=folder.path,
-        enable_progress_bar=Console(stderr=True).is_terminal,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
 
 
 # ---------------------------------------------------------------- after training
@@ -258,30 +182,3 @@ def _predict_cases(folder: RunFolder, data: DistillDataModule, console: Console)
             task = bar.add_task(f"predict {case.name}", total=window_count(case.shape, size, overlap), info="")
             prob = predict_prob(module, case.image, on_window=lambda n, task=task: bar.advance(task, n))
             write_prob(folder.prob(case.name), prob, case.spacing_um)
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    if checkpoint is None:
-        return 0
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's greetings and four known, harmless warnings off the terminal."""
-    names = ("lightning.pytorch", "lightning.fabric")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # the teacher is in eval mode on purpose
-        warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode")
-        # Lightning 2.6 with torch 2.14: its own use of a class torch has renamed
-        warnings.filterwarnings("ignore", message=r".*LeafSpec")
-        # one worker feeds the step (measured in `make bench`); Lightning counts cores instead
-        warnings.filterwarnings("ignore", message=r".*does not have many workers")
-        # a resumed run writes into its own folder on purpose
-        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
-        yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)

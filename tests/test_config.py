@@ -67,7 +67,7 @@ BASE = "question: q\ndata: {name: toy}\nstudent: {name: toy, width: 16, mode: fa
 
 
 def load(path: Path, *overrides: str) -> Experiment:
-    return config.build(config.read(path, overrides))
+    return config.build(config.read(path, overrides), Experiment)
 
 
 def problems(path: Path, *overrides: str) -> tuple[str, ...]:

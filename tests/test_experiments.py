@@ -11,8 +11,11 @@ from distill3d.catalog import experiment_files
 from distill3d.experiment import load_experiment
 from distill3d.registry import TEACHERS
 from distill3d.run_folder import RunFolder
+from distill3d.trainer import make_trainer, quiet
 
-FILES = experiment_files()
+ALL = experiment_files()
+PRETRAININGS = [name for name in ALL if name.startswith("pretrain_")]
+FILES = {name: path for name, path in ALL.items() if name not in PRETRAININGS}
 SMALL = (
     "trainer.steps=2",
     "trainer.validate_every=2",
@@ -28,13 +31,15 @@ SMALL = (
 
 def test_every_file_is_here():
     on_disk = list((Path(__file__).parents[1] / "experiments").rglob("*.y*ml"))
-    assert len(FILES) == len(on_disk) >= 8
+    assert len(ALL) == len(on_disk) >= 9
+    assert PRETRAININGS
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL)
 def test_it_says_how_to_run_it_and_what_to_expect(name):
-    head = FILES[name].read_text().splitlines()[:3]
-    assert head[0] == f"# run:    make experiment NAME={name}"
+    head = ALL[name].read_text().splitlines()[:3]
+    command = "distill3d pretrain " if name in PRETRAININGS else "make experiment NAME="
+    assert head[0] == f"# run:    {command}{name}"
     assert head[1].startswith("# expect: ")
 
 
@@ -50,8 +55,8 @@ def test_it_takes_real_steps(name, cache, tmp_path, request):
     before = {key: value.clone() for key, value in module.student.state_dict().items()}
     audit = module.transfer(TEACHERS.build(experiment.teacher))
     assert (audit.copy_rate > 0) == module.strategy.needs_weights
-    trainer = run.make_trainer(experiment.trainer, RunFolder(tmp_path / "run"), [], [])
-    with run.quiet():
+    trainer = make_trainer(experiment.trainer, RunFolder(tmp_path / "run"), [], [])
+    with quiet():
         trainer.fit(module, datamodule=data)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     after = module.student.state_dict()

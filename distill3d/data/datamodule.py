@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import lightning as L
 import torch
@@ -24,6 +24,7 @@ from distill3d.registry import DATA
 from distill3d.schema import Experiment
 
 _LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 PREFETCH = 4  # batches a worker may be ahead
 
 
@@ -98,7 +99,7 @@ class DistillDataModule(L.LightningDataModule):
         rank, world = self._rank_and_world()
         patches = TrainPatches(self.cases("train"), config, seed=self.experiment.seed, augment=Augment(config.augment))
         sampler = StepSampler(trainer.validate_every * config.batch_size, rank=rank, world=world)
-        return _LateLoader(
+        return LateLoader(
             patches,
             batch_size=config.batch_size,
             sampler=sampler,
@@ -140,7 +141,8 @@ class DistillDataModule(L.LightningDataModule):
         return torch.cuda.is_available() and self.experiment.trainer.accelerator != "cpu"
 
 
-class _LateLoader(DataLoader[Patch]):
+@final
+class LateLoader(DataLoader[T]):
     """Asks its sampler for indices when the first batch is wanted, not when iteration is set up.
 
     Lightning calls ``iter`` before ``set_epoch``. A loader with workers asks for indices at once, so a resumed run

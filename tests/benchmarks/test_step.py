@@ -17,6 +17,7 @@ from distill3d.callbacks import StepClock
 from distill3d.experiment import load_experiment
 from distill3d.loggers import make_loggers
 from distill3d.run_folder import RunFolder
+from distill3d.trainer import make_trainer, quiet
 
 STEPS, ROUNDS = 12, 3
 
@@ -65,8 +66,8 @@ def test_a_step_of_fit_against_a_bare_loop(tmp_path):
         module = run.DistillModule(experiment, val_cases=data.case_names("val"))
         folder, intervals = RunFolder(tmp_path / str(index)), Intervals()
         loggers = make_loggers(experiment, folder, first_step=0)
-        trainer = run.make_trainer(experiment.trainer, folder, loggers, [StepClock(), intervals])
-        with run.quiet():
+        trainer = make_trainer(experiment.trainer, folder, loggers, [StepClock(), intervals])
+        with quiet():
             trainer.fit(module, DataLoader(batches, batch_size=None), data.val_dataloader())
         fitted += intervals.seconds
     a, b = statistics.median(bare), statistics.median(fitted)
@@ -85,8 +86,8 @@ def test_the_wait_for_data_on_real_stacks(tmp_path, data_dir):
     data.prepare_data()
     clock = StepClock()
     module = run.DistillModule(experiment, val_cases=data.case_names("val"))
-    with run.quiet():
-        run.make_trainer(experiment.trainer, RunFolder(tmp_path), [], [clock]).fit(module, datamodule=data)
+    with quiet():
+        make_trainer(experiment.trainer, RunFolder(tmp_path), [], [clock]).fit(module, datamodule=data)
     cost = clock.cost()
     sys.stdout.write(
         f"\nOP data: {cost['seconds_per_step']:.2f} s a step, {cost['data_wait_share']:.2%} of the loop waits for data"

@@ -1,0 +1,40 @@
+"""Decides whether a run may have its folder: new, resumed, finished already, or refused. It deletes nothing."""
+
+from __future__ import annotations
+
+from distill3d.config import as_plain, flatten
+from distill3d.errors import InputError
+from distill3d.run_folder import RunFolder
+from distill3d.schema import Experiment, Pretraining
+
+# A resumed run may change these; anything else would make it another experiment.
+RESUMABLE = ("trainer.steps", "trainer.accelerator", "trainer.precision", "trainer.log_every")
+RESUMABLE_SECTIONS = ("logging.", "inference.", "patches.workers", "crops.workers", "runs", "cache")
+
+
+def finished_or_refused(folder: RunFolder, experiment: Experiment | Pretraining, *, resume: bool) -> bool:
+    """Return True if the run is complete; refuse to touch one that is not, or that had other settings."""
+    if folder.state == "absent":
+        return False
+    then, now = flatten(folder.read_config()), flatten(as_plain(experiment))
+    changed = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key) and not _may_change(key)]
+    if changed:
+        shown = "; ".join(f"{key}: {then.get(key)!r} there, {now.get(key)!r} now" for key in changed[:3])
+        raise InputError(f"{folder.path} holds a run with other settings ({shown}); accepted: --overwrite, or runs=...")
+    if folder.state == "done":
+        if (steps := steps_before(folder)) == experiment.trainer.steps:
+            return True
+        if not resume:
+            raise InputError(f"{folder.path} is finished after {steps} steps; accepted: --resume to go on, --overwrite")
+    elif not resume:
+        raise InputError(f"{folder.path} holds an unfinished run; accepted: --resume or --overwrite")
+    return False
+
+
+def steps_before(folder: RunFolder) -> int:
+    """Return how many steps the run in this folder was asked for."""
+    return int(folder.read_config()["trainer"]["steps"])
+
+
+def _may_change(key: str) -> bool:
+    return key in RESUMABLE or key.startswith(RESUMABLE_SECTIONS)

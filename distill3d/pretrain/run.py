@@ -1,0 +1,138 @@
+"""A whole pretraining: photos, training, probe, weights and model card. It decides the order and holds no method."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+
+from distill3d.callbacks import StepClock
+from distill3d.claim import finished_or_refused
+from distill3d.config import as_plain
+from distill3d.experiment import load_pretraining
+from distill3d.loggers import log_summary, make_loggers
+from distill3d.pretrain.card import write_card
+from distill3d.pretrain.module import PhotoModule, build_vit
+from distill3d.pretrain.photos import Crops, PhotoData, photos
+from distill3d.pretrain.probe import probe
+from distill3d.process import is_main_process
+from distill3d.provenance import peak_memory_gib, provenance
+from distill3d.run_folder import RunFolder, write_json, write_yaml
+from distill3d.schema import Pretraining
+from distill3d.teachers.base import hash_weights
+from distill3d.trainer import make_trainer, quiet, step_of, train
+
+STATISTICS_BATCHES = 8
+
+
+def pretrain(
+    settings: Pretraining | str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Train a 2D ViT on photos, probe it, and leave its weights in half precision with a model card.
+
+    Args:
+        settings: a loaded pretraining, or its name or path.
+        resume: continue an unfinished run from its last checkpoint.
+        overwrite: delete what is there and start anew.
+        console: where messages go; stderr by default.
+
+    Returns:
+        The run's folder, with ``<architecture>.safetensors``, ``<architecture>.md`` and ``metrics.json``.
+
+    Raises:
+        ConfigError: the settings are wrong.
+        InputError: a photo is missing, or the folder holds a run and neither flag was given.
+        TrainingError: the loss is not finite.
+    """
+    settings = settings if isinstance(settings, Pretraining) else load_pretraining(settings)
+    console = console or Console(stderr=True)
+    folder = RunFolder(Path(settings.runs) / settings.name / f"seed{settings.seed}")
+    if is_main_process() and not overwrite and finished_or_refused(folder, settings, resume=resume):
+        console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
+        return folder.path
+    with quiet():
+        L.seed_everything(settings.seed, workers=True, verbose=False)
+        data = PhotoData(settings)
+        data.prepare_data()
+        module = PhotoModule(settings)
+        checkpoint = folder.last if resume and folder.last.is_file() else None
+        if checkpoint is None:
+            crops = Crops(photos("train"), settings.crops, seed=settings.seed + 1, augment=True)
+            sampler = range(STATISTICS_BATCHES * settings.crops.batch_size)
+            loader = DataLoader(crops, batch_size=settings.crops.batch_size, sampler=sampler)
+            module.measure(islice(loader, STATISTICS_BATCHES))
+        if is_main_process():
+            if overwrite and folder.path.exists():
+                shutil.rmtree(folder.path)
+            folder.done.unlink(missing_ok=True)
+            write_yaml(folder.config, as_plain(settings))
+        loggers = make_loggers(settings, folder, first_step=step_of(checkpoint))
+        _train(settings, module, data, folder, loggers, checkpoint)
+        if is_main_process():
+            results = _finish(settings, folder)
+            log_summary(loggers, {f"probe/{key}": value for key, value in results["explained_variance"].items()})
+    return folder.path
+
+
+def _train(
+    settings: Pretraining,
+    module: PhotoModule,
+    data: PhotoData,
+    folder: RunFolder,
+    loggers: list[Logger],
+    checkpoint: Path | None,
+) -> None:
+    clock = StepClock()
+    trainer = make_trainer(settings.trainer, folder, loggers, [clock], monitor="val/explained")
+    train(trainer, module, data, folder=folder, checkpoint=checkpoint)
+    if trainer.is_global_zero:
+        cost = {
+            "parameters": sum(p.numel() for p in module.net.parameters()),
+            "step_minutes": (clock.step_seconds + clock.wait_seconds) / 60,
+            "peak_memory_gib": peak_memory_gib(),
+            "steps": trainer.global_step,
+            **clock.cost(),
+        }
+        write_json(folder.fit, {"cost": cost, "teacher": as_plain(module.teacher.identity), "provenance": provenance()})
+
+
+def _finish(settings: Pretraining, folder: RunFolder) -> dict[str, Any]:
+    """Probe the trained network and a random one, and write weights, scores and card."""
+    module = PhotoModule(settings)
+    state = torch.load(folder.last, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(state, strict=True)
+    module.net.load_state_dict({key: value.half() for key, value in module.net.state_dict().items()})
+    module.eval()
+    trained = probe(module)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        module.net = build_vit(settings.architecture).eval()
+    results: dict[str, Any] = {
+        "experiment": settings.name,
+        "seed": settings.seed,
+        "explained_variance": {"trained": trained, "random": probe(module)},
+        **folder.read_json(folder.fit),
+    }
+    weights = {key.removeprefix("net."): value.half() for key, value in state.items() if key.startswith("net.")}
+    results["weights"] = {"sha256": hash_weights(weights)}
+    path = folder.path / f"{settings.architecture}.safetensors"
+    part = path.with_suffix(".part")
+    save_file(weights, part)
+    part.replace(path)
+    write_json(folder.metrics, results)
+    write_card(path.with_suffix(".md"), settings, results)
+    write_json(folder.done, {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    return results

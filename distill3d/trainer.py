@@ -1,0 +1,119 @@
+"""Configures Lightning the same way for every training, and ends it with the right exit code. It builds no model."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+
+from distill3d.callbacks import ExitOnSigterm, TrainingBar
+from distill3d.process import is_main_process
+from distill3d.run_folder import RunFolder
+from distill3d.schema import TrainerConfig
+
+EXIT_INTERRUPT = 130
+
+
+def make_trainer(
+    settings: TrainerConfig,
+    folder: RunFolder,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+    *,
+    monitor: str = "val/dice",
+) -> L.Trainer:
+    """Configure Lightning: one epoch is one validation interval, so that a checkpoint never falls inside one.
+
+    Args:
+        settings: how long and on what.
+        folder: where checkpoints go.
+        loggers: of the curves.
+        callbacks: beside the usual ones.
+        monitor: the logged score, larger is better, that picks the best checkpoint.
+    """
+    # Two of them: `save_last` would skip the epochs that did not improve, and a killed run would lose those.
+    best = ModelCheckpoint(
+        folder.best.parent, filename=folder.best.stem, monitor=monitor, mode="max", enable_version_counter=False
+    )
+    last = ModelCheckpoint(folder.last.parent, filename=folder.last.stem, enable_version_counter=False)
+    watch: list[Callback] = [*callbacks, ExitOnSigterm(), best, last]
+    if settings.early_stopping:
+        watch.append(EarlyStopping(monitor, mode="max", patience=settings.early_stopping))
+    if Console(stderr=True).is_terminal:
+        watch.append(TrainingBar())
+    gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        precision=("bf16-mixed" if gpu else "32-true") if settings.precision == "auto" else settings.precision,
+        max_epochs=settings.steps // settings.validate_every,
+        gradient_clip_val=settings.gradient_clip or None,
+        log_every_n_steps=min(settings.log_every, settings.validate_every),
+        logger=loggers,
+        callbacks=watch,
+        default_root_dir=folder.path,
+        enable_progress_bar=Console(stderr=True).is_terminal,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def train(
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    *,
+    folder: RunFolder,
+    checkpoint: Path | None,
+) -> None:
+    """Run ``trainer.fit``; where it is stopped, say how to go on.
+
+    Raises:
+        SystemExit: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as err:
+        if is_main_process():
+            Console(stderr=True).print(f"stopped; --resume goes on from {folder.path}", soft_wrap=True)
+        # Lightning ends an interrupted fit with 1; the shell's convention is 128 + SIGINT
+        raise SystemExit(EXIT_INTERRUPT if trainer.interrupted and err.code == 1 else err.code) from err
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Return the number of optimizer steps a checkpoint was written after; 0 for none."""
+    if checkpoint is None:
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's greetings and four known, harmless warnings off the terminal."""
+    names = ("lightning.pytorch", "lightning.fabric")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # the teacher is in eval mode on purpose
+        warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode")
+        # Lightning 2.6 with torch 2.14: its own use of a class torch has renamed
+        warnings.filterwarnings("ignore", message=r".*LeafSpec")
+        # one worker feeds the step (measured in `make bench`); Lightning counts cores instead
+        warnings.filterwarnings("ignore", message=r".*does not have many workers")
+        # a resumed run writes into its own folder on purpose
+        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+        yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
