@@ -152,9 +152,11 @@ class CropConfig:
 
     pixels: int = 96  # side of a crop; a multiple of the 2D network's patch
     teacher_pixels: int = 192  # side of the same crop as the teacher sees it: finer, so that its maps are as fine
-    area: tuple[float, float] = (0.04, 1.0)  # of the photo, range
-    jitter: float = 0.4  # brightness, contrast and saturation, each +- this
+    area: tuple[float, float] = (0.02, 1.0)  # of the photo, range
+    jitter: float = 0.5  # brightness, contrast and saturation, each +- this; hue a quarter of it
     gray: float = 0.3  # probability of a gray crop: microscopy has one channel
+    invert: float = 0.2  # probability of a negative
+    cutmix: float = 0.4  # probability of a rectangle from another crop
     batch_size: int = 32
     val_crops: int = 128  # of the held-out photos, always the same ones
     workers: int = 1  # processes that cut crops; 0 does it in the training process
@@ -163,7 +165,7 @@ class CropConfig:
         _at_least(1, pixels=self.pixels, batch_size=self.batch_size, val_crops=self.val_crops)
         _at_least(self.pixels, teacher_pixels=self.teacher_pixels)
         _at_least(0, workers=self.workers)
-        _within(0, 1, jitter=self.jitter, gray=self.gray)
+        _within(0, 1, jitter=self.jitter, gray=self.gray, invert=self.invert, cutmix=self.cutmix)
         _within(0.001, 1, **{"area[0]": self.area[0], "area[1]": self.area[1]})
 
 
@@ -175,7 +177,7 @@ class Pretraining:
     question: str = ""
     architecture: str  # timm's name of the 2D ViT to train
     teacher: Component = component("teacher", default="timm2d")
-    layers: tuple[int, ...] = (-2, -1)  # of the teacher's feature maps, coarsest last, that the tokens must predict
+    layers: tuple[int, ...] = (-4, -3, -2, -1)  # the teacher's feature maps that tokens must predict
     logits_weight: float = 0.25  # of the term that matches the teacher's classes, relative to one feature map
     temperature: float = 2.0  # of both softmaxes in that term
     crops: CropConfig = CropConfig()
@@ -190,9 +192,7 @@ class Pretraining:
         _at_least(0, seed=self.seed, logits_weight=self.logits_weight)
         _at_least(0.1, temperature=self.temperature)
         if not self.layers:
-            raise ValueError(
-                "layers=[] is empty; accepted: one or more of the teacher's feature maps, such as [-2, -1]"
-            )
+            raise ValueError("layers=[] is empty; accepted: one or more of the teacher's feature maps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

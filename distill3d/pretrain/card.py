@@ -22,11 +22,16 @@ have a ViT teacher where there is no network.
 
 ## What it learned
 
-A ridge regression from its frozen tokens, fitted on the training photos, explains
-**{{ "{:.1%}".format(explained.trained) }}** of the variance of the teacher's feature maps on
-{{ crops.val_crops }} crops of the held-out photos (0 is what predicting their mean gives). From the tokens of the
-same network with random weights it explains {{ "{:.1%}".format(explained.random) }}. The strength of
-the ridge is chosen by cross-validation over training photos.
+How much of the variance of the teacher's feature maps a ridge regression from its frozen tokens explains, on
+{{ crops.val_crops }} crops of the held-out photos (1 is all, 0 is what predicting their mean gives). The regression is
+fitted on crops of the training photos, its strength chosen by cross-validation over those photos. Beside it, the same
+for the same network with random weights.
+
+| feature map, fine to coarse | trained | random |
+|---|---|---|
+{% for one, other in scores -%}
+| {{ loop.index }} | {{ "{:.3f}".format(one) }} | {{ "{:.3f}".format(other) }} |
+{% endfor %}
 
 ## What it is not
 
@@ -81,7 +86,9 @@ def write_card(path: Path, settings: Pretraining, results: Mapping[str, Any]) ->
         crops=settings.crops,
         cost=cost,
         teacher=results["teacher"],
-        explained=results["explained_variance"],
+        scores=list(
+            zip(results["explained_variance"]["trained"], results["explained_variance"]["random"], strict=True)
+        ),
         sha256=results["weights"]["sha256"],
         provenance=provenance,
         hardware=", ".join([f"{machine['cpus']} CPUs", *machine["gpus"]]),

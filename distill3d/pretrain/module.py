@@ -46,7 +46,7 @@ class PhotoModule(L.LightningModule):
         for index, width in enumerate(widths):
             self.register_buffer(f"mean_{index}", torch.zeros(width))
             self.register_buffer(f"std_{index}", torch.ones(width))
-        self._explained = ExplainedVariance()
+        self._explained = ExplainedVariance(len(self.heads))
 
     def measure(self, batches: Iterable[Tensor]) -> None:
         """Take the statistics of the teacher's channels from some batches [N, 3, S, S] of training crops."""
@@ -63,7 +63,8 @@ class PhotoModule(L.LightningModule):
             maps, logits = self._teacher_maps(crops.float())
         found = []
         for index, each in enumerate(maps):
-            grid = F.interpolate(each, size=(side, side), mode="bilinear", align_corners=False)
+            # averages where the map is finer than the tokens, as antialiasing does
+            grid = F.interpolate(each, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
             tokens = grid.flatten(2).transpose(1, 2)
             found.append((tokens - self.get_buffer(f"mean_{index}")) / self.get_buffer(f"std_{index}"))
         return found, logits
@@ -99,13 +100,15 @@ class PhotoModule(L.LightningModule):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Gather residuals on held-out photos."""
         tokens = self.tokens(batch)[:, 1:]
-        for head, target in zip(self.heads, self.targets(batch)[0], strict=True):
-            self._explained.update(pred=head(tokens), target=target)
+        for index, (head, target) in enumerate(zip(self.heads, self.targets(batch)[0], strict=True)):
+            self._explained.update(index, pred=head(tokens), target=target)
 
     def on_validation_epoch_end(self) -> None:
         """Log the explained variance of the teacher's features on held-out photos, in (-inf, 1]."""
-        self.log("val/explained", self._explained.compute(), prog_bar=True, sync_dist=True)
-        self._explained = ExplainedVariance()
+        per_map = self._explained.compute()
+        self.log("val/explained", sum(per_map) / len(per_map), prog_bar=True, sync_dist=True)
+        self.log_dict({f"val/explained_{index}": value for index, value in enumerate(per_map)}, sync_dist=True)
+        self._explained = ExplainedVariance(len(self.heads))
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of dicts
         """AdamW; matrices decay, biases and norms do not."""
@@ -136,24 +139,35 @@ class PhotoModule(L.LightningModule):
 
 @final
 class ExplainedVariance:
-    """Share of the targets' variance, over all channels, that predictions explain; 1 is perfect, 0 is the mean."""
+    """Share of each map's variance, over all its channels, that predictions explain; 1 is perfect, 0 is the mean.
 
-    def __init__(self) -> None:
-        self._residual = self._squares = 0.0
-        self._sums: dict[int, tuple[Tensor, Tensor, int]] = {}
+    Args:
+        maps: how many there are.
+    """
 
-    def update(self, *, pred: Tensor, target: Tensor) -> None:
-        """Add predictions and targets [..., C]; maps are told apart by their number of channels."""
+    def __init__(self, maps: int) -> None:
+        self._residual = [0.0] * maps
+        self._squares: list[Tensor | float] = [0.0] * maps
+        self._total: list[Tensor | float] = [0.0] * maps
+        self._count = [0] * maps
+
+    def update(self, index: int, *, pred: Tensor, target: Tensor) -> None:
+        """Add predictions and targets [..., C] of the map ``index``."""
         pred, target = pred.double().flatten(0, -2), target.double().flatten(0, -2)
-        self._residual += float((pred - target).square().sum())
-        total, squares, count = self._sums.get(target.shape[1], (torch.zeros(1), torch.zeros(1), 0))
-        kept = (total.to(target) + target.sum(0), squares.to(target) + target.square().sum(0), count + len(target))
-        self._sums[target.shape[1]] = kept
+        self._residual[index] += float((pred - target).square().sum())
+        self._squares[index] = self._squares[index] + target.square().sum(0)
+        self._total[index] = self._total[index] + target.sum(0)
+        self._count[index] += len(target)
 
-    def compute(self) -> float:
-        """Return 1 - residual / variance; 0 before any update."""
-        variance = sum(float((squares - total.square() / count).sum()) for total, squares, count in self._sums.values())
-        return 1 - self._residual / variance if variance else 0.0
+    def compute(self) -> list[float]:
+        """Return 1 - residual / variance per map; 0 before any update."""
+        found = []
+        for residual, squares, total, count in zip(
+            self._residual, self._squares, self._total, self._count, strict=True
+        ):
+            variance = float(torch.as_tensor(squares - total**2 / max(count, 1)).sum())
+            found.append(1 - residual / variance if variance else 0.0)
+        return found
 
 
 def build_vit(architecture: str) -> VisionTransformer:

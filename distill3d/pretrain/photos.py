@@ -91,6 +91,13 @@ def read_photo(photo: Photo) -> Tensor:
 class Crops(Dataset[Tensor]):
     """Endless random crops of photos; each is decided by the seed and its index alone.
 
+    With few photos the augmentation makes the difference: crops of all sizes, strong changes of color, and rectangles
+    of one crop pasted into another.
+
+    Source: Asano & Saeed 2023, Extrapolating from a single image to a thousand classes using distillation,
+    arXiv 2112.00725 (distillation from heavily augmented crops of very few images); Yun et al. 2019, CutMix,
+    arXiv 1905.04899.
+
     Args:
         photos: to cut from, in turn.
         config: size and augmentation.
@@ -101,13 +108,17 @@ class Crops(Dataset[Tensor]):
     def __init__(self, photos: Sequence[Photo], config: CropConfig, *, seed: int, augment: bool) -> None:
         self.photos = tuple(photos)
         self.seed = seed
+        self.cutmix = config.cutmix if augment else 0.0
         side = config.teacher_pixels
         crop = v2.RandomResizedCrop(side, scale=config.area, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
         changes = [
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
-            v2.ColorJitter(config.jitter, config.jitter, config.jitter, 0.1 * config.jitter),
+            v2.RandomApply([v2.RandomPerspective(0.4, p=1.0)], p=0.3),
+            v2.ColorJitter(config.jitter, config.jitter, config.jitter, 0.25 * config.jitter),
+            v2.RandomChannelPermutation(),
             v2.RandomGrayscale(config.gray),
+            v2.RandomInvert(config.invert),
         ]
         self.change = v2.Compose([crop, *(changes if augment else []), v2.ToDtype(torch.float32, scale=True)])
 
@@ -115,7 +126,15 @@ class Crops(Dataset[Tensor]):
         """Return [3, side, side] in [0, 1], at the teacher's resolution."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed * CROP_SEED + index)
-            return self.change(read_photo(self.photos[self.photo_of(index)]))
+            crop = self.change(read_photo(self.photos[self.photo_of(index)]))
+            if float(torch.rand(())) >= self.cutmix:
+                return crop
+            other = self.change(read_photo(self.photos[int(torch.randint(len(self.photos), ()))]))
+            side = crop.shape[1]
+            height, width = (int(n) for n in torch.randint(side // 4, 3 * side // 4, (2,)))
+            top, left = int(torch.randint(side - height, ())), int(torch.randint(side - width, ()))
+            crop[:, top : top + height, left : left + width] = other[:, top : top + height, left : left + width]
+            return crop
 
     def photo_of(self, index: int) -> int:
         """Say which photo a crop comes from: each in turn."""

@@ -28,7 +28,7 @@ class _Gathered:
     photo: NDArray[np.integer]
 
 
-def probe(module: PhotoModule, *, crops: int = TRAIN_CROPS) -> float:
+def probe(module: PhotoModule, *, crops: int = TRAIN_CROPS) -> list[float]:
     """Fit a ridge regression from frozen tokens to the teacher's feature maps; return what it explains elsewhere.
 
     The regression sees crops of the training photos only, and chooses its strength by leaving out some of those
@@ -39,16 +39,16 @@ def probe(module: PhotoModule, *, crops: int = TRAIN_CROPS) -> float:
         crops: of the training photos to fit on.
 
     Returns:
-        Explained variance in (-inf, 1].
+        Explained variance of each map in (-inf, 1].
     """
     config = module.settings.crops
     fitted = _gather(module, Crops(photos("train"), config, seed=0, augment=False), crops)
     held_out = _gather(module, Crops(photos("val"), config, seed=0, augment=False), config.val_crops)
     folds = list(GroupKFold(FOLDS).split(fitted.tokens, groups=fitted.photo))
-    explained = ExplainedVariance()
-    for target, truth in zip(fitted.maps, held_out.maps, strict=True):
+    explained = ExplainedVariance(len(fitted.maps))
+    for index, (target, truth) in enumerate(zip(fitted.maps, held_out.maps, strict=True)):
         ridge = RidgeCV(RIDGES, cv=folds).fit(fitted.tokens.numpy(), target.numpy())
-        explained.update(pred=torch.from_numpy(ridge.predict(held_out.tokens.numpy())), target=truth)
+        explained.update(index, pred=torch.from_numpy(ridge.predict(held_out.tokens.numpy())), target=truth)
     return explained.compute()
 
 

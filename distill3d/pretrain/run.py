@@ -6,6 +6,7 @@ import shutil
 import time
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning as L
@@ -83,7 +84,8 @@ def pretrain(
         _train(settings, module, data, folder, loggers, checkpoint)
         if is_main_process():
             results = _finish(settings, folder)
-            log_summary(loggers, {f"probe/{key}": value for key, value in results["explained_variance"].items()})
+            means = {f"probe/{key}": fmean(values) for key, values in results["explained_variance"].items()}
+            log_summary(loggers, means)
     return folder.path
 
 
