@@ -4,6 +4,7 @@ from distill3d.students.base import Student
 from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
 from distill3d.students.monai_nets import MonaiConfig, MonaiStudent
 from distill3d.students.unet3d import UNet3d, UNet3dConfig
+from distill3d.students.vit3d import Vit3d, Vit3dConfig
 
 __all__ = [
     "ConvNet3d",
@@ -13,4 +14,6 @@ __all__ = [
     "Student",
     "UNet3d",
     "UNet3dConfig",
+    "Vit3d",
+    "Vit3dConfig",
 ]

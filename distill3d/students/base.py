@@ -17,6 +17,7 @@ class Student(nn.Module, ABC):
         stride_zyx: what each axis of the network's own input must be divisible by; `forward` pads and crops back.
         architecture_2d: timm's name of the 2D network this student's encoder mirrors, None when it mirrors none.
         input_weight: the entry of the state dict that meets the image, with one channel where the 2D network has three.
+        expected_copy_rate: share, by values, of the entries with a 2D counterpart that a teacher must have.
         input_shift: the entry [out_channels], a bias or a buffer, that takes what the channels' differing means leave.
     """
 
@@ -24,6 +25,7 @@ class Student(nn.Module, ABC):
     architecture_2d: str | None = None
     input_weight: str | None = None
     input_shift: str | None = None
+    expected_copy_rate: float = 1.0
 
     def forward(self, image: Tensor) -> Prediction:
         """Segment [B, 1, Z, Y, X] intensities in [0, 1]; the logits have the image's size."""
@@ -40,6 +42,18 @@ class Student(nn.Module, ABC):
     def teacher_key(self, name: str) -> str | None:  # noqa: ARG002 - subclasses use it
         """Name the 2D network's parameter or buffer that ``name`` of this state dict corresponds to; None for none."""
         return None
+
+    def from_2d(self, name: str, value: Tensor) -> Tensor | None:  # noqa: ARG002 - subclasses use them
+        """Bring the counterpart of ``name`` to its shape where more than a depth axis is missing, else return None."""
+        return None
+
+    def misfit(self, net: nn.Module, architecture: str) -> str | None:
+        """Say in one line why the weights of a 2D network cannot go into this student; None if they can."""
+        del net
+        return (
+            f"student {type(self).__name__} mirrors no 2D network, so {architecture!r} does not fit; "
+            f"set student.name=convnet3d or vit3d, and student.encoder={architecture}"
+        )
 
     def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         """Take over the statistics the 2D network expects; called by transfer, a no-op for students without a 2D twin.

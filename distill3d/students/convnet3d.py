@@ -106,6 +106,16 @@ class ConvNet3d(Student):
         """Drop ``encoder.``: what follows is timm's own name."""
         return name.removeprefix("encoder.") if name.startswith("encoder.") and not name.endswith(".shift") else None
 
+    def misfit(self, net: nn.Module, architecture: str) -> str | None:
+        """The 2D network must be the one this encoder was made of."""
+        del net
+        if self.architecture_2d == architecture:
+            return None
+        return (
+            f"the student mirrors {self.architecture_2d!r}, the teacher is {architecture!r}; "
+            "set student.encoder and teacher.architecture to the same network"
+        )
+
     def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         """Normalize the gray image by the means over the channels; the stem has to absorb how they differ."""
         gray = gray_statistics(mean=mean, std=std)

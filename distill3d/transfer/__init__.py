@@ -3,6 +3,8 @@
 from distill3d.transfer.base import AuditRow, TransferAudit, TransferStrategy
 from distill3d.transfer.inflate import Inflate, InflateConfig
 from distill3d.transfer.none import NoTransfer, NoTransferConfig
+from distill3d.transfer.tubular import Tubular, TubularConfig
+from distill3d.transfer.weights import WeightTransfer
 
 __all__ = [
     "AuditRow",
@@ -12,4 +14,7 @@ __all__ = [
     "NoTransferConfig",
     "TransferAudit",
     "TransferStrategy",
+    "Tubular",
+    "TubularConfig",
+    "WeightTransfer",
 ]

@@ -96,10 +96,12 @@ class TransferStrategy(nn.Module, ABC):
     Three steps, in the order in which they run. A strategy is a Module so that its projections train with the student.
 
     Attributes:
+        name: as it is registered, for messages.
         wants_teacher: True when `forward` needs the teacher's prediction in every step.
         needs_weights: True when `transfer` copies from the teacher, so that a run without a teacher is an error.
     """
 
+    name: str = "unnamed"
     wants_teacher: bool = False
     needs_weights: bool = False
 

@@ -20,8 +20,8 @@ def student(request):
     return _build(request.param)
 
 
-def test_the_three_students_of_this_package_are_here():
-    assert {"convnet3d", "monai", "unet3d"} <= set(NAMES)
+def test_the_students_of_this_package_are_here():
+    assert {"convnet3d", "monai", "unet3d", "vit3d"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("size", [(8, 32, 32), (7, 33, 18)])

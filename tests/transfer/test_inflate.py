@@ -113,7 +113,7 @@ def test_without_a_teacher_it_says_what_to_set():
 
 
 def test_a_student_that_mirrors_nothing_is_told_the_way_out(teacher):
-    with pytest.raises(ConfigError, match=r"set student\.name=convnet3d and student\.encoder=tf_efficientnet_lite0"):
+    with pytest.raises(ConfigError, match=r"set student\.name=convnet3d or vit3d, and student\.encoder=tf_eff"):
         Inflate(InflateConfig()).transfer(student=UNet3d(UNet3dConfig()), teacher=teacher)
 
 

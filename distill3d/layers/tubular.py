@@ -1,0 +1,234 @@
+"""A block embedding that reads along tubes instead of boxes. It neither finds a teacher nor copies its weights."""
+
+from __future__ import annotations
+
+from typing import Literal, final, get_args
+
+import torch
+from torch import Tensor, nn
+
+from distill3d.layers.inflate2d import splat_matrix
+from distill3d.layers.tubes import (
+    Axis,
+    OffsetLaw,
+    Outside,
+    Points,
+    angle_tube,
+    block_centers,
+    sample,
+    snake_tube,
+    straight_tube,
+    tap_distances,
+)
+
+Fusion = Literal["sum", "mean", "concat"]
+
+
+def taps_from_plane(w2: Tensor, taps: int) -> Tensor:
+    """Unroll a 2D patch embedding's kernel into the taps of a tube, row by row.
+
+    If ``taps`` is not P * Q, the row of values is spread linearly over ``taps`` places (`splat_matrix`), which keeps
+    its sum and so the response to a constant; if it is, the values come back as they are.
+
+    Source: Cheng et al. 2024, DINeuro, arXiv 2410.22078: a 16 x 16 kernel becomes 256 taps. The order of the taps and
+    the resampling are ours.
+
+    Args:
+        w2: [E, 1, P, Q].
+        taps: K, at least 1.
+
+    Returns:
+        [E, K].
+
+    Example:
+        >>> plane = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> taps_from_plane(plane, 4).tolist(), taps_from_plane(plane, 1).tolist()
+        ([[1.0, 2.0, 3.0, 4.0]], [[10.0]])
+    """
+    row = w2.flatten(1)
+    return row if taps == row.shape[1] else row @ splat_matrix(row.shape[1], taps).to(row).T
+
+
+@final
+class TubularEmbed(nn.Module):
+    """Embed every block of a volume by what tubes through its center read, one tube per axis.
+
+    Tap k of K lies ``(k - K // 2) * tap_spacing`` voxels along its axis from the block's center ``i * b + b // 2``. A
+    small network looks at the block and its neighbors and bends the tubes; its last layer starts at zero, so that tubes
+    start straight. The response of an axis is ``sum_k tubes[a, :, k] * v_k`` over the values v read (`tubes.sample`).
+
+    * ``snake``: every tap steps ``extent * tanh(predicted)`` voxels sideways from its inner neighbor (`snake_tube`).
+    * ``angles``: each half turns by two angles, ``extent * pi / 4 * tanh(predicted)`` (`angle_tube`).
+
+    Parameters: ``tubes`` [A, E, K], ``bias`` [E]; children: ``offsets`` (None where nothing can bend), ``proj`` (the
+    ordinary block embedding, None without ``keep_block``), ``fuse`` (None unless ``fusion`` is "concat").
+
+    Source: the idea is of Cheng et al. 2024, DINeuro, arXiv 2410.22078 (deformable tubes along z, y and x in place of a
+    ViT's patch embedding). The predictor, both laws' use here, where taps lie, what is read outside the volume and how
+    views are fused are not known from there: they are ours.
+
+    Args:
+        embed_dim: E, channels of the output.
+        block_zyx: edges of a block in voxels.
+        taps: K, per tube.
+        axes: of the tubes, each once; A of them.
+        tap_spacing: voxels between taps, above 0. Whole numbers are faster: straight tubes then need no interpolation.
+        deformable: whether tubes bend; those of a single tap never do.
+        law: how they bend, see above.
+        extent: bound of a step in voxels ("snake"), or of an angle in units of pi / 4 ("angles", at most 1); above 0.
+        fusion: of the V views (the tubes and the block, if kept): their sum, their mean, or a 1 x 1 x 1 convolution
+            that starts as the mean.
+        outside: what taps beyond the volume read: "border" the nearest voxel, "zeros" nothing.
+        keep_block: keep an ordinary block embedding as one more view.
+        hidden: channels of the predictor.
+
+    Raises:
+        ValueError: a setting is out of its range.
+
+    Example:
+        >>> embed = TubularEmbed(8, block_zyx=(4, 8, 8), taps=16)
+        >>> embed(torch.rand(2, 1, 8, 16, 24)).shape
+        torch.Size([2, 8, 2, 2, 3])
+    """
+
+    offsets: nn.Sequential | None
+    proj: nn.Conv3d | None
+    fuse: nn.Conv3d | None
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        block_zyx: tuple[int, int, int],
+        taps: int,
+        axes: tuple[Axis, ...] = ("z", "y", "x"),
+        tap_spacing: float = 1.0,
+        deformable: bool = True,
+        law: OffsetLaw = "snake",
+        extent: float = 1.0,
+        fusion: Fusion = "mean",
+        outside: Outside = "border",
+        keep_block: bool = False,
+        hidden: int = 16,
+    ) -> None:
+        super().__init__()
+        _check_tubes(taps=taps, axes=axes, tap_spacing=tap_spacing, block_zyx=block_zyx)
+        _check_bending(law=law, extent=extent)
+        _check_choice("fusion", fusion, get_args(Fusion))
+        _check_choice("outside", outside, get_args(Outside))
+        self.block_zyx, self.taps, self.tap_spacing = block_zyx, taps, tap_spacing
+        self.axes, self.law, self.extent = axes, law, extent
+        self.fusion: Fusion = fusion
+        self.outside: Outside = outside
+        self.views = len(axes) + keep_block
+        # The bounds of a convolution of K inputs (torch's default), for each tube alone.
+        self.tubes = nn.Parameter(torch.empty(len(axes), embed_dim, taps).uniform_(-1, 1) * taps**-0.5)
+        self.bias = nn.Parameter(torch.empty(embed_dim).uniform_(-1, 1) * taps**-0.5)
+        self.proj = nn.Conv3d(1, embed_dim, block_zyx, stride=block_zyx, bias=False) if keep_block else None
+        self.fuse = _mean_of_views(embed_dim, self.views) if fusion == "concat" else None
+        self.channels = 2 * (taps - 1) if law == "snake" else 4
+        self.offsets = None
+        if deformable and taps > 1:
+            self.offsets = _predictor(block_zyx, hidden=hidden, channels=len(axes) * self.channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Embed [B, 1, Z, Y, X], axes divisible by ``block_zyx``, as [B, E, Z / bz, Y / by, X / bx]."""
+        volume = image.squeeze(1).to(_at_least_float32(image.dtype))
+        tubes = self._tubes(image)
+        values = torch.stack([sample(volume, points, outside=self.outside) for points in tubes]).to(self.tubes.dtype)
+        if self.fuse is not None:
+            views = torch.einsum("aek,abkzyx->baezyx", self.tubes, values).flatten(1, 2)
+            if self.proj is not None:
+                views = torch.cat([views, self.proj(image)], dim=1)
+            total = self.fuse(views)
+        else:
+            total = torch.einsum("aek,abkzyx->bezyx", self.tubes, values)
+            if self.proj is not None:
+                total = total + self.proj(image)
+            if self.fusion == "mean":
+                total = total / self.views
+        return total + self.bias.to(total.dtype).view(-1, 1, 1, 1)
+
+    def tap_points(self, image: Tensor) -> Tensor:
+        """Return where the taps lie for [B, 1, Z, Y, X], also beyond the volume, to draw or to check them.
+
+        Returns:
+            [B, A, N, K, 3], ZYX in voxels, N blocks in ZYX order.
+        """
+        grid = tuple(size // block for size, block in zip(image.shape[2:], self.block_zyx, strict=True))
+        shape = (image.shape[0], self.taps, *grid)
+        tubes = torch.stack([torch.stack([c.expand(shape) for c in points], dim=-1) for points in self._tubes(image)])
+        return tubes.to(_at_least_float32(image.dtype)).flatten(3, 5).permute(1, 0, 3, 2, 4)
+
+    def _tubes(self, image: Tensor) -> list[Points]:
+        """Place the taps of every axis."""
+        _, _, z, y, x = image.shape
+        if any(size % block for size, block in zip((z, y, x), self.block_zyx, strict=True)):
+            raise ValueError(f"volume {z, y, x} cannot be cut into blocks; accepted: multiples of {self.block_zyx}")
+        dtype = _at_least_float32(image.dtype)
+        centers = block_centers((z, y, x), self.block_zyx, device=image.device)
+        distances = tap_distances(self.taps, self.tap_spacing, dtype=dtype, device=image.device)
+        axes = ["zyx".index(axis) for axis in self.axes]
+        if self.offsets is None:
+            return [straight_tube(axis, centers, distances) for axis in axes]
+        bends = self._bends(image, self.offsets).to(dtype)
+        bend = snake_tube if self.law == "snake" else angle_tube
+        return [bend(axis, centers, distances, bends[:, i]) for i, axis in enumerate(axes)]
+
+    def _bends(self, image: Tensor, offsets: nn.Sequential) -> Tensor:
+        """Return steps in voxels [B, A, 2, K - 1, Gz, Gy, Gx] or angles in radians [B, A, 4, Gz, Gy, Gx]."""
+        # In bfloat16 the rounding of 128 steps would add up to a good part of a voxel.
+        with torch.autocast(image.device.type, enabled=False):
+            predicted = offsets(image.to(self.tubes.dtype))
+        bounded = predicted.to(_at_least_float32(predicted.dtype)).tanh().unflatten(1, (len(self.axes), self.channels))
+        if self.law == "snake":
+            return bounded.unflatten(2, (2, self.taps - 1)) * self.extent
+        return bounded * (self.extent * torch.pi / 4)
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _predictor(block_zyx: tuple[int, int, int], *, hidden: int, channels: int) -> nn.Sequential:
+    last = nn.Conv3d(hidden, channels, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType] - it has a bias
+    return nn.Sequential(
+        nn.Conv3d(1, hidden, block_zyx, stride=block_zyx),
+        nn.GELU(),
+        nn.Conv3d(hidden, hidden, 3, padding=1),
+        nn.GELU(),
+        last,
+    )
+
+
+def _mean_of_views(embed_dim: int, views: int) -> nn.Conv3d:
+    fuse = nn.Conv3d(views * embed_dim, embed_dim, 1, bias=False)
+    with torch.no_grad():
+        fuse.weight.copy_((torch.eye(embed_dim).repeat(1, views) / views).view_as(fuse.weight))
+    return fuse
+
+
+def _check_tubes(*, taps: int, axes: tuple[Axis, ...], tap_spacing: float, block_zyx: tuple[int, int, int]) -> None:
+    if taps < 1:
+        raise ValueError(f"taps={taps} is too small; accepted: 1 or more")
+    if not axes or len(set(axes)) < len(axes) or set(axes) - set(get_args(Axis)):
+        raise ValueError(f"axes={axes} do not name axes; accepted: one or more of z, y, x, each once")
+    if not tap_spacing > 0:
+        raise ValueError(f"tap_spacing={tap_spacing} is too small; accepted: above 0")
+    if min(block_zyx) < 1:
+        raise ValueError(f"block_zyx={block_zyx} is too small; accepted: edges of 1 or more")
+
+
+def _check_bending(*, law: OffsetLaw, extent: float) -> None:
+    _check_choice("law", law, get_args(OffsetLaw))
+    if not extent > 0:
+        raise ValueError(f"extent={extent} is too small; accepted: above 0")
+    if law == "angles" and extent > 1:
+        raise ValueError(f"extent={extent} is too large for angles; accepted: above 0, at most 1")
+
+
+def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{name}={value} is unknown; accepted: {', '.join(accepted)}")

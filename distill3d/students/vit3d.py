@@ -1,0 +1,266 @@
+"""Student `vit3d`: a timm ViT on blocks of voxels, with a decoder of UNETR's kind. It copies no weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast, final
+
+import torch
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from distill3d.errors import ConfigError
+from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head, upsample
+from distill3d.layers.conv3d import PlaneConv3d
+from distill3d.layers.inflate2d import gray_statistics
+from distill3d.layers.norm3d import Norm
+from distill3d.layers.photo_vit import PHOTO_VIT
+from distill3d.layers.positions3d import Grid, resample_plane
+from distill3d.registry import STUDENTS
+from distill3d.students.base import Student
+from distill3d.students.vit_encoder3d import DepthPosition, PrefixTokens, Vit2d, ViTEncoder3d, build_vit2d
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vit3dConfig:
+    """Settings of ``vit3d``."""
+
+    encoder: str = PHOTO_VIT  # timm's name: ViT (DINO, DINOv2, MAE, supervised) and DINOv3 families
+    embed_dim: int | None = None  # None: as the encoder; a teacher of other sizes does not fit
+    depth: int | None = None  # transformer blocks; None: as the encoder
+    num_heads: int | None = None  # None: as the encoder
+    block_zyx: tuple[int, int, int] = (
+        8,
+        8,
+        8,
+    )  # voxels per token; Y and X must be the teacher's patch to take its weights
+    input_zyx: tuple[int, int, int] = (32, 96, 96)  # voxels the position table is made for; others are interpolated
+    # How a token knows its depth. "repeat": not at all, the 2D table is repeated; "learned": a table of depths that
+    # starts at zero is added; "sinusoid": a fixed one; "full": each place has its own entry; "rotary" (DINOv3): turned
+    depth_position: DepthPosition = "repeat"
+    prefix_tokens: PrefixTokens = (
+        "per_slice"  # class and register tokens: one set per slice of tokens, one in all, none
+    )
+    features: tuple[int, ...] = ()  # numbers of the blocks, from 1, that feed the decoder; empty: spread evenly
+    decoder: tuple[int, ...] = (8, 16, 32, 64)  # channels per resolution, full first; as many as the block has halvings
+    norm: Norm = "instance"  # of the decoder
+    checkpointing: bool = False  # saves memory: activations of the transformer are computed twice
+
+    def __post_init__(self) -> None:
+        for name, values in (("block_zyx", self.block_zyx), ("input_zyx", self.input_zyx), ("decoder", self.decoder)):
+            if not values or min(values) < 1:
+                raise ValueError(f"{name}={list(values)}: accepted: 1 or more each")
+        steps = len(octave_factors(self.block_zyx))
+        if len(self.decoder) < steps:
+            raise ValueError(
+                f"decoder={list(self.decoder)} is too short; accepted: {steps} entries "
+                f"for block_zyx={list(self.block_zyx)}"
+            )
+        if self.features and (min(self.features) < 1 or len(self.features) != steps):
+            raise ValueError(f"features={list(self.features)}: accepted: {steps} block numbers from 1, or none")
+        if self.depth is not None and self.depth < 1:
+            raise ValueError(f"depth={self.depth} is too small; accepted: 1 or more")
+
+
+@STUDENTS.register("vit3d", config=Vit3dConfig)
+@final
+class Vit3d(Student):
+    """Tokens from several depths of a ViT, upsampled and joined step by step, and the image itself at full resolution.
+
+    Source: Hatamizadeh et al. 2022, UNETR, arXiv 2103.10504 (decoder from tokens of several depths, skip from the
+    image); channels are reduced before they are upsampled, which is ours. The transformer is timm's.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+    input_weight = "encoder.patch_embed.proj.weight"
+    input_shift = "encoder.patch_embed.proj.bias"
+
+    def __init__(self, config: Vit3dConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.architecture_2d = config.encoder.split(".", maxsplit=1)[0]  # what follows the dot is a set of weights
+        self.stride_zyx = config.block_zyx
+        net = build_vit2d(config.encoder, embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads)
+        _refuse_depth_position(config, net)
+        factors = octave_factors(config.block_zyx)
+        self.shape_2d = vit_shape(net)
+        self.encoder = ViTEncoder3d(
+            net,
+            block_zyx=config.block_zyx,
+            grid_zyx=_grid(config),
+            depth_position=config.depth_position,
+            prefix_tokens=config.prefix_tokens,
+            features=_features(config, blocks=len(net.blocks), count=len(factors)),
+            checkpointing=config.checkpointing,
+        )
+        widths = config.decoder[: len(factors)]
+        self.detail = nn.Sequential(
+            ConvNormAct3d(1, widths[0], norm=config.norm), ConvNormAct3d(widths[0], widths[0], norm=config.norm)
+        )
+        self.skips = nn.ModuleList(
+            TokenSkip(net.embed_dim, width, factors=_total(factors[octave:]))
+            for octave, width in enumerate(widths[1:], start=1)
+        )
+        inputs = (*widths[1:], net.embed_dim)
+        self.decoder = nn.ModuleList(
+            DecoderStep(inputs[octave], width, width, factors=factors[octave], norm=config.norm)
+            for octave, width in enumerate(widths)
+        )
+        self.head = segmentation_head(widths[0])
+        for module in (self.detail, self.skips, self.decoder):
+            init_leaky(module)
+        self.register_buffer("input_mean", torch.tensor(0.5))
+        self.register_buffer("input_std", torch.tensor(0.5))
+
+    def segment(self, image: Tensor) -> Tensor:
+        """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""
+        image = (image - self.input_mean) / self.input_std
+        *shallow, fine = self.encoder(image)
+        finer = [self.detail(image), *(skip(each) for skip, each in zip(self.skips, shallow, strict=True))]
+        for step, skip in zip(reversed(self.decoder), reversed(finer), strict=True):
+            fine = step(fine, skip)
+        return self.head(fine)
+
+    def teacher_key(self, name: str) -> str | None:
+        """Drop ``encoder.``: what follows is timm's own name, but for what only depth needs."""
+        known = name.startswith("encoder.") and name != "encoder.depth_embed"
+        return name.removeprefix("encoder.") if known else None
+
+    def from_2d(self, name: str, value: Tensor) -> Tensor | None:
+        """Bring the 2D position table to this student's grid; it is interpolated in the plane and repeated in depth."""
+        if name != "encoder.pos_embed":
+            return None
+        encoder = self.encoder
+        depth, *plane = encoder.grid_zyx
+        side = round((value.shape[1] - encoder.table_prefix) ** 0.5)
+        prefix = value.shape[1] - side * side
+        table = resample_plane(value, old_yx=(side, side), new_yx=(plane[0], plane[1]), prefix=prefix)
+        patches = table[:, prefix:].repeat(1, depth if encoder.depth_position == "full" else 1, 1)
+        return torch.cat([table[:, : encoder.table_prefix], patches], dim=1)
+
+    def misfit(self, net: nn.Module, architecture: str) -> str | None:
+        """Name the first size in which a 2D network differs from the one this student mirrors."""
+        theirs = vit_shape(net)
+        if not theirs:
+            return f"the student mirrors {self.architecture_2d!r}, {architecture!r} is no ViT; set teacher.architecture"
+        ours = self.shape_2d | {"patch": self.config.block_zyx[1:]}
+        for what, option in OPTIONS.items():
+            if ours[what] != theirs[what]:
+                return (
+                    f"{option}: the student's {what} is {ours[what]}, that of the teacher {architecture!r} "
+                    f"is {theirs[what]}; set student.encoder={architecture}{_and_block(theirs['patch'])}"
+                )
+        return None
+
+    def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        """Normalize the gray image by the means over the channels; the embedding has to absorb how they differ."""
+        gray = gray_statistics(mean=mean, std=std)
+        self.input_mean.fill_(gray.mean)
+        self.input_std.fill_(gray.std)
+
+
+@final
+class TokenSkip(nn.Module):
+    """Bring tokens to a finer grid: reduce their channels, then repeat each.
+
+    Args:
+        embed_dim: of the tokens.
+        channels: of the output.
+        factors: ZYX, from the tokens' grid to the finer one.
+    """
+
+    def __init__(self, embed_dim: int, channels: int, *, factors: Grid) -> None:
+        super().__init__()
+        self.factors = factors
+        self.reduce = PlaneConv3d(embed_dim, channels, kernel_size=(1, 1, 1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Turn [B, E, Z, Y, X] into [B, channels, Z * fz, Y * fy, X * fx]."""
+        return upsample(self.reduce(tokens), self.factors)
+
+
+OPTIONS = {
+    "embedding": "student.embed_dim",
+    "depth": "student.depth",
+    "number of heads": "student.num_heads",
+    "patch": "student.block_zyx",
+    "number of register tokens": "student.encoder",
+}
+
+
+def vit_shape(net: nn.Module) -> dict[str, object]:
+    """Return the sizes in which ViTs differ, by the names of `OPTIONS`; empty for a network that is no ViT."""
+    if not isinstance(net, VisionTransformer | Eva):
+        return {}
+    return {
+        "embedding": net.embed_dim,
+        "depth": len(net.blocks),
+        "number of heads": cast("Any", net.blocks[0]).attn.num_heads,
+        "patch": tuple(net.patch_embed.patch_size),
+        "number of register tokens": 0 if net.reg_token is None else net.reg_token.shape[1],
+    }
+
+
+def octave_factors(block_zyx: Grid) -> tuple[Grid, ...]:
+    """Split a block into upsampling steps by its prime factors, finest step first.
+
+    Axes with fewer factors than others are upsampled in the coarse steps, so that a flat block, which belongs to
+    flat voxels, ends with steps in the plane alone.
+
+    Example:
+        >>> octave_factors((4, 8, 8))
+        ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+        >>> octave_factors((2, 14, 14))
+        ((1, 2, 2), (2, 7, 7))
+    """
+    primes = [_primes(n) for n in block_zyx]
+    steps = max(1, *map(len, primes))
+    z, y, x = ([1] * (steps - len(each)) + each for each in primes)
+    return tuple(zip(z, y, x, strict=True))
+
+
+def _primes(number: int) -> list[int]:
+    found, divisor = [], 2
+    while number > 1:
+        while number % divisor == 0:
+            found.append(divisor)
+            number //= divisor
+        divisor += 1
+    return found
+
+
+def _total(factors: tuple[Grid, ...]) -> Grid:
+    z, y, x = (math.prod(each) for each in zip(*factors, strict=True))
+    return z, y, x
+
+
+def _grid(config: Vit3dConfig) -> Grid:
+    z, y, x = (-(-n // b) for n, b in zip(config.input_zyx, config.block_zyx, strict=True))
+    return z, y, x
+
+
+def _features(config: Vit3dConfig, *, blocks: int, count: int) -> tuple[int, ...]:
+    """Return the numbers of the blocks that feed the decoder, shallow first, the last one always among them."""
+    if config.features:
+        if max(config.features) > blocks:
+            raise ConfigError(
+                f"student.features={list(config.features)}: the encoder has {blocks} blocks; accepted: 1 to {blocks}"
+            )
+        return tuple(sorted(config.features))
+    return tuple(max(1, round(blocks * step / count)) for step in range(1, count + 1))
+
+
+def _refuse_depth_position(config: Vit3dConfig, net: Vit2d) -> None:
+    table, chosen = net.pos_embed is not None, config.depth_position
+    if chosen == ("rotary" if table else "full"):
+        kind = "a position table" if table else "rotary positions and no table"
+        accepted = "repeat, learned, sinusoid, " + ("full" if table else "rotary")
+        raise ConfigError(f"student.depth_position={chosen!r}: {config.encoder!r} has {kind}; accepted: {accepted}")
+
+
+def _and_block(patch: object) -> str:
+    rows, columns = patch if isinstance(patch, tuple) else (0, 0)
+    return f" and student.block_zyx=[Z,{rows},{columns}]"
