@@ -127,6 +127,29 @@ def show(
     _out().print(difference_table(experiment.name, other.name, rows))
 
 
+@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+def audit(
+    context: typer.Context,
+    name: Name,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
+) -> None:
+    """Show what a fresh run takes from the teacher, a row per entry of the student, and totals; needs no data."""
+    find_experiment(name)
+    import json
+
+    from distill3d.auditing import audit_experiment
+    from distill3d.experiment import load_experiment
+    from distill3d.tables import audit_rows_table, audit_table
+
+    report = audit_experiment(load_experiment(name, context.args)).as_dict()
+    if as_json:
+        typer.echo(json.dumps(report, allow_nan=False))
+        return
+    out = _out()
+    out.print(audit_rows_table(report))
+    out.print(audit_table(report))
+
+
 @app.command(name="list")
 def list_all() -> None:
     """List the experiments, and every component an experiment can name."""

@@ -73,8 +73,8 @@ def otsu(image: NDArray[np.number]) -> NDArray[np.bool_]:
 
 
 def case_pictures(folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Path]:
-    """Case name -> the picture that `evaluate` drew."""
-    return {case: _picture(folder, case) for case in results["cases"]}
+    """Name for the logs -> the picture that `evaluate` drew."""
+    return {f"mip/{case}": _picture(folder, case) for case in results["cases"]}
 
 
 def _picture(folder: RunFolder, case: str) -> Path:

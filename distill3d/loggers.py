@@ -70,7 +70,7 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Map
     Args:
         loggers: as `make_loggers` gave them.
         results: content of ``metrics.json``.
-        pictures: case name -> PNG.
+        pictures: name -> PNG.
     """
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
@@ -80,7 +80,7 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Map
         table = wandb.Table(columns=["case", *columns])
         for case, scores in results["cases"].items():
             table.add_data(case, *(scores[column] for column in columns))
-        run.log({"cases": table} | {f"mip/{case}": wandb.Image(str(path)) for case, path in pictures.items()})
+        run.log({"cases": table} | {name: wandb.Image(str(path)) for name, path in pictures.items()})
     log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()})
 
 

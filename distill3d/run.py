@@ -22,6 +22,7 @@ from distill3d.experiment import load_experiment
 from distill3d.inference import inference_device, predict_prob, window_count, write_prob
 from distill3d.loggers import log_results, make_loggers
 from distill3d.module import DistillModule, load_module
+from distill3d.pictures import keep_start, learned_pictures
 from distill3d.process import is_main_process
 from distill3d.provenance import peak_memory_gib, provenance
 from distill3d.registry import TEACHERS
@@ -73,6 +74,8 @@ def fit(
             if not trained:
                 folder.fit.unlink(missing_ok=True)  # the other ranks, started later, look for it too
             _claim(folder, experiment, audit, overwrite=overwrite, console=console)
+            if checkpoint is None:
+                keep_start(folder, module)
         loggers = make_loggers(experiment, folder, first_step=step_of(checkpoint))
         if not trained:
             _train(experiment, module, data, folder, loggers, checkpoint)
@@ -163,18 +166,19 @@ def _train(
 
 def _finish(folder: RunFolder, data: DistillDataModule, loggers: list[Logger], console: Console) -> None:
     started = time.perf_counter()
-    _predict_cases(folder, data, console)
+    module = load_module(folder.best if folder.best.is_file() else folder.last)
+    _predict_cases(folder, module, data, console)
     seconds = time.perf_counter() - started
     fitted = folder.read_json(folder.fit)
     fitted["cost"]["predict_seconds"] = seconds
     write_json(folder.fit, fitted)
     results = evaluate(folder.path)
-    log_results(loggers, results, case_pictures(folder, results))
+    pictures = case_pictures(folder, results) | learned_pictures(folder, module, data.cases("test")[0])
+    log_results(loggers, results, pictures)
     write_json(folder.done, {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "cases": len(results["cases"])})
 
 
-def _predict_cases(folder: RunFolder, data: DistillDataModule, console: Console) -> None:
-    module = load_module(folder.best if folder.best.is_file() else folder.last)
+def _predict_cases(folder: RunFolder, module: DistillModule, data: DistillDataModule, console: Console) -> None:
     module.to(inference_device(module))
     overlap, size = module.experiment.inference.overlap, module.experiment.patches.size_zyx
     with progress_bar(console) as bar:

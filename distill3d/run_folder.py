@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "audit.json"
 
     @property
+    def start(self) -> Path:
+        """The weights that meet the image, before training."""
+        return self.path / "start.safetensors"
+
+    @property
     def fit(self) -> Path:
         """Cost, teacher, versions: what training leaves beside its checkpoints."""
         return self.path / "fit.json"

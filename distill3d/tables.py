@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +18,14 @@ COLUMNS = {
     "precision": "precision",
     "recall": "recall",
     "hd95_um": "HD95 um",
+}
+FATES = {
+    "copied": "the teacher's values as they are",
+    "inflated": "a 2D kernel brought to 3D: placed in depth, or unrolled",
+    "averaged": "a 2D kernel spread evenly over depth, or a mean over channels",
+    "interpolated": "resampled to the student's size",
+    "new": "nothing of the teacher: as a student from scratch has it",
+    "skipped": "the teacher has a counterpart that was not used",
 }
 
 
@@ -39,6 +50,10 @@ def score_table(results: Mapping[str, Any]) -> Table:
 def _title(results: Mapping[str, Any]) -> Text:
     teacher = results.get("teacher") or {"weights": "none", "architecture": "none", "random": False}
     title = Text(f"{results['experiment']}, seed {results['seed']}: held-out cases")
+    return _add_teacher(title, teacher)
+
+
+def _add_teacher(title: Text, teacher: Mapping[str, Any]) -> Text:
     if teacher["architecture"] != "none":
         title.append(f"\nteacher: {teacher['architecture']}, {teacher['weights']}", style="not bold")
     if teacher["random"]:
@@ -57,10 +72,45 @@ def audit_table(audit: Mapping[str, Any]) -> Table:
     table.add_column("fate")
     table.add_column("entries", justify="right")
     table.add_column("values", justify="right")
-    for fate, count in audit["counts"].items():
-        values = sum(_size(row["shape"]) for row in audit["rows"] if row["fate"] == fate)
-        table.add_row(fate, str(count), f"{values:,}")
+    table.add_column("what it means", overflow="fold")
+    sizes = {fate: [_size(row["shape"]) for row in audit["rows"] if row["fate"] == fate] for fate in audit["counts"]}
+    for fate, values in sizes.items():
+        table.add_row(fate, str(len(values)), f"{sum(values):,}", FATES[fate])
+    table.add_section()
+    table.add_row("all", str(len(audit["rows"])), f"{sum(map(sum, sizes.values())):,}", "parameters and buffers")
     return table
+
+
+def audit_rows_table(report: Mapping[str, Any]) -> Table:
+    """Lay a transfer audit out: a row per entry of the student, below it where its values are from if that is news."""
+    table = Table(title=_audit_title(report), title_justify="left", width=WIDTH, box=SIMPLE_HEAD, title_style="bold")
+    table.add_column("\nentry of the student", overflow="fold", ratio=1)
+    table.add_column("\nshape", overflow="fold")
+    table.add_column("\nfate")
+    table.add_column("norm\nbefore", justify="right", min_width=9)
+    table.add_column("norm\nafter", justify="right", min_width=9)
+    for row in report["rows"]:
+        shape = "x".join(map(str, row["shape"])) or "1 value"
+        norms = (f"{row[key]:.4g}" for key in ("norm_before", "norm_after"))
+        table.add_row(_entry(row), shape, row["fate"], *norms, style="dim" if row["fate"] == "new" else None)
+    return table
+
+
+def _audit_title(report: Mapping[str, Any]) -> Text:
+    title = Text(f"{report['experiment']}, seed {report['seed']}: what a fresh run takes from the teacher")
+    alone = "; no teacher" if report["teacher"]["architecture"] == "none" else ""
+    title.append(f"\nstudent: {report['student']['name']}; strategy: {report['strategy']['name']}{alone}", "not bold")
+    _add_teacher(title, report["teacher"])
+    return title.append(
+        "\n* buffer, which no optimizer trains   <- the teacher's entry, if its name differs", "not bold"
+    )
+
+
+def _entry(row: Mapping[str, Any]) -> RenderableType:
+    name = Text(row["name"] if row["trainable"] else f"{row['name']} *")
+    called_so = row["source_shape"] is None or row["source"] == row["name"].removeprefix("encoder.")
+    remark = "; ".join(part for part in ("" if called_so else f"<- {row['source']}", row["note"]) if part)
+    return Group(name, Padding(Text(remark), (0, 0, 0, 2))) if remark else name
 
 
 def difference_table(name_a: str, name_b: str, rows: Sequence[tuple[str, object, object]]) -> Table:

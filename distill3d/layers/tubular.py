@@ -149,18 +149,24 @@ class TubularEmbed(nn.Module):
                 total = total / self.views
         return total + self.bias.to(total.dtype).view(-1, 1, 1, 1)
 
-    def tap_points(self, image: Tensor) -> Tensor:
+    def tap_points(self, image: Tensor, *, straight: bool = False) -> Tensor:
         """Return where the taps lie for [B, 1, Z, Y, X], also beyond the volume, to draw or to check them.
+
+        Args:
+            image: as for `forward`.
+            straight: where they would lie if no tube were bent.
 
         Returns:
             [B, A, N, K, 3], ZYX in voxels, N blocks in ZYX order.
         """
         grid = tuple(size // block for size, block in zip(image.shape[2:], self.block_zyx, strict=True))
         shape = (image.shape[0], self.taps, *grid)
-        tubes = torch.stack([torch.stack([c.expand(shape) for c in points], dim=-1) for points in self._tubes(image)])
+        tubes = torch.stack(
+            [torch.stack([c.expand(shape) for c in points], dim=-1) for points in self._tubes(image, straight=straight)]
+        )
         return tubes.to(_at_least_float32(image.dtype)).flatten(3, 5).permute(1, 0, 3, 2, 4)
 
-    def _tubes(self, image: Tensor) -> list[Points]:
+    def _tubes(self, image: Tensor, *, straight: bool = False) -> list[Points]:
         """Place the taps of every axis."""
         _, _, z, y, x = image.shape
         if any(size % block for size, block in zip((z, y, x), self.block_zyx, strict=True)):
@@ -169,7 +175,7 @@ class TubularEmbed(nn.Module):
         centers = block_centers((z, y, x), self.block_zyx, device=image.device)
         distances = tap_distances(self.taps, self.tap_spacing, dtype=dtype, device=image.device)
         axes = ["zyx".index(axis) for axis in self.axes]
-        if self.offsets is None:
+        if self.offsets is None or straight:
             return [straight_tube(axis, centers, distances) for axis in axes]
         bends = self._bends(image, self.offsets).to(dtype)
         bend = snake_tube if self.law == "snake" else angle_tube

@@ -55,6 +55,10 @@ class Student(nn.Module, ABC):
             f"set student.name=convnet3d or vit3d, and student.encoder={architecture}"
         )
 
+    def normalize(self, image: Tensor) -> Tensor:
+        """Bring intensities in [0, 1] to what the network's first layer expects."""
+        return image
+
     def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         """Take over the statistics the 2D network expects; called by transfer, a no-op for students without a 2D twin.
 

@@ -6,16 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head
 from distill3d.layers.conv3d import DepthKernel, DepthPadding
-from distill3d.layers.inflate2d import gray_statistics
 from distill3d.layers.norm3d import Norm
 from distill3d.registry import STUDENTS
-from distill3d.students.base import Student
 from distill3d.students.encoder3d import build_encoder
+from distill3d.students.mirror import MirrorStudent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,15 +49,12 @@ class ConvNet3dConfig:
 
 @STUDENTS.register("convnet3d", config=ConvNet3dConfig)
 @final
-class ConvNet3d(Student):
+class ConvNet3d(MirrorStudent):
     """A 2D network's encoder in 3D, which takes the 2D network's weights name by name, and a slim decoder.
 
     The decoder also sees the image at full resolution through one convolution of its own: thin neurites would not
     survive the encoder's strided stem.
     """
-
-    input_mean: Tensor
-    input_std: Tensor
 
     def __init__(self, config: ConvNet3dConfig) -> None:
         super().__init__()
@@ -90,12 +85,10 @@ class ConvNet3d(Student):
         stem = self.encoder.get_submodule(self.encoder.first_conv)
         self.input_weight = f"encoder.{self.encoder.first_conv}.weight"
         self.input_shift = f"encoder.{self.encoder.first_conv}.{'bias' if stem.bias is not None else 'shift'}"
-        self.register_buffer("input_mean", torch.tensor(0.5))
-        self.register_buffer("input_std", torch.tensor(0.5))
 
     def segment(self, image: Tensor) -> Tensor:
         """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""
-        image = (image - self.input_mean) / self.input_std
+        image = self.normalize(image)
         features = dict(zip(self.encoder.octaves, self.encoder(image), strict=True)) | {0: self.detail(image)}
         fine = features[self.encoder.octaves[-1]]
         for octave, step in reversed(list(enumerate(self.decoder))):
@@ -115,9 +108,3 @@ class ConvNet3d(Student):
             f"the student mirrors {self.architecture_2d!r}, the teacher is {architecture!r}; "
             "set student.encoder and teacher.architecture to the same network"
         )
-
-    def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
-        """Normalize the gray image by the means over the channels; the stem has to absorb how they differ."""
-        gray = gray_statistics(mean=mean, std=std)
-        self.input_mean.fill_(gray.mean)
-        self.input_std.fill_(gray.std)

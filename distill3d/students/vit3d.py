@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from distill3d.errors import ConfigError
 from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head, upsample
 from distill3d.layers.conv3d import PlaneConv3d
-from distill3d.layers.inflate2d import gray_statistics
 from distill3d.layers.norm3d import Norm
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.layers.positions3d import Grid, resample_plane
 from distill3d.registry import STUDENTS
-from distill3d.students.base import Student
+from distill3d.students.mirror import MirrorStudent
 from distill3d.students.vit_encoder3d import DepthPosition, PrefixTokens, Vit2d, ViTEncoder3d, build_vit2d
 
 
@@ -66,15 +65,13 @@ class Vit3dConfig:
 
 @STUDENTS.register("vit3d", config=Vit3dConfig)
 @final
-class Vit3d(Student):
+class Vit3d(MirrorStudent):
     """Tokens from several depths of a ViT, upsampled and joined step by step, and the image itself at full resolution.
 
     Source: Hatamizadeh et al. 2022, UNETR, arXiv 2103.10504 (decoder from tokens of several depths, skip from the
     image); channels are reduced before they are upsampled, which is ours. The transformer is timm's.
     """
 
-    input_mean: Tensor
-    input_std: Tensor
     input_weight = "encoder.patch_embed.proj.weight"
     input_shift = "encoder.patch_embed.proj.bias"
 
@@ -112,12 +109,10 @@ class Vit3d(Student):
         self.head = segmentation_head(widths[0])
         for module in (self.detail, self.skips, self.decoder):
             init_leaky(module)
-        self.register_buffer("input_mean", torch.tensor(0.5))
-        self.register_buffer("input_std", torch.tensor(0.5))
 
     def segment(self, image: Tensor) -> Tensor:
         """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""
-        image = (image - self.input_mean) / self.input_std
+        image = self.normalize(image)
         *shallow, fine = self.encoder(image)
         finer = [self.detail(image), *(skip(each) for skip, each in zip(self.skips, shallow, strict=True))]
         for step, skip in zip(reversed(self.decoder), reversed(finer), strict=True):
@@ -154,12 +149,6 @@ class Vit3d(Student):
                     f"is {theirs[what]}; set student.encoder={architecture}{_and_block(theirs['patch'])}"
                 )
         return None
-
-    def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
-        """Normalize the gray image by the means over the channels; the embedding has to absorb how they differ."""
-        gray = gray_statistics(mean=mean, std=std)
-        self.input_mean.fill_(gray.mean)
-        self.input_std.fill_(gray.std)
 
 
 @final

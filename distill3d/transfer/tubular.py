@@ -115,15 +115,12 @@ class Tubular(WeightTransfer):
             f"{EMBED}.bias": PATCH_BIAS,
         }.get(name)
 
-    def meets_image(self, student: Student, name: str) -> bool:
-        """Tubes and block both see the gray image."""
+    def image_gain(self, student: Student, name: str) -> float:
+        """Tubes and block both see the gray image; summed views are felt each, averaged ones by their share."""
         del student
-        return name in {f"{EMBED}.tubes", f"{EMBED}.proj.weight"}
-
-    def input_shift(self, student: Student) -> tuple[str | None, float]:
-        """Summed views each feel the means that the channels leave; averaged ones feel them once."""
-        views = len(self.config.axes) + self.config.keep_block
-        return student.input_shift, float(views) if self.config.fusion == "sum" else 1.0
+        axes, views = len(self.config.axes), len(self.config.axes) + self.config.keep_block
+        felt = {f"{EMBED}.tubes": axes, f"{EMBED}.proj.weight": 1}.get(name, 0)
+        return felt / (1 if self.config.fusion == "sum" else views)
 
     def place(self, name: str, kernel: Tensor, value: Tensor, generator: torch.Generator) -> Moved | None:
         """Unroll a patch [E, 1, Y, X] into tubes [A, E, K], or inflate it into the block beside them."""

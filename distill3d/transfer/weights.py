@@ -65,13 +65,12 @@ class WeightTransfer(TransferStrategy, ABC):
         """Name the teacher's entry that ``name`` of the student takes its value from."""
         return student.teacher_key(name)
 
-    def meets_image(self, student: Student, name: str) -> bool:
-        """Say whether the entry has one input channel where its counterpart has three."""
-        return name == student.input_weight
+    def image_gain(self, student: Student, name: str) -> float:
+        """Return how strongly the response of an entry that meets the image is felt; 0 for one that does not.
 
-    def input_shift(self, student: Student) -> tuple[str | None, float]:
-        """Name the entry that takes what differing channel means leave, and say how many times it is felt."""
-        return student.input_shift, 1.0
+        Such an entry has one input channel where its counterpart has three.
+        """
+        return float(name == student.input_weight)
 
     @final
     @torch.no_grad()
@@ -145,14 +144,14 @@ class WeightTransfer(TransferStrategy, ABC):
                 continue
             if self.shuffled and kernel.ndim > 1:
                 kernel, note = shuffle_control(kernel, generator=generator), "values permuted"
-            if self.meets_image(student, name) and kernel.ndim == 4:
-                shift = channel_shift(kernel, rule=self.channels, offsets=gray.offsets)
+            if (gain := self.image_gain(student, name)) and kernel.ndim == 4:
+                more = gain * channel_shift(kernel, rule=self.channels, offsets=gray.offsets)
+                shift = more if shift is None else shift + more
                 kernel = merge_channels(kernel, rule=self.channels, gains=gray.gains)
                 note = f"{note}; {self.channels} over input channels".removeprefix("; ")
             moved[name] = self._fit(student, name, kernel, value, generator, note)
-        entry, times = self.input_shift(student)
-        if shift is not None and entry is not None:
-            moved[entry] = _shifted(moved.get(entry), times * shift)
+        if shift is not None and student.input_shift is not None:
+            moved[student.input_shift] = _shifted(moved.get(student.input_shift), shift)
         return moved
 
     def _fit(

@@ -1,5 +1,8 @@
 """Weights come from the package, a file or the hub, all or not at all."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 import timm
 import torch
@@ -140,3 +143,75 @@ def test_hub_has_no_weights_for_some_networks(monkeypatch):
     monkeypatch.setattr(weights, "_reachable", lambda: False)
     with pytest.raises(ConfigError, match="No pretrained weights exist"):
         Timm2d(Timm2dConfig(architecture="efficientnet_b0_gn", weights="hub"))
+
+
+class LicenseForm(BaseHTTPRequestHandler):
+    """Answers as the hub does for a model whose license was not accepted: 401, or 403 to who is logged in."""
+
+    status = 401
+
+    def do_HEAD(self):
+        at_root = self.path == "/"
+        self.server.asked.append(self.path)
+        self.send_response(200 if at_root else self.status)
+        if not at_root:
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("X-Error-Message", "Access to this model is restricted.")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Keep the terminal clean."""
+
+
+class Forbidden(LicenseForm):
+    status = 403
+
+
+@pytest.fixture(params=[LicenseForm, Forbidden], ids=["401", "403"])
+def gated_hub(request, tmp_path, monkeypatch):
+    """A hub on this machine that the real client talks to; the paths it was asked for."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), request.param)
+    server.asked = []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield server.asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model"),
+    [
+        ("vit_small_patch16_dinov3", "vit_small_patch16_dinov3.lvd1689m"),
+        ("vit_small_patch16_dinov3.lvd1689m", "vit_small_patch16_dinov3.lvd1689m"),
+        ("convnext_tiny.dinov3_lvd1689m", "convnext_tiny.dinov3_lvd1689m"),
+    ],
+)
+def test_dinov3_names_metas_license_its_page_and_both_ways_on(gated_hub, architecture, model):
+    with pytest.raises(ConfigError) as caught:
+        Timm2d(Timm2dConfig(architecture=architecture, weights="hub"))
+    assert str(caught.value) == (
+        f"teacher.architecture={architecture!r}: DINOv3's weights are under Meta's DINOv3 License; "
+        f"accept it once on https://huggingface.co/timm/{model}, then log in with `hf auth login`, "
+        "or set teacher.weights=file and teacher.path to a downloaded checkpoint"
+    )
+    assert any(path.startswith(f"/timm/{model}/resolve/main/") for path in gated_hub)
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_another_gated_model_is_not_said_to_be_metas(gated_hub):
+    with pytest.raises(ConfigError, match=r"'resnet18': its weights are behind a license form; accept it") as caught:
+        Timm2d(Timm2dConfig(architecture="resnet18", weights="hub"))
+    assert "https://huggingface.co/timm/resnet18" in str(caught.value)
+    assert "DINOv3" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert gated_hub

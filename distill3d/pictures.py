@@ -1,0 +1,92 @@
+"""Draws what a run has learned in the layer that meets the image: its filters, and where its tubes lie. No scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from distill3d.data.prepared import PreparedCase
+from distill3d.layers.tubular import TubularEmbed
+from distill3d.learned import filters_figure, tubes_figure
+from distill3d.module import DistillModule
+from distill3d.run_folder import RunFolder
+
+CANDIDATES = 200  # windows that are compared
+
+
+def keep_start(folder: RunFolder, module: DistillModule) -> None:
+    """Save the weights that meet the image, as the transfer left them, to be compared with the trained ones."""
+    name = module.student.input_weight
+    if name is not None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        save_file({name: module.student.state_dict()[name].contiguous()}, folder.start)
+
+
+def learned_pictures(folder: RunFolder, module: DistillModule, case: PreparedCase) -> dict[str, Path]:
+    """Draw filters before and after training and, for tubes, the taps over a projection of a test case.
+
+    Args:
+        folder: of the run; `keep_start` has run.
+        module: trained.
+        case: shows the tubes where it holds most gold.
+
+    Returns:
+        Name for the logs -> the picture; empty for a student that mirrors no 2D network.
+    """
+    name = module.student.input_weight
+    if name is None or not folder.start.is_file():
+        return {}
+    run = f"{module.experiment.name}, seed {module.experiment.seed}"
+    before, after = load_file(folder.start)[name], module.student.state_dict()[name].cpu()
+    title = f"{run}: {name}"
+    pictures = {"learned/filters": filters_figure(folder.figures / "filters.png", title, before=before, after=after)}
+    for layer in module.student.modules():
+        if isinstance(layer, TubularEmbed):
+            pictures["learned/tubes"] = _draw_tubes(folder.figures / "tubes.png", run, module, layer, case)
+    return pictures
+
+
+@torch.no_grad()
+def _draw_tubes(path: Path, run: str, module: DistillModule, layer: TubularEmbed, case: PreparedCase) -> Path:
+    size = _whole_blocks(case.shape, module.experiment.patches.size_zyx, layer.block_zyx)
+    window = fullest_window(case.mask, size)
+    image = np.ascontiguousarray(case.image[window])
+    normalized = module.student.normalize(torch.from_numpy(image)[None, None].to(module.device))
+    taps = layer.tap_points(normalized)[0].cpu().numpy()
+    straight = layer.tap_points(normalized, straight=True)[0].cpu().numpy()
+    return tubes_figure(
+        path,
+        f"{run}: where the tubes look, {case.name} from voxel {tuple(s.start for s in window)}",
+        image=image,
+        mask=np.asarray(case.mask[window]),
+        taps_zyx_vox=taps,
+        axes=layer.axes,
+        spacing_um=case.spacing_um,
+        straight_zyx_vox=straight,
+    )
+
+
+def _whole_blocks(shape: tuple[int, ...], size: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(max(b, min(n, s) // b * b) for n, s, b in zip(shape, size, block, strict=True))
+
+
+def fullest_window(mask: NDArray[np.bool_], size: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the window that holds most gold, among windows around evenly chosen gold voxels.
+
+    Args:
+        mask: [Z, Y, X].
+        size: ZYX in voxels, at most the mask's.
+
+    Returns:
+        A slice per axis; the first corner where there is no gold.
+    """
+    voxels = np.argwhere(mask)
+    voxels = voxels[:: max(1, len(voxels) // CANDIDATES)]
+    room = np.subtract(mask.shape, size)
+    starts = np.clip(voxels - np.asarray(size) // 2, 0, room) if len(voxels) else np.zeros((1, 3), np.int64)
+    windows = [tuple(slice(int(a), int(a) + n) for a, n in zip(start, size, strict=True)) for start in starts]
+    return max(windows, key=lambda window: int(mask[window].sum()))

@@ -1,0 +1,36 @@
+"""What students that mirror a 2D network share: the input statistics they take over from it. It builds no network."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+import torch
+from torch import Tensor
+
+from distill3d.layers.inflate2d import gray_statistics
+from distill3d.students.base import Student
+
+
+class MirrorStudent(Student, ABC):
+    """A student whose encoder is a 2D network made 3D; it normalizes its gray image as that network's input.
+
+    Until a transfer says otherwise mean and standard deviation are 0.5, of intensities in [0, 1].
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("input_mean", torch.tensor(0.5))
+        self.register_buffer("input_std", torch.tensor(0.5))
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Bring intensities in [0, 1] to what the encoder expects."""
+        return (image - self.input_mean) / self.input_std
+
+    def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        """Normalize the gray image by the means over the channels; the first layer has to absorb how they differ."""
+        gray = gray_statistics(mean=mean, std=std)
+        self.input_mean.fill_(gray.mean)
+        self.input_std.fill_(gray.std)
