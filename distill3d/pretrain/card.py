@@ -51,8 +51,8 @@ nothing about those: use their weights (`teacher.weights: hub` or `file`) before
 | time | {{ "{:.0f}".format(cost.step_minutes) }} min in steps on {{ hardware }} |
 | versions | {{ versions }} |
 
-Input: [N, 3, 96, 96] (other sizes with an interpolated position table), mean 0.5 and standard deviation 0.5 of
-intensities in [0, 1].
+Input: [N, 3, {{ crops.pixels }}, {{ crops.pixels }}] (other sizes with an interpolated position
+table), mean 0.5 and standard deviation 0.5 of intensities in [0, 1].
 
 ## Photos
 

@@ -39,7 +39,7 @@ class PhotoModule(L.LightningModule):
     def __init__(self, settings: Pretraining) -> None:
         super().__init__()
         self.settings = settings
-        self.net = build_vit(settings.architecture)
+        self.net = build_vit(settings.architecture, pixels=settings.crops.pixels)
         self.teacher: Teacher = TEACHERS.build(settings.teacher)
         widths = [each.shape[1] for each in self._teacher_maps(torch.zeros(1, 3, 64, 64))[0]]
         self.heads = nn.ModuleList(nn.Linear(self.net.embed_dim, width) for width in widths)
@@ -170,8 +170,12 @@ class ExplainedVariance:
         return found
 
 
-def build_vit(architecture: str) -> VisionTransformer:
+def build_vit(architecture: str, *, pixels: int) -> VisionTransformer:
     """Build a 2D ViT of timm with random weights.
+
+    Args:
+        architecture: timm's name.
+        pixels: side of its input.
 
     Raises:
         ConfigError: timm has none of that name, or it is no plain ViT.
@@ -180,7 +184,7 @@ def build_vit(architecture: str) -> VisionTransformer:
         raise ConfigError(
             f"architecture={architecture!r} is not in timm.list_models(); accepted: {PHOTO_VIT!r} or another"
         )
-    net = timm.create_model(architecture, pretrained=False)
+    net = timm.create_model(architecture, pretrained=False, img_size=pixels)
     if not isinstance(net, VisionTransformer):
         raise ConfigError(
             f"architecture={architecture!r} is a {type(net).__name__}; accepted: a VisionTransformer of timm"

@@ -121,7 +121,7 @@ def _finish(settings: Pretraining, folder: RunFolder) -> dict[str, Any]:
     trained = probe(module)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        module.net = build_vit(settings.architecture).eval()
+        module.net = build_vit(settings.architecture, pixels=settings.crops.pixels).eval()
     results: dict[str, Any] = {
         "experiment": settings.name,
         "seed": settings.seed,

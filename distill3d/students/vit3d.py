@@ -57,10 +57,13 @@ class Vit3dConfig:
                 f"decoder={list(self.decoder)} is too short; accepted: {steps} entries "
                 f"for block_zyx={list(self.block_zyx)}"
             )
-        if self.features and (min(self.features) < 1 or len(self.features) != steps):
-            raise ValueError(f"features={list(self.features)}: accepted: {steps} block numbers from 1, or none")
-        if self.depth is not None and self.depth < 1:
-            raise ValueError(f"depth={self.depth} is too small; accepted: 1 or more")
+        if self.features and (min(self.features) < 1 or len(set(self.features)) != steps):
+            raise ValueError(
+                f"features={list(self.features)}: accepted: {steps} different block numbers from 1, or none"
+            )
+        for name in ("embed_dim", "depth", "num_heads"):
+            if (size := getattr(self, name)) is not None and size < 1:
+                raise ValueError(f"{name}={size} is too small; accepted: 1 or more")
 
 
 @STUDENTS.register("vit3d", config=Vit3dConfig)
@@ -82,6 +85,7 @@ class Vit3d(MirrorStudent):
         self.stride_zyx = config.block_zyx
         net = build_vit2d(config.encoder, embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads)
         _refuse_depth_position(config, net)
+        self.bias_2d = net.patch_embed.proj.bias is not None
         factors = octave_factors(config.block_zyx)
         self.shape_2d = vit_shape(net)
         self.encoder = ViTEncoder3d(
@@ -120,9 +124,9 @@ class Vit3d(MirrorStudent):
         return self.head(fine)
 
     def teacher_key(self, name: str) -> str | None:
-        """Drop ``encoder.``: what follows is timm's own name, but for what only depth needs."""
-        known = name.startswith("encoder.") and name != "encoder.depth_embed"
-        return name.removeprefix("encoder.") if known else None
+        """Drop ``encoder.``: what follows is timm's own name, but for what the 2D network does not have."""
+        fresh = {"encoder.depth_embed"} if self.bias_2d else {"encoder.depth_embed", Vit3d.input_shift}
+        return name.removeprefix("encoder.") if name.startswith("encoder.") and name not in fresh else None
 
     def from_2d(self, name: str, value: Tensor) -> Tensor | None:
         """Bring the 2D position table to this student's grid; it is interpolated in the plane and repeated in depth."""
@@ -239,6 +243,11 @@ def _features(config: Vit3dConfig, *, blocks: int, count: int) -> tuple[int, ...
                 f"student.features={list(config.features)}: the encoder has {blocks} blocks; accepted: 1 to {blocks}"
             )
         return tuple(sorted(config.features))
+    if blocks < count:
+        raise ConfigError(
+            f"student.depth={blocks}: the decoder of block_zyx={list(config.block_zyx)} takes tokens of {count}; "
+            f"accepted: {count} or more"
+        )
     return tuple(max(1, round(blocks * step / count)) for step in range(1, count + 1))
 
 
@@ -248,6 +257,8 @@ def _refuse_depth_position(config: Vit3dConfig, net: Vit2d) -> None:
         kind = "a position table" if table else "rotary positions and no table"
         accepted = "repeat, learned, sinusoid, " + ("full" if table else "rotary")
         raise ConfigError(f"student.depth_position={chosen!r}: {config.encoder!r} has {kind}; accepted: {accepted}")
+    if chosen == "sinusoid" and net.embed_dim % 2:
+        raise ConfigError(f"student.depth_position='sinusoid': embedding {net.embed_dim} is odd; accepted: even ones")
 
 
 def _and_block(patch: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, final
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva, EvaBlock
 from timm.models.vision_transformer import VisionTransformer
@@ -32,6 +33,22 @@ DepthPosition = Literal["repeat", "learned", "sinusoid", "full", "rotary"]
 PrefixTokens = Literal["per_slice", "shared", "none"]
 Vit2d = VisionTransformer | Eva
 ACCEPTED = f"a plain ViT or a DINOv3 ViT of timm, such as {photo_vit.PHOTO_VIT!r} or 'vit_small_patch16_224'"
+# Top-level entries of the 2D networks that are understood; those after `norm` belong to the classifier
+PARTS = frozenset(
+    {
+        "patch_embed",
+        "cls_token",
+        "reg_token",
+        "pos_embed",
+        "rope",
+        "norm_pre",
+        "blocks",
+        "norm",
+        "fc_norm",
+        "attn_pool",
+        "head",
+    }
+)
 INIT_STD = 0.02  # of position tables, as in timm
 
 
@@ -55,14 +72,19 @@ def build_vit2d(name: str, **changes: int | None) -> Vit2d:
         raise ConfigError(
             f"student.encoder={name!r} with {said or 'its own sizes'}: {' '.join(str(err).split())}"
         ) from err
-    if not isinstance(net, VisionTransformer | Eva) or not isinstance(net.patch_embed.proj, nn.Conv2d):
+    if not isinstance(net, VisionTransformer | Eva) or not isinstance(net.patch_embed, PatchEmbed):
         raise ConfigError(f"student.encoder={name!r} is a {type(net).__name__}; accepted: {ACCEPTED}")
     _refuse_unknown_parts(name, net)
+    _refuse_heads(name, net)
     return net
 
 
 def _refuse_unknown_parts(name: str, net: Vit2d) -> None:
     """Nothing of a 2D network is dropped in silence."""
+    if strange := {key.split(".")[0] for key in net.state_dict()} - PARTS:
+        raise ConfigError(
+            f"student.encoder={name!r} has {', '.join(sorted(strange))}, unknown here; accepted: {ACCEPTED}"
+        )
     rope = getattr(net, "rope", None)
     if rope is not None and not isinstance(rope, RotaryEmbeddingDinoV3):
         raise ConfigError(
@@ -72,6 +94,16 @@ def _refuse_unknown_parts(name: str, net: Vit2d) -> None:
     if not isinstance(net.patch_embed.norm, nn.Identity):
         raise ConfigError(
             f"student.encoder={name!r} normalizes its patches, which has no 3D form here; accepted: {ACCEPTED}"
+        )
+
+
+def _refuse_heads(name: str, net: Vit2d) -> None:
+    heads: int = cast("Any", net.blocks[0]).attn.num_heads
+    multiple = 1 if getattr(net, "rope", None) is None else 4
+    if net.embed_dim % (heads * multiple):
+        raise ConfigError(
+            f"student.encoder={name!r}: embedding {net.embed_dim} with {heads} heads; "
+            f"accepted: multiples of {heads * multiple}"
         )
 
 
@@ -115,7 +147,7 @@ class ViTEncoder3d(nn.Module):
         self.prefix_tokens: PrefixTokens = prefix_tokens
         self.features = tuple(features)
         self.checkpointing = checkpointing
-        self.patch_embed = BlockEmbed(net.embed_dim, block_zyx=block_zyx)
+        self.patch_embed = BlockEmbed(net.embed_dim, block_zyx=block_zyx)  # has a bias even where the 2D one has none
         keep = prefix_tokens != "none"
         self.register_parameter("cls_token", net.cls_token if keep else None)
         self.register_parameter("reg_token", net.reg_token if keep else None)

@@ -22,7 +22,6 @@ from distill3d.transfer.weights import Moved, WeightTransfer
 
 EMBED = "encoder.patch_embed"
 PATCH = "patch_embed.proj.weight"  # timm's names
-PATCH_BIAS = "patch_embed.proj.bias"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,11 +108,8 @@ class Tubular(WeightTransfer):
         if not name.startswith(f"{EMBED}."):
             return student.teacher_key(name)
         fresh = self.config.init == "random"
-        return {
-            f"{EMBED}.tubes": None if fresh else PATCH,
-            f"{EMBED}.proj.weight": PATCH,
-            f"{EMBED}.bias": PATCH_BIAS,
-        }.get(name)
+        keys = {f"{EMBED}.tubes": None if fresh else PATCH, f"{EMBED}.proj.weight": PATCH}
+        return student.teacher_key(f"{EMBED}.proj.bias") if name == f"{EMBED}.bias" else keys.get(name)
 
     def image_gain(self, student: Student, name: str) -> float:
         """Tubes and block both see the gray image; summed views are felt each, averaged ones by their share."""

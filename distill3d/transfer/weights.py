@@ -126,8 +126,8 @@ class WeightTransfer(TransferStrategy, ABC):
         if rate < student.expected_copy_rate or not sizes:
             shown = ", ".join(f"{name} <- {keys[name]}" for name in missing[:3]) or "nothing"
             raise InputError(
-                f"strategy {self.name}: the teacher has {rate:.1%} of the values that {student.architecture_2d!r} "
-                f"takes over; accepted: {student.expected_copy_rate:.1%} or more; without counterpart: {shown}"
+                f"strategy {self.name}: the teacher has {rate:.3%} of the values that {student.architecture_2d!r} "
+                f"takes over; accepted: {student.expected_copy_rate:.3%} or more; without counterpart: {shown}"
             )
 
     def _moved(

@@ -1,0 +1,112 @@
+"""A teacher that does not fit a 3D ViT is told in one line, with both values and the option to change."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from distill3d.errors import ConfigError, InputError
+from distill3d.students import Vit3d, Vit3dConfig
+from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.teachers.base import Teacher
+from distill3d.transfer import Inflate, InflateConfig
+
+SUPERVISED, REGISTERS = "vit_small_patch16_224", "vit_small_patch14_reg4_dinov2.lvd142m"
+
+
+@pytest.fixture(scope="module")
+def supervised():
+    return Timm2d(Timm2dConfig(architecture=SUPERVISED, weights="random"))
+
+
+def student_of(encoder, **changes):
+    settings = {"block_zyx": (4, 16, 16), "input_zyx": (12, 32, 32), "decoder": (4, 4, 4, 4)}
+    return Vit3d(Vit3dConfig(**{"encoder": encoder, **settings, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "changes", "option", "ours", "theirs"),
+    [
+        (SUPERVISED, {"embed_dim": 192}, "student.embed_dim", "embedding is 192", "is 384"),
+        (SUPERVISED, {"depth": 6}, "student.depth", "depth is 6", "is 12"),
+        (SUPERVISED, {"num_heads": 12}, "student.num_heads", "number of heads is 12", "is 6"),
+        (SUPERVISED, {"block_zyx": (4, 8, 8)}, "student.block_zyx", "patch is (8, 8)", "is (16, 16)"),
+        (REGISTERS, {"block_zyx": (4, 16, 16)}, "student.encoder", "number of register tokens is 4", "is 0"),
+    ],
+)
+def test_sizes_are_named_with_the_option_to_change(supervised, encoder, changes, option, ours, theirs):
+    student = student_of(encoder, **changes)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    with pytest.raises(ConfigError) as caught:
+        Inflate(InflateConfig()).transfer(student=student, teacher=supervised)
+    said = str(caught.value)
+    assert said.startswith(f"strategy inflate: {option}: the student's {ours}, ")
+    assert f"that of the teacher 'vit_small_patch16_224' {theirs}; set student.encoder=" in said
+    assert said.endswith("student.encoder=vit_small_patch16_224 and student.block_zyx=[Z,16,16]")
+    assert "\n" not in said
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+def test_a_convnet_is_no_teacher_of_a_vit():
+    with pytest.raises(ConfigError, match=r"mirrors 'vit_small_patch16_224', 'tf_\w+' is no ViT; set teacher\.a"):
+        Inflate(InflateConfig()).transfer(student=student_of(SUPERVISED), teacher=Timm2d(Timm2dConfig()))
+
+
+def test_other_names_in_a_file_are_an_error_with_the_first_of_them(tmp_path):
+    path = tmp_path / "strange.safetensors"
+    save_file({f"backbone.{i}.weight": torch.zeros(2) for i in range(5)}, path)
+    with pytest.raises(InputError) as caught:
+        Timm2d(Timm2dConfig(architecture=SUPERVISED, weights="file", path=str(path)))
+    said = str(caught.value)
+    assert "0 of 5 names match vit_small_patch16_224; unmatched: backbone.0.weight, backbone.1.weight" in said
+    assert "\n" not in said
+
+
+@pytest.fixture
+def broken(supervised):
+    """A teacher around a network of ours."""
+    known = supervised
+
+    def build(net):
+        return Teacher(net, identity=known.identity, input_mean=known.input_mean, input_std=known.input_std)
+
+    return build
+
+
+def test_a_missing_matrix_is_an_error_with_the_rate_and_the_name(supervised, broken):
+    net = copy.deepcopy(supervised.net)
+    net.blocks[3].mlp.fc2 = nn.Identity()
+    student = student_of(SUPERVISED)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    with pytest.raises(InputError) as caught:
+        Inflate(InflateConfig()).transfer(student=student, teacher=broken(net))
+    said = str(caught.value)
+    sizes = {name: value.numel() for name, value in student.encoder.named_parameters()}
+    lost = sizes["blocks.3.mlp.fc2.weight"] + sizes["blocks.3.mlp.fc2.bias"]
+    assert f"the teacher has {1 - lost / sum(sizes.values()):.3%} of the values" in said
+    assert "accepted: 100.000% or more" in said
+    assert "without counterpart: encoder.blocks.3.mlp.fc2.weight <- blocks.3.mlp.fc2.weight" in said
+    assert "\n" not in said
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+def test_another_width_inside_a_block_names_both_shapes(broken):
+    net = timm.create_model(SUPERVISED, mlp_ratio=2)
+    with pytest.raises(InputError, match=r"fc1\.weight is \(1536, 384\), its counterpart \(768, 384\); accepted"):
+        Inflate(InflateConfig()).transfer(student=student_of(SUPERVISED), teacher=broken(net))
+
+
+def test_a_patch_embedding_without_bias_leaves_the_channels_means_to_a_new_one():
+    clip = Timm2d(Timm2dConfig(architecture="vit_xsmall_patch16_clip_224", weights="random"))
+    clip.input_mean, clip.input_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    student = student_of("vit_xsmall_patch16_clip_224")
+    audit = Inflate(InflateConfig(mode="center")).transfer(student=student, teacher=clip)
+    assert next(row for row in audit.rows if row.name == "encoder.patch_embed.proj.bias").fate == "averaged"
+    image = torch.rand(1, 1, 4, 16, 16)
+    with torch.no_grad():
+        ours = student.encoder.patch_embed(student.normalize(image)).flatten()
+        theirs = clip.net.patch_embed.proj(clip.normalize(image[:, :, 2])).flatten()
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
