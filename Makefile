@@ -23,11 +23,11 @@ $(STAMP): pyproject.toml .constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
 
-experiment: $(STAMP) ## run one experiment: NAME=inflate
+experiment: $(STAMP) ## run one experiment: NAME=tubular
 	@$(BIN)/distill3d fit $(or $(NAME),'') $(ARGS)
 
 smoke: $(STAMP) ## two real steps of NAME with logging, checkpoint and resume
-	@$(BIN)/distill3d fit $(or $(NAME),inflate) --smoke $(ARGS)
+	@$(BIN)/distill3d fit $(or $(NAME),tubular) --smoke $(ARGS)
 
 check: $(STAMP) ## format, lint, types, layers
 	$(BIN)/ruff format --check .

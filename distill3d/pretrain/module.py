@@ -184,7 +184,10 @@ def build_vit(architecture: str, *, pixels: int) -> VisionTransformer:
         raise ConfigError(
             f"architecture={architecture!r} is not in timm.list_models(); accepted: {PHOTO_VIT!r} or another"
         )
-    net = timm.create_model(architecture, pretrained=False, img_size=pixels)
+    try:
+        net = timm.create_model(architecture, pretrained=False, img_size=pixels)
+    except TypeError:  # a convnet takes any size, and so no such argument
+        net = timm.create_model(architecture, pretrained=False)
     if not isinstance(net, VisionTransformer):
         raise ConfigError(
             f"architecture={architecture!r} is a {type(net).__name__}; accepted: a VisionTransformer of timm"

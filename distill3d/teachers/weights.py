@@ -45,7 +45,7 @@ OTHER_BLOCKS = {
     "_bn2": "bn3",
 }
 PROBE_SECONDS = 3.0
-OTHER_CHOICES = "accepted without a network: teacher.weights=package (tf_efficientnet_lite0) or teacher.weights=file"
+OTHER_CHOICES = f"accepted without a network: teacher.weights=package ({', '.join(PACKAGED)}) or teacher.weights=file"
 
 
 def lite0_key(key: str) -> str:

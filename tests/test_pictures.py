@@ -1,0 +1,49 @@
+"""A run leaves pictures of what it learned, compared with where it started, also when it was resumed."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distill3d import run
+from distill3d.module import load_module
+from distill3d.pictures import fullest_window
+from distill3d.run_folder import RunFolder
+
+TUBULAR = (
+    "student={name: vit3d, encoder: test_vit, block_zyx: [8, 16, 16], input_zyx: [16, 32, 32], decoder: [4, 4, 4, 4]}",
+    "teacher={name: timm2d, architecture: test_vit, weights: random}",
+    "strategy={name: tubular, taps: 32}",
+)
+
+
+def test_the_fullest_window_holds_the_most_gold():
+    mask = np.zeros((8, 40, 40), bool)
+    mask[4, 5, 2:8] = True
+    mask[3:5, 30, 10:30] = True
+    window = fullest_window(mask, (4, 20, 20))
+    assert mask[window].shape == (4, 20, 20)
+    assert mask[window].sum() == 40
+
+
+def test_without_gold_the_window_is_the_first_corner():
+    assert fullest_window(np.zeros((8, 40, 40), bool), (8, 20, 20)) == (slice(0, 8), slice(0, 20), slice(0, 20))
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_filters_and_tubes_are_drawn(tiny, resumed):
+    if resumed:
+        run.fit(tiny(*TUBULAR, "trainer.steps=2"))
+    folder = RunFolder(run.fit(tiny(*TUBULAR), resume=resumed))
+    for name in ("filters", "tubes"):
+        assert (folder.figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    start = load_file(folder.start)["encoder.patch_embed.tubes"]
+    trained = load_module(folder.last).student.state_dict()["encoder.patch_embed.tubes"]
+    assert start.shape == trained.shape == (3, 64, 32)
+    assert not torch.equal(start, trained)
+
+
+def test_a_student_that_mirrors_nothing_has_no_filters_to_compare(tiny):
+    folder = RunFolder(run.fit(tiny()))
+    assert not folder.start.exists()
+    assert not (folder.figures / "filters.png").exists()
