@@ -33,6 +33,10 @@ for the same network with random weights.
 | {{ loop.index }} | {{ "{:.3f}".format(one) }} | {{ "{:.3f}".format(other) }} |
 {% endfor %}
 
+{% if unlearned %}
+Of map {{ unlearned | join(", ") }} it knows no more than the random network.
+
+{% endif %}
 ## What it is not
 
 No foundation model. It has seen {{ train | length }} photos and a teacher that was trained on ImageNet, whose errors
@@ -66,6 +70,7 @@ Each ships inside the wheel named here, which states the license.
 
 The weights are released under the license of distill3d (MIT); the photos keep theirs.
 """
+MARGIN = 0.05  # of explained variance, below which a map counts as not learned
 USES = {"train": "training", "val": "held out"}
 
 
@@ -81,14 +86,14 @@ def write_card(path: Path, settings: Pretraining, results: Mapping[str, Any]) ->
     template = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True).from_string(TEMPLATE)  # noqa: S701
     provenance, cost = results["provenance"], results["cost"]
     machine = provenance["machine"]
+    scores = list(zip(results["explained_variance"]["trained"], results["explained_variance"]["random"], strict=True))
     text = template.render(
         settings=settings,
         crops=settings.crops,
         cost=cost,
         teacher=results["teacher"],
-        scores=list(
-            zip(results["explained_variance"]["trained"], results["explained_variance"]["random"], strict=True)
-        ),
+        scores=scores,
+        unlearned=[number for number, (trained, random) in enumerate(scores, start=1) if trained < random + MARGIN],
         sha256=results["weights"]["sha256"],
         provenance=provenance,
         hardware=", ".join([f"{machine['cpus']} CPUs", *machine["gpus"]]),

@@ -1,0 +1,172 @@
+"""A pretraining learns, resumes exactly, and leaves weights and a card; the shipped ViT is what its card says."""
+
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from distill3d.errors import ConfigError, InputError
+from distill3d.experiment import load_experiment, load_pretraining
+from distill3d.layers.photo_vit import PHOTO_VIT
+from distill3d.pretrain import pretrain
+from distill3d.pretrain.module import ExplainedVariance, PhotoModule, build_vit
+from distill3d.pretrain.photos import PHOTOS, Crops, photos
+from distill3d.pretrain.probe import probe
+from distill3d.run_folder import RunFolder
+from distill3d.schema import CropConfig
+from distill3d.teachers import Timm2d, Timm2dConfig, hash_weights
+from distill3d.teachers.weights import SHIPPED
+
+CROPS = CropConfig(pixels=64, teacher_pixels=64, batch_size=4, val_crops=8, workers=0)
+TINY = """
+question: does it learn?
+architecture: test_vit
+crops: {pixels: 64, teacher_pixels: 64, batch_size: 4, val_crops: 8, workers: 0}
+optimizer: {lr: 0.002, warmup_steps: 0, schedule: constant}
+trainer: {steps: 4, validate_every: 2, accelerator: cpu}
+logging: {wandb: disabled}
+"""
+
+
+@pytest.fixture
+def settings(tmp_path):
+    path = tmp_path / "pretrain_tiny.yaml"
+    path.write_text(f"{TINY}\nruns: {tmp_path / 'runs'}\n")
+    return lambda *overrides: load_pretraining(path, overrides)
+
+
+@pytest.fixture
+def module(settings):
+    torch.manual_seed(0)
+    return PhotoModule(settings())
+
+
+def batch(count=4):
+    crops = Crops(photos("train"), CROPS, seed=1, augment=True)
+    return torch.stack([crops[index] for index in range(count)])
+
+
+def test_explained_variance_on_a_worked_example():
+    explained = ExplainedVariance(2)
+    target = torch.tensor([[0.0, 0.0], [2.0, 4.0]])  # variance around the mean: 2 + 8 = 10
+    explained.update(0, pred=target, target=target)
+    explained.update(1, pred=target[:1] + 1, target=target[:1])
+    explained.update(1, pred=target[1:], target=target[1:])  # in parts; residual 2
+    assert explained.compute() == pytest.approx([1.0, 0.8])
+
+
+def test_targets_are_standardized_over_the_batches_that_were_measured(module):
+    crops = batch(8)
+    module.measure([crops[:4], crops[4:]])
+    maps, logits = module.targets(crops)
+    assert [each.shape for each in maps] == [(8, 16, width) for width in (24, 40, 112, 320)]
+    assert logits.shape == (8, 1000)
+    for each in maps[2:]:  # finer maps are averaged over a token, which narrows them
+        assert each.mean().abs() < 0.1
+        assert 0.8 < each.std() < 1.2
+
+
+def test_a_few_steps_lower_every_term_and_leave_the_teacher_alone(module):
+    crops = batch()
+    module.measure([crops])
+    before = hash_weights(dict(module.teacher.named_parameters()))
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=2e-3)
+    values = []
+    for _ in range(12):
+        terms = module.terms(crops)
+        values.append({name: term.value.item() for name, term in terms.items()})
+        optimizer.zero_grad()
+        torch.stack([term.weight * term.value for term in terms.values()]).sum().backward()
+        optimizer.step()
+    assert all(values[-1][name] < values[0][name] for name in values[0])
+    assert hash_weights(dict(module.teacher.named_parameters())) == before
+
+
+def test_a_run_leaves_half_precision_weights_that_timm_loads_and_a_card(settings):
+    chosen = settings()
+    folder = RunFolder(pretrain(chosen))
+    results = folder.read_json(folder.metrics)
+    weights = load_file(folder.path / "test_vit.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    timm.create_model("test_vit", img_size=64).load_state_dict(weights, strict=True)
+    assert hash_weights(weights) == results["weights"]["sha256"]
+    card = (folder.path / "test_vit.md").read_text()
+    for said in (results["weights"]["sha256"], "4 of 4 crops", *(photo.file for photo in PHOTOS)):
+        assert said in card
+    assert all(len(values) == 4 for values in results["explained_variance"].values())
+    assert folder.state == "done"
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(settings, tmp_path):
+    whole = pretrain(settings(f"runs={tmp_path / 'whole'}"))
+    pretrain(settings("trainer.steps=2"))
+    parts = pretrain(settings(), resume=True)
+    one, other = (load_file(path / "test_vit.safetensors") for path in (whole, parts))
+    # a constant learning rate, so that half a run is the first half of the whole
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_finished_run_is_not_repeated_and_another_is_refused(settings):
+    path = pretrain(settings())
+    written = (path / "done.json").read_text()
+    assert pretrain(settings()) == path
+    assert (path / "done.json").read_text() == written
+    with pytest.raises(InputError, match=r"holds a run with other settings \(optimizer\.lr"):
+        pretrain(settings("optimizer.lr=0.1"))
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "line"),
+    [
+        (load_experiment, "pretrain_vit", "pretrain_vit trains a 2D teacher on photos; accepted: distill3d pretrain"),
+        (load_pretraining, "inflate", "inflate trains a 3D student; accepted: distill3d fit inflate"),
+    ],
+)
+def test_each_verb_names_the_other_for_the_others_files(load, name, line):
+    with pytest.raises(ConfigError, match=line):
+        load(name)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("nobody", "not in timm"), ("resnet18", "is a ResNet")])
+def test_an_architecture_that_is_no_vit_is_refused(name, kind):
+    with pytest.raises(ConfigError, match=kind):
+        build_vit(name, pixels=64)
+
+
+def test_layers_the_teacher_does_not_have_are_refused(settings):
+    with pytest.raises(ConfigError, match=r"layers=\[7\]: the teacher has 5 feature maps; accepted: -5 to 4"):
+        PhotoModule(settings("layers=[7]"))
+
+
+class TestShipped:
+    """The ViT inside the package."""
+
+    def test_it_is_small(self):
+        path = SHIPPED / f"{PHOTO_VIT}.safetensors"
+        assert path.stat().st_size < 12e6
+        assert sum(value.numel() for value in load_file(path).values()) < 6e6
+
+    def test_its_card_is_about_these_weights_and_names_every_photo(self):
+        card = (SHIPPED / f"{PHOTO_VIT}.md").read_text()
+        assert hash_weights(load_file(SHIPPED / f"{PHOTO_VIT}.safetensors")) in card
+        assert all(photo.file in card and photo.license in card for photo in PHOTOS)
+
+    def test_it_loads_as_a_teacher_that_is_not_random(self):
+        identity = Timm2d(Timm2dConfig(architecture=PHOTO_VIT)).identity
+        assert not identity.random
+        assert identity.weights.startswith("distill3d ")
+
+    def test_it_knows_more_of_held_out_photos_than_a_random_vit(self):
+        small = CropConfig(val_crops=32)
+        settings = replace(load_pretraining("pretrain_vit"), crops=small)
+        torch.manual_seed(0)
+        module = PhotoModule(settings).eval()
+        crops = Crops(photos("train"), small, seed=1, augment=True)
+        module.measure([torch.stack([crops[index] for index in range(32)])])
+        random = probe(module, crops=64)
+        module.net.load_state_dict(load_file(SHIPPED / f"{PHOTO_VIT}.safetensors"))
+        trained = probe(module, crops=64)
+        assert sum(trained) > sum(random) + 0.5
+        assert trained[0] > random[0] + 0.2
