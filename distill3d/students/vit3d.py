@@ -150,7 +150,7 @@ class Vit3d(MirrorStudent):
             if ours[what] != theirs[what]:
                 return (
                     f"{option}: the student's {what} is {ours[what]}, that of the teacher {architecture!r} "
-                    f"is {theirs[what]}; set student.encoder={architecture}{_and_block(theirs['patch'])}"
+                    f"is {theirs[what]}; set {_way_out(option, theirs[what], architecture)}"
                 )
         return None
 
@@ -261,6 +261,9 @@ def _refuse_depth_position(config: Vit3dConfig, net: Vit2d) -> None:
         raise ConfigError(f"student.depth_position='sinusoid': embedding {net.embed_dim} is odd; accepted: even ones")
 
 
-def _and_block(patch: object) -> str:
-    rows, columns = patch if isinstance(patch, tuple) else (0, 0)
-    return f" and student.block_zyx=[Z,{rows},{columns}]"
+def _way_out(option: str, theirs: object, architecture: str) -> str:
+    """Say what to set so that a teacher fits."""
+    if isinstance(theirs, tuple):
+        return f"{option}=[Z,{','.join(map(str, theirs))}]"
+    encoder = f"student.encoder={architecture}"
+    return encoder if encoder.startswith(option) else f"{option}={theirs}, or {encoder}"
