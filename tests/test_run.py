@@ -32,12 +32,13 @@ def same(a, b, **tolerance):
 
 
 def distill3d(*arguments, **options):
-    """Start the command line as a user would."""
+    """Start the command line as a user would, also where this process was started in the background of a script."""
     return subprocess.Popen(
         [sys.executable, "-m", "distill3d", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - it starts no thread
         **options,
     )
 
