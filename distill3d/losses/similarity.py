@@ -1,0 +1,272 @@
+"""How alike a student's and a teacher's places are to one another: relational, CKA, similarity-preserving.
+
+They compare relations between sampled places, so the two maps may differ in channels. It compares no single place with
+its counterpart (``losses.distill``) and lifts no teacher's map to the student's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Examples = Literal["batch", "places"]
+
+TINY = 1e-4  # a shorter vector is not stretched to length 1, so that a gradient stays below 1 / TINY at zero
+_NOISE = 1e-5  # share of a matrix's size below which its spread is float32 rounding
+_VERTICES = 16  # places at which angles are measured; all pairs of the others seen from each
+
+
+@contextmanager
+def float32_maps(*, student: Tensor, teacher: Tensor, same_channels: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give both maps in float32, the teacher's cut off from its graph, in a block where autocast is off.
+
+    Args:
+        student: [B, C, Z, Y, X], any float dtype.
+        teacher: [B, D, Z, Y, X].
+        same_channels: whether D must be C.
+
+    Raises:
+        ValueError: a map is not 5D or has no value, or they differ in batch, grid or (if it matters) channels.
+
+    Example:
+        >>> ones = torch.ones(1, 2, 1, 1, 3, dtype=torch.bfloat16, requires_grad=True)
+        >>> with float32_maps(student=ones, teacher=ones, same_channels=True) as (student, teacher):
+        ...     student.dtype, student.requires_grad, teacher.requires_grad
+        (torch.float32, True, False)
+    """
+    found = f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
+    if student.ndim != 5 or teacher.ndim != 5 or not student.numel() or not teacher.numel():
+        raise ValueError(f"{found} are no feature maps; accepted: [B, C, Z, Y, X] with at least one value")
+    if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
+        raise ValueError(f"{found} differ in batch or grid; accepted: the same B, Z, Y, X")
+    if same_channels and student.shape[1] != teacher.shape[1]:
+        raise ValueError(f"{found} differ in channels; accepted: the same C, for example after a projection")
+    with torch.autocast(student.device.type, enabled=False):
+        yield student.float(), teacher.detach().float()
+
+
+def relational(
+    *,
+    student: Tensor,
+    teacher: Tensor,
+    places: int = 256,
+    distance_weight: float = 1.0,
+    angle_weight: float = 2.0,
+    seed: int = 0,
+) -> Tensor:
+    """Compare the distances and angles between places: the shape of the cloud they form in feature space.
+
+    The distances of all pairs of n sampled places, divided by their mean, and the cosines of the angles ijk at 16 of
+    them (j, all if n <= 16) over all pairs i, k of the others enter a Huber loss (delta 1) each, averaged over pairs
+    and triplets. Range [0, inf), 0 if the clouds are similar figures; memory grows as ``16 * places ** 2``. Invariant
+    to rotations, shifts and a scale of either side's feature space. A cloud of one point has distances and cosines 0.
+
+    Source: Park et al. 2019, Relational Knowledge Distillation, arXiv 1904.05068, sections 3.2.1 and 3.2.2, with its
+    ratio of weights, 1 to 2. There the examples are the images of a batch and all triplets count; here they are places
+    of the whole batch, sampled. Terms are averaged over distinct pairs and triplets (the paper sums).
+
+    Args:
+        student: [B, C, Z, Y, X].
+        teacher: [B, D, Z, Y, X], D may differ from C.
+        places: n, at least 3; all places if there are fewer.
+        distance_weight: of the distances.
+        angle_weight: of the angles; 0 does not compute them.
+        seed: of the sample.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: the grids differ, or ``places`` is too small.
+
+    Example:
+        >>> features = torch.arange(12.0).sin().view(1, 3, 1, 2, 2)
+        >>> relational(student=features.flip(1) * 3, teacher=features).item() < 1e-6
+        True
+    """
+    with float32_maps(student=student, teacher=teacher, same_channels=False) as maps:
+        index = _sample(maps[0], places=places, seed=seed)
+        clouds = [_rows(features, index) for features in maps]
+        apart = [_relative_distances(cloud) for cloud in clouds]
+        total = distance_weight * F.huber_loss(*apart, reduction="sum") / max(1, len(apart[0]))
+        if angle_weight:
+            total = total + angle_weight * _angle_error(*clouds)
+        return total
+
+
+def _relative_distances(cloud: Tensor) -> Tensor:
+    """Distances of all pairs of [N, C] over their mean, [N * (N - 1) / 2]."""
+    apart = F.pdist(cloud)  # its gradient is 0, not nan, where two places coincide
+    return apart / (apart.sum() / max(1, len(apart))).clamp(min=TINY)
+
+
+def _angle_error(first: Tensor, second: Tensor) -> Tensor:
+    """Mean Huber loss between the cosines ijk of two clouds [N, C] and [N, D], over triplets of distinct places."""
+    n, vertices = len(first), min(len(first), _VERTICES)
+    error = F.huber_loss(_cosines(first, vertices), _cosines(second, vertices), reduction="none")
+    other = ~torch.eye(n, dtype=torch.bool, device=first.device)
+    triplets = other & other[:vertices, :, None] & other[:vertices, None, :]
+    return (error * triplets).sum() / max(1, vertices * (n - 1) * (n - 2))
+
+
+def _cosines(cloud: Tensor, vertices: int) -> Tensor:
+    """Cosines of the angles at the first V places between the directions to all N, [V, N, N]."""
+    rays = F.normalize(cloud[None] - cloud[:vertices, None], dim=2, eps=TINY)
+    return rays @ rays.transpose(1, 2)
+
+
+def cka(*, student: Tensor, teacher: Tensor, places: int = 1024, seed: int = 0) -> Tensor:
+    """Return 1 - linear CKA with sampled places of the whole batch as examples; see `linear_cka`.
+
+    Range [0, 1]: 0 if the centered clouds differ by a rotation and a scale only, 1 without any linear relation or if
+    one side is constant. With fewer places than channels unrelated maps look alike (the estimate is biased), so take
+    several times as many places as channels.
+
+    Source: Kornblith et al. 2019, Similarity of Neural Network Representations Revisited, arXiv 1905.00414. There it
+    is a measure over data sets; a loss over the places of a batch is ours.
+
+    Args:
+        student: [B, C, Z, Y, X].
+        teacher: [B, D, Z, Y, X], D may differ from C.
+        places: at least 3; all places if there are fewer.
+        seed: of the sample.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: the grids differ, or ``places`` is too small.
+
+    Example:
+        >>> features = torch.arange(12.0).sin().view(1, 3, 1, 2, 2)
+        >>> cka(student=features.flip(1) * 3, teacher=features).item() < 1e-6
+        True
+    """
+    with float32_maps(student=student, teacher=teacher, same_channels=False) as maps:
+        index = _sample(maps[0], places=places, seed=seed)
+        return 1 - linear_cka(*(_rows(features, index) for features in maps))
+
+
+def linear_cka(a: Tensor, b: Tensor) -> Tensor:
+    """Linear centered kernel alignment of two descriptions of the same n examples.
+
+    ``|b' a|^2 / (|a' a| |b' b|)`` with centered columns and Frobenius norms, in [0, 1]. It is symmetric, and invariant
+    to an orthogonal transform, a shift and a scale of either side. A side that is constant (or whose spread is within
+    rounding) gives 0. If n is not above p and q, the same number comes from the n x n kernels, which are then cheaper.
+
+    Source: Kornblith et al. 2019, Similarity of Neural Network Representations Revisited, arXiv 1905.00414.
+
+    Args:
+        a: [n, p].
+        b: [n, q].
+
+    Returns:
+        A scalar of the wider dtype of both, at least float32.
+
+    Raises:
+        ValueError: not two matrices of the same number of rows.
+
+    Example:
+        >>> a = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 3.0]])
+        >>> linear_cka(a, a.flip(1) * 2 + 5).item() > 1 - 1e-6, linear_cka(a, torch.ones(3, 4)).item()
+        (True, 0.0)
+    """
+    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or not len(a):
+        raise ValueError(f"{tuple(a.shape)} and {tuple(b.shape)} have no examples in common; accepted: [n, p], [n, q]")
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    with torch.autocast(a.device.type, enabled=False):
+        x, y = (_centered(side.to(dtype)) for side in (a, b))
+        if max(x.shape[1], y.shape[1]) < len(x):
+            together = (y.T @ x).square().sum()
+            alone = [_gram_norm(x.T), _gram_norm(y.T)]
+        else:
+            together = ((x @ x.T) * (y @ y.T)).sum()
+            alone = [_gram_norm(x), _gram_norm(y)]
+        return (together / (alone[0] * alone[1])).clamp(0, 1)
+
+
+def _centered(side: Tensor) -> Tensor:
+    """Center columns and divide by the Frobenius norm, unless that is no more than rounding or `TINY`."""
+    centered = side - side.mean(0)
+    return centered / centered.norm().clamp(min=(_NOISE * side.detach().norm()).clamp(min=TINY))
+
+
+def _gram_norm(side: Tensor) -> Tensor:
+    """Frobenius norm of ``side @ side.T``, kept above what it can be at least if side has the norm 1."""
+    # By Cauchy-Schwarz it is at least rank ** -0.5; the bound acts on constant sides only, which then align with none.
+    return (side @ side.T).norm().clamp(min=(2 * min(side.shape)) ** -0.5)
+
+
+def similarity_preserving(
+    *, student: Tensor, teacher: Tensor, examples: Examples = "places", places: int = 256, seed: int = 0
+) -> Tensor:
+    """Compare which examples are similar: the matrices of their inner products, rows scaled to length 1.
+
+    Mean over the n rows of the squared distance between a row of the student's matrix and the teacher's; range [0, 4],
+    0 if they agree. Invariant to rotations (about zero) and a scale of either side's feature space.
+
+    * ``batch``: an example is a patch with all its channels and places, as in the paper. With one patch it is constant
+      and with two it says next to nothing, which is what fits on a GPU in 3D.
+    * ``places``: an example is one of n sampled places of the whole batch (ours).
+
+    Source: Tung and Mori 2019, Similarity-Preserving Knowledge Distillation, arXiv 1907.09682. Theirs is divided by
+    n once more; here the value does not shrink with the number of examples.
+
+    Args:
+        student: [B, C, Z, Y, X].
+        teacher: [B, D, Z, Y, X], D may differ from C.
+        examples: "batch" or "places", see above.
+        places: at least 3; all places if there are fewer.
+        seed: of the sample.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: the grids differ, ``places`` is too small, or ``examples`` is unknown.
+
+    Example:
+        >>> features = torch.arange(12.0).sin().view(1, 3, 1, 2, 2)
+        >>> similarity_preserving(student=features.flip(1) * 3, teacher=features).item() < 1e-6
+        True
+    """
+    with float32_maps(student=student, teacher=teacher, same_channels=False) as maps:
+        if examples == "batch":
+            rows = [features.flatten(1) for features in maps]
+        elif examples == "places":
+            index = _sample(maps[0], places=places, seed=seed)
+            rows = [_rows(features, index) for features in maps]
+        else:
+            raise ValueError(f"examples={examples} is unknown; accepted: batch, places")
+        alike = [_row_similarity(side) for side in rows]
+        return (alike[0] - alike[1]).square().sum(1).mean()
+
+
+def _row_similarity(rows: Tensor) -> Tensor:
+    """Inner products of [N, C] with one another, each row scaled to length 1, [N, N]."""
+    products = rows @ rows.T
+    # An example of zeros beside long ones: its row of products grows with them, so the bound on the gradient must too.
+    longest = rows.detach().norm(dim=1).amax().clamp(min=TINY)
+    return products / products.norm(dim=1, keepdim=True).clamp(min=TINY * longest)
+
+
+def _sample(features: Tensor, *, places: int, seed: int) -> Tensor:
+    """Draw distinct places of the whole batch of [B, C, Z, Y, X] in random order, [N] indices into B * Z * Y * X."""
+    if places < 3:
+        raise ValueError(f"places={places} is too small; accepted: 3 or more")
+    # Its own generator, so that the global one, and with it data and dropout, goes on as without this loss.
+    generator = torch.Generator(features.device).manual_seed(seed)
+    count = features[:, 0].numel()
+    return torch.randperm(count, generator=generator, device=features.device)[:places]
+
+
+def _rows(features: Tensor, index: Tensor) -> Tensor:
+    """Read [B, C, Z, Y, X] at places, [N, C], without a copy of the whole map."""
+    flat = features.flatten(2).transpose(1, 2)
+    size = flat.shape[1]
+    return flat[index // size, index % size]
