@@ -85,13 +85,12 @@ def relational(
         ValueError: the grids differ, or ``places`` is too small.
 
     Example:
-        >>> features = torch.arange(12.0).sin().view(1, 3, 1, 2, 2)
-        >>> relational(student=features.flip(1) * 3, teacher=features).item() < 1e-6
-        True
+        >>> triangle = torch.tensor([[0.0, 4.0, 0.0], [0.0, 0.0, 3.0]]).view(1, 2, 1, 1, 3)
+        >>> line = torch.tensor([0.0, 1.0, 2.0]).view(1, 1, 1, 1, 3)
+        >>> [round(relational(student=student, teacher=triangle).item(), 3) for student in (triangle * 9 + 1, line)]
+        [0.0, 1.399]
     """
-    with float32_maps(student=student, teacher=teacher, same_channels=False) as maps:
-        index = _sample(maps[0], places=places, seed=seed)
-        clouds = [_rows(features, index) for features in maps]
+    with _clouds(student=student, teacher=teacher, places=places, seed=seed) as clouds:
         apart = [_relative_distances(cloud) for cloud in clouds]
         total = distance_weight * F.huber_loss(*apart, reduction="sum") / max(1, len(apart[0]))
         if angle_weight:
@@ -109,9 +108,9 @@ def _angle_error(first: Tensor, second: Tensor) -> Tensor:
     """Mean Huber loss between the cosines ijk of two clouds [N, C] and [N, D], over triplets of distinct places."""
     n, vertices = len(first), min(len(first), _VERTICES)
     error = F.huber_loss(_cosines(first, vertices), _cosines(second, vertices), reduction="none")
-    other = ~torch.eye(n, dtype=torch.bool, device=first.device)
-    triplets = other & other[:vertices, :, None] & other[:vertices, None, :]
-    return (error * triplets).sum() / max(1, vertices * (n - 1) * (n - 2))
+    # A place and itself make no angle. Where i or k is j, the ray is zero on both sides, and the error too.
+    distinct = ~torch.eye(n, dtype=torch.bool, device=first.device)
+    return (error * distinct).sum() / max(1, vertices * (n - 1) * (n - 2))
 
 
 def _cosines(cloud: Tensor, vertices: int) -> Tensor:
@@ -121,7 +120,7 @@ def _cosines(cloud: Tensor, vertices: int) -> Tensor:
 
 
 def cka(*, student: Tensor, teacher: Tensor, places: int = 1024, seed: int = 0) -> Tensor:
-    """Return 1 - linear CKA with sampled places of the whole batch as examples; see `linear_cka`.
+    """Return 1 - linear CKA, a float32 scalar, with sampled places of the whole batch as examples; see `linear_cka`.
 
     Range [0, 1]: 0 if the centered clouds differ by a rotation and a scale only, 1 without any linear relation or if
     one side is constant. With fewer places than channels unrelated maps look alike (the estimate is biased), so take
@@ -136,9 +135,6 @@ def cka(*, student: Tensor, teacher: Tensor, places: int = 1024, seed: int = 0) 
         places: at least 3; all places if there are fewer.
         seed: of the sample.
 
-    Returns:
-        A float32 scalar.
-
     Raises:
         ValueError: the grids differ, or ``places`` is too small.
 
@@ -147,9 +143,8 @@ def cka(*, student: Tensor, teacher: Tensor, places: int = 1024, seed: int = 0) 
         >>> cka(student=features.flip(1) * 3, teacher=features).item() < 1e-6
         True
     """
-    with float32_maps(student=student, teacher=teacher, same_channels=False) as maps:
-        index = _sample(maps[0], places=places, seed=seed)
-        return 1 - linear_cka(*(_rows(features, index) for features in maps))
+    with _clouds(student=student, teacher=teacher, places=places, seed=seed) as clouds:
+        return 1 - linear_cka(*clouds)
 
 
 def linear_cka(a: Tensor, b: Tensor) -> Tensor:
@@ -231,20 +226,21 @@ def similarity_preserving(
         ValueError: the grids differ, ``places`` is too small, or ``examples`` is unknown.
 
     Example:
-        >>> features = torch.arange(12.0).sin().view(1, 3, 1, 2, 2)
-        >>> similarity_preserving(student=features.flip(1) * 3, teacher=features).item() < 1e-6
-        True
+        >>> apart, same = torch.eye(4).view(1, 4, 1, 2, 2), torch.ones(1, 1, 1, 2, 2)
+        >>> [similarity_preserving(student=student, teacher=apart).item() for student in (apart.roll(1, 1), same)]
+        [0.0, 1.0]
     """
-    with float32_maps(student=student, teacher=teacher, same_channels=False) as maps:
-        if examples == "batch":
-            rows = [features.flatten(1) for features in maps]
-        elif examples == "places":
-            index = _sample(maps[0], places=places, seed=seed)
-            rows = [_rows(features, index) for features in maps]
-        else:
-            raise ValueError(f"examples={examples} is unknown; accepted: batch, places")
-        alike = [_row_similarity(side) for side in rows]
-        return (alike[0] - alike[1]).square().sum(1).mean()
+    if examples == "batch":
+        with float32_maps(student=student, teacher=teacher, same_channels=False) as maps:
+            return _similarity_error(*(features.flatten(1) for features in maps))
+    if examples == "places":
+        with _clouds(student=student, teacher=teacher, places=places, seed=seed) as clouds:
+            return _similarity_error(*clouds)
+    raise ValueError(f"examples={examples} is unknown; accepted: batch, places")
+
+
+def _similarity_error(first: Tensor, second: Tensor) -> Tensor:
+    return (_row_similarity(first) - _row_similarity(second)).square().sum(1).mean()
 
 
 def _row_similarity(rows: Tensor) -> Tensor:
@@ -253,6 +249,14 @@ def _row_similarity(rows: Tensor) -> Tensor:
     # An example of zeros beside long ones: its row of products grows with them, so the bound on the gradient must too.
     longest = rows.detach().norm(dim=1).amax().clamp(min=TINY)
     return products / products.norm(dim=1, keepdim=True).clamp(min=TINY * longest)
+
+
+@contextmanager
+def _clouds(*, student: Tensor, teacher: Tensor, places: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give both maps at the same sampled places, [N, C] and [N, D], as `float32_maps` does."""
+    with float32_maps(student=student, teacher=teacher, same_channels=False) as (s, t):
+        index = _sample(s, places=places, seed=seed)
+        yield _rows(s, index), _rows(t, index)
 
 
 def _sample(features: Tensor, *, places: int, seed: int) -> Tensor:

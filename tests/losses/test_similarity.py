@@ -84,6 +84,13 @@ def test_relational_by_hand():
     assert relational(student=line, teacher=triangle).item() == pytest.approx(golden, rel=1e-5)
 
 
+def test_a_cloud_of_one_point_has_distances_and_cosines_of_zero():
+    # At each corner of a regular triangle the cosine is 1 / 2; all relative distances are 1.
+    triangle = torch.eye(3).view(1, 3, 1, 1, 3)
+    value = relational(student=torch.zeros(1, 2, 1, 1, 3), teacher=triangle, distance_weight=1.0, angle_weight=4.0)
+    assert value.item() == pytest.approx(1 / 2 + 4 * (1 / 2) ** 2 / 2, rel=1e-5)
+
+
 def test_a_weight_of_zero_leaves_the_other_relation():
     student, teacher = features(0), features(1)
     parts = [
@@ -132,9 +139,21 @@ def test_linear_cka_is_symmetric_in_its_range_and_one_of_a_thing_with_itself(see
 
 
 def test_a_constant_side_aligns_with_nothing_also_where_its_mean_rounds():
-    constant = torch.full((1000, 7), 3.3)
-    varied = as_rows(features(1, grid=(5, 10, 10)))
-    assert linear_cka(constant, torch.from_numpy(varied).float()).item() < 1e-3
+    # On both sides of the choice between features and kernels.
+    for rows in (24, 1000):
+        constant = torch.full((rows, 40), 1000.3)
+        assert (constant - constant.mean(0)).norm() > similarity.TINY
+        varied = torch.randn(rows, 50, generator=torch.Generator().manual_seed(0))
+        assert linear_cka(constant, varied).item() < 1e-3
+        assert linear_cka(constant, constant).item() < 1e-3
+
+
+def test_linear_cka_takes_the_cheap_side():
+    # The other one would need a matrix of 160 GB.
+    tall = torch.arange(800_000.0).sin().view(200_000, 4)
+    wide = tall.view(4, 200_000)
+    assert 0 < linear_cka(tall, tall.square()).item() < 1
+    assert 0 < linear_cka(wide, wide.square()).item() < 1
 
 
 @pytest.mark.parametrize(("a", "b"), [((3, 2), (4, 2)), ((3,), (3, 2)), ((0, 2), (0, 2))])
