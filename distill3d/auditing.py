@@ -15,7 +15,6 @@ from distill3d.registry import TEACHERS
 from distill3d.schema import Experiment
 from distill3d.teachers.base import TeacherIdentity
 from distill3d.transfer.base import TransferAudit
-from distill3d.transfer.none import NoTransfer, NoTransferConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +56,7 @@ class AuditReport:
 def audit_experiment(experiment: Experiment | str | Path) -> AuditReport:
     """Build student, strategy and teacher as a fresh run does, with its seed, and transfer once.
 
-    A strategy that keeps no audit moves nothing before training; then every entry is ``new``. The global random
-    generators are left as the run's seed and the building leave them.
+    The global random generators are left as the run's seed and the building leave them.
 
     Args:
         experiment: a loaded experiment, or its name or path.
@@ -71,7 +69,4 @@ def audit_experiment(experiment: Experiment | str | Path) -> AuditReport:
     L.seed_everything(experiment.seed, workers=True, verbose=False)
     teacher = TEACHERS.build(experiment.teacher)  # before the student: it may draw from the generator too
     module = DistillModule(experiment)
-    audit = module.transfer(teacher)
-    if not audit.rows:
-        audit = NoTransfer(NoTransferConfig()).transfer(student=module.student, teacher=teacher)
-    return AuditReport(experiment=experiment, teacher=teacher.identity, audit=audit)
+    return AuditReport(experiment=experiment, teacher=teacher.identity, audit=module.transfer(teacher))

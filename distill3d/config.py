@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -207,12 +207,21 @@ class _Builder:
         given = settings[f.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             return self.dataclass(hint, given, path)
+        if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]):
+            return self.named(get_args(hint)[1], given, path)
         try:
             leaf = OmegaConf.structured(dataclasses.make_dataclass("Leaf", [("value", hint)]))
             return _container(OmegaConf.merge(leaf, {"value": given}))["value"]
         except OmegaConfBaseException as err:
             self.complain(path, f"{given!r} is not accepted: {_clean(err, given)}")
             return None
+
+    def named(self, cls: type, given: object, path: str) -> object:
+        """Return a mapping of freely named instances of ``cls``, or None after complaining."""
+        if not isinstance(given, Mapping):
+            self.complain(path, f"must be a mapping of named settings, got {given!r}")
+            return None
+        return {str(key): self.dataclass(cls, value, f"{path}.{key}") for key, value in given.items()}
 
     def from_registry(self, f: dataclasses.Field[Any], given: object, path: str) -> object:
         kind, default = f.metadata["registry"], f.metadata["default"]

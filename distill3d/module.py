@@ -12,9 +12,11 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from distill3d.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.config import as_plain
 from distill3d.errors import InputError, TrainingError
 from distill3d.experiment import experiment_from_plain
+from distill3d.gradients import GradientBalance
 from distill3d.losses.base import Loss
 from distill3d.metrics.voxel import DiceByCase
 from distill3d.registry import LOSSES, STRATEGIES, STUDENTS
@@ -22,9 +24,8 @@ from distill3d.schema import Experiment, OptimizerConfig
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.transfer.base import TransferAudit, TransferStrategy
+from distill3d.transfer.view import TeacherView
 from distill3d.types import Batch, LossTerm, Prediction
-
-CHECKPOINT_KEY = "distill3d"
 
 
 @final
@@ -49,7 +50,11 @@ class DistillModule(L.LightningModule):
         self.strategy = STRATEGIES.build(experiment.strategy)
         self.strategy.adapt(self.student)
         self.losses = nn.ModuleDict({name: LOSSES.build(chosen) for name, chosen in experiment.losses.items()})
+        self.balance = GradientBalance(experiment.balance)
+        self.live_terms: dict[str, LossTerm] = {}  # of the step that runs, with their graphs, for the gradient audit
+        self.supervised: frozenset[str] = frozenset()  # names of those that come from labels
         self.teacher: Teacher | None = None
+        self.view: TeacherView | None = None
         self.teacher_identity: TeacherIdentity | None = None
         self.transferred: frozenset[str] = frozenset()
         self.val_dice = DiceByCase(cases=val_cases, threshold=experiment.inference.threshold)
@@ -62,9 +67,13 @@ class DistillModule(L.LightningModule):
         return audit
 
     def attach(self, teacher: Teacher) -> None:
-        """Remember the teacher's identity, and hold its network if the strategy wants it in every step."""
+        """Remember the teacher's identity, and hold its network if the strategy wants it during training."""
         self.teacher_identity = teacher.identity
         self.teacher = teacher if self.strategy.wants_teacher else None
+
+    def look(self, view: TeacherView) -> None:
+        """Take the teacher's maps from here during training."""
+        self.view = view
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits [B, 1, Z, Y, X] of intensities [B, 1, Z, Y, X] in [0, 1]."""
@@ -72,16 +81,35 @@ class DistillModule(L.LightningModule):
 
     def terms(self, batch: Batch) -> dict[str, LossTerm]:
         """Return every raw loss term of a batch, supervised ones first."""
-        student = self.student(batch.image)
-        teacher = Prediction.nothing() if self.teacher is None else self.teacher(batch.image)
+        self.strategy.begin_step(self.global_step, self.experiment.trainer.steps)
+        student = self.student.observe(batch.image, self.strategy.student_layers())
         terms: dict[str, LossTerm] = {}
         for loss in self.losses.values():
             terms |= loss(student=student, batch=batch) if isinstance(loss, Loss) else {}
+        self.supervised = frozenset(terms)
+        teacher = self._teacher_maps(student, batch)
         return terms | self.strategy(student=student, teacher=teacher, batch=batch)
+
+    def _teacher_maps(self, student: Prediction, batch: Batch) -> Prediction:
+        requests = self.strategy.requests_now()
+        if not requests:
+            return Prediction.nothing()
+        if self.view is None:
+            raise RuntimeError("the strategy wants the teacher's maps: call `look` with a view before training")
+        return self.view(
+            requests, student=student, batch=batch, stride_zyx=self.student.stride_zyx, step=self.global_step
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum the weighted terms; log each raw one."""
-        terms = self.terms(batch)
+        terms = self.balance(
+            self.terms(batch),
+            supervised=self.supervised,
+            parameters=self.student.parameters(),
+            step=self.global_step,
+            reduce=self._mean_over_processes,
+        )
+        self.live_terms = terms
         total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
         if not torch.isfinite(total):
             raise TrainingError(_not_finite(batch, terms, self.global_step))
@@ -89,6 +117,13 @@ class DistillModule(L.LightningModule):
         self.log("train/loss", total, prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.value.detach() for name, term in terms.items()}, batch_size=size)
         return total
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        return value if self._trainer is None else self.trainer.strategy.reduce(value, reduce_op="mean")
+
+    def on_after_backward(self) -> None:
+        """Let go of the graphs."""
+        self.live_terms = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Gather voxel counts per case."""
@@ -177,7 +212,7 @@ def load_module(path: Path, experiment: Experiment | None = None, *, val_cases: 
     Raises:
         InputError: the file is missing, is no checkpoint of distill3d, or holds another architecture.
     """
-    checkpoint = _read_checkpoint(path)
+    checkpoint = read_checkpoint(path)
     saved = checkpoint[CHECKPOINT_KEY]
     module = DistillModule(experiment or experiment_from_plain(saved["experiment"]), val_cases=val_cases)
     module.transferred = frozenset(saved["transferred"])
@@ -188,19 +223,6 @@ def load_module(path: Path, experiment: Experiment | None = None, *, val_cases: 
         difference = " ".join(str(err).split()[:40])
         raise InputError(f"{path}: its weights are of another architecture: {difference}") from err
     return module
-
-
-def _read_checkpoint(path: Path) -> Mapping[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as err:
-        raise InputError(f"{path}: no such checkpoint") from err
-    except Exception as err:  # torch raises half a dozen kinds for a file that is not a checkpoint
-        reason = " ".join(str(err).split()[:20]) or type(err).__name__
-        raise InputError(f"{path}: not a readable checkpoint: {reason}") from err
-    if not isinstance(checkpoint, Mapping) or CHECKPOINT_KEY not in checkpoint:
-        raise InputError(f"{path}: not a checkpoint of distill3d; accepted: a .ckpt written by `distill3d fit`")
-    return checkpoint
 
 
 def _not_finite(batch: Batch, terms: Mapping[str, LossTerm], step: int) -> str:

@@ -1,4 +1,4 @@
-"""Draws what a run has learned in the layer that meets the image: its filters, and where its tubes lie. No scores."""
+"""Draws what a run has learned: filters, tubes, what moved it, how it came to resemble its teacher. No scores."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from distill3d.data.prepared import PreparedCase
+from distill3d.gradient_audit import gradient_figure
+from distill3d.layer_similarity import similarity_figure
 from distill3d.layers.tubular import TubularEmbed
 from distill3d.learned import filters_figure, tubes_figure
 from distill3d.module import DistillModule
@@ -27,7 +29,7 @@ def keep_start(folder: RunFolder, module: DistillModule) -> None:
 
 
 def learned_pictures(folder: RunFolder, module: DistillModule, case: PreparedCase) -> dict[str, Path]:
-    """Draw filters before and after training and, for tubes, the taps over a projection of a test case.
+    """Draw filters before and after training, taps of tubes over a test case, gradients, and similarity to the teacher.
 
     Args:
         folder: of the run; `keep_start` has run.
@@ -35,12 +37,32 @@ def learned_pictures(folder: RunFolder, module: DistillModule, case: PreparedCas
         case: shows the tubes where it holds most gold.
 
     Returns:
-        Name for the logs -> the picture; empty for a student that mirrors no 2D network.
+        Name for the logs -> the picture.
     """
+    run = f"{module.experiment.name}, seed {module.experiment.seed}"
+    return _teaching_pictures(folder, run) | _input_pictures(folder, run, module, case)
+
+
+def _teaching_pictures(folder: RunFolder, run: str) -> dict[str, Path]:
+    """Draw which loss term moved the student, and how its layers came closer to the teacher's."""
+    pictures: dict[str, Path] = {}
+    history = folder.read_json(folder.gradients).get("history", [])
+    if history:
+        title = f"{run}: gradients of the loss terms"
+        pictures["learned/gradients"] = gradient_figure(folder.figures / "gradients.png", title, history)
+    alike = folder.read_json(folder.similarity)
+    if {"before", "after"} <= set(alike):
+        title = f"{run}: how alike the layers of student and teacher are"
+        path = folder.figures / "similarity.png"
+        pictures["learned/similarity"] = similarity_figure(path, title, before=alike["before"], after=alike["after"])
+    return pictures
+
+
+def _input_pictures(folder: RunFolder, run: str, module: DistillModule, case: PreparedCase) -> dict[str, Path]:
+    """Draw the weights that meet the image."""
     name = module.student.input_weight
     if name is None or not folder.start.is_file():
         return {}
-    run = f"{module.experiment.name}, seed {module.experiment.seed}"
     before, after = load_file(folder.start)[name], module.student.state_dict()[name].cpu()
     title = f"{run}: {name}"
     pictures = {"learned/filters": filters_figure(folder.figures / "filters.png", title, before=before, after=after)}

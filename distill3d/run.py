@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
@@ -19,7 +19,9 @@ from distill3d.config import as_plain
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.evaluation import case_pictures, evaluate
 from distill3d.experiment import load_experiment
+from distill3d.gradient_audit import GradientAudit
 from distill3d.inference import inference_device, predict_prob, window_count, write_prob
+from distill3d.layer_similarity import layer_similarity, similarity_batch
 from distill3d.loggers import log_results, make_loggers
 from distill3d.module import DistillModule, load_module
 from distill3d.pictures import keep_start, learned_pictures
@@ -29,7 +31,10 @@ from distill3d.registry import TEACHERS
 from distill3d.run_folder import RunFolder, write_json, write_yaml
 from distill3d.schema import Experiment
 from distill3d.tables import audit_table
+from distill3d.teachers.base import Teacher
+from distill3d.teaching import cache_line, fill, make_view
 from distill3d.trainer import make_trainer, quiet, step_of, train
+from distill3d.transfer.view import TeacherView
 
 
 def fit(
@@ -68,7 +73,8 @@ def fit(
         data = DistillDataModule(experiment)
         data.prepare_data()
         checkpoint = folder.last if resume and folder.last.is_file() else None
-        module, audit = _build(experiment, data, checkpoint)
+        module, teacher, audit = _build(experiment, data, checkpoint)
+        view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():
             if not trained:
@@ -76,11 +82,13 @@ def fit(
             _claim(folder, experiment, audit, overwrite=overwrite, console=console)
             if checkpoint is None:
                 keep_start(folder, module)
+                _compare_layers(folder, module, teacher, data, "before")
         loggers = make_loggers(experiment, folder, first_step=step_of(checkpoint))
         if not trained:
+            _show_teacher(view, module, data, console)
             _train(experiment, module, data, folder, loggers, checkpoint)
         if is_main_process():
-            _finish(folder, data, loggers, console)
+            _finish(folder, teacher, data, loggers, console)
     return folder.path
 
 
@@ -105,17 +113,17 @@ def _shortened(experiment: Experiment, *, steps: int, runs: str) -> Experiment:
 
 def _build(
     experiment: Experiment, data: DistillDataModule, checkpoint: Path | None
-) -> tuple[DistillModule, dict[str, Any] | None]:
+) -> tuple[DistillModule, Teacher, dict[str, Any] | None]:
     """Build the module; a fresh run also transfers, a resumed one finds its weights in the checkpoint."""
     teacher = TEACHERS.build(experiment.teacher)
     names = data.case_names("val")
     if checkpoint is not None:
         module = load_module(checkpoint, experiment, val_cases=names)
         module.attach(teacher)
-        return module, None
+        return module, teacher, None
     module = DistillModule(experiment, val_cases=names)
     audit = module.transfer(teacher)
-    return module, audit.as_dict() if audit.rows else None
+    return module, teacher, audit.as_dict()
 
 
 def _claim(
@@ -132,7 +140,32 @@ def _claim(
             console.print(audit_table(audit))
 
 
+def _compare_layers(
+    folder: RunFolder,
+    module: DistillModule,
+    teacher: Teacher,
+    data: DistillDataModule,
+    when: Literal["before", "after"],
+) -> None:
+    """Note how alike the layers of student and teacher are."""
+    if teacher.identity.architecture == "none":
+        return
+    found = layer_similarity(module.student, teacher, similarity_batch(data))
+    if found["student"]:  # some students of MONAI have no block that gives a map
+        write_json(folder.similarity, {**folder.read_json(folder.similarity), when: found})
+
+
 # ---------------------------------------------------------------- training
+
+
+def _show_teacher(view: TeacherView | None, module: DistillModule, data: DistillDataModule, console: Console) -> None:
+    """Let the teacher look at the training stacks, if the strategy wants it during training."""
+    if view is None:
+        return
+    count = fill(view, data, console)
+    if is_main_process() and view.cached:
+        console.print(cache_line(count), soft_wrap=True)
+    module.look(view)
 
 
 def _train(
@@ -144,7 +177,8 @@ def _train(
     checkpoint: Path | None,
 ) -> None:
     clock, started = StepClock(), time.perf_counter()
-    trainer = make_trainer(experiment.trainer, folder, loggers, [clock])
+    audit = GradientAudit(every=experiment.trainer.audit_every)
+    trainer = make_trainer(experiment.trainer, folder, loggers, [clock, audit])
     train(trainer, module, data, folder=folder, checkpoint=checkpoint)
     if trainer.is_global_zero:
         trained = [p for p in module.parameters() if p.requires_grad]
@@ -156,15 +190,19 @@ def _train(
             "steps": trainer.global_step,
             "devices": trainer.world_size,
             **clock.cost(),
+            "teacher_images": 0 if module.teacher is None else module.teacher.images_seen,
         }
         identity = as_plain(module.teacher_identity) if module.teacher_identity else None
+        write_json(folder.gradients, {"history": audit.history})
         write_json(folder.fit, {"cost": cost, "teacher": identity, "provenance": provenance()})
 
 
 # ---------------------------------------------------------------- after training
 
 
-def _finish(folder: RunFolder, data: DistillDataModule, loggers: list[Logger], console: Console) -> None:
+def _finish(
+    folder: RunFolder, teacher: Teacher, data: DistillDataModule, loggers: list[Logger], console: Console
+) -> None:
     started = time.perf_counter()
     module = load_module(folder.best if folder.best.is_file() else folder.last)
     _predict_cases(folder, module, data, console)
@@ -172,6 +210,7 @@ def _finish(folder: RunFolder, data: DistillDataModule, loggers: list[Logger], c
     fitted = folder.read_json(folder.fit)
     fitted["cost"]["predict_seconds"] = seconds
     write_json(folder.fit, fitted)
+    _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
     results = evaluate(folder.path)
     pictures = case_pictures(folder, results) | learned_pictures(folder, module, data.cases("test")[0])
     log_results(loggers, results, pictures)

@@ -46,6 +46,16 @@ class RunFolder:
         return self.path / "fit.json"
 
     @property
+    def gradients(self) -> Path:
+        """What each loss term's gradient was, by step."""
+        return self.path / "gradients.json"
+
+    @property
+    def similarity(self) -> Path:
+        """How alike the layers of student and teacher were before and after training."""
+        return self.path / "similarity.json"
+
+    @property
     def metrics(self) -> Path:
         """Scores per case and their mean."""
         return self.path / "metrics.json"

@@ -95,6 +95,20 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BalanceConfig:
+    """How strong the terms of a strategy are beside the supervised ones."""
+
+    mode: Literal["fixed", "gradient"] = "fixed"  # fixed: by their weights; gradient: weights times a ratio of norms
+    every: int = 25  # steps between two measurements; each costs a backward per term
+    smoothing: float = 0.5  # share of the old ratio that stays, in [0, 1)
+    limit: float = 1e4  # of the ratio, so that a vanishing term is not blown up
+
+    def __post_init__(self) -> None:
+        _at_least(1, every=self.every, limit=self.limit)
+        _within(0, 0.999, smoothing=self.smoothing)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerConfig:
     """How long and on what."""
 
@@ -108,6 +122,7 @@ class TrainerConfig:
     gradient_clip: float = 1.0  # Euclidean norm; 0 does not clip
     early_stopping: int = 0  # validations without a better Dice before training stops; 0 never stops
     log_every: int = 5  # steps
+    audit_every: int = 50  # steps between two gradient audits, each a backward per loss term; 0 audits only the first
 
     def __post_init__(self) -> None:
         _at_least(
@@ -118,7 +133,7 @@ class TrainerConfig:
             num_nodes=self.num_nodes,
             log_every=self.log_every,
         )
-        _at_least(0, gradient_clip=self.gradient_clip, early_stopping=self.early_stopping)
+        _at_least(0, gradient_clip=self.gradient_clip, early_stopping=self.early_stopping, audit_every=self.audit_every)
         if self.steps % self.validate_every:
             raise ValueError(f"steps={self.steps} must be a multiple of validate_every={self.validate_every}")
 
@@ -206,6 +221,7 @@ class Experiment:
     teacher: Component = component("teacher", default="none")
     strategy: Component = component("strategy", default="none")
     losses: dict[str, Component] = components("loss", default="overlap")
+    balance: BalanceConfig = BalanceConfig()
     patches: PatchConfig = PatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()

@@ -9,10 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+Axis = Literal["z", "y", "x"]
+AXES: tuple[Axis, ...] = ("z", "y", "x")
+
+
+class Turn(NamedTuple):
+    """Flips and quarter turns of a patch: first its axes are permuted, then some are reversed.
+
+    Attributes:
+        source_axes: the axis of the box (0 z, 1 y, 2 x) that each axis of the patch runs along.
+        flipped: whether it runs against it, for each axis of the patch.
+    """
+
+    source_axes: tuple[int, int, int] = (0, 1, 2)
+    flipped: tuple[bool, bool, bool] = (False, False, False)
+
+    def apply(self, maps: Tensor) -> Tensor:
+        """Turn [..., Z, Y, X] from the box's axes to the patch's.
+
+        Example:
+            >>> Turn((0, 2, 1), (False, False, True)).apply(torch.tensor([[[1, 2], [3, 4]]])).tolist()
+            [[[3, 1], [4, 2]]]
+        """
+        lead = maps.ndim - 3
+        turned = maps.permute(*range(lead), *(lead + axis for axis in self.source_axes))
+        return turned.flip([lead + axis for axis, flip in enumerate(self.flipped) if flip])
+
+
+UNTURNED = Turn()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +53,9 @@ class Batch:
         target: [B, 1, Z, Y, X] float32, 1 on the neuron, 0 elsewhere.
         known: [B, 1, Z, Y, X] bool, False where nobody labelled; losses and metrics ignore those voxels.
         spacing_um: [B, 3] float32, ZYX.
-        origin_zyx_vox: [B, 3] int64, position of the patch's first voxel in its volume (negative where padded).
+        origin_zyx_vox: [B, 3] int64, position in its volume of the box the patch was cut from (negative where padded).
         cases: B names of the volumes the patches come from.
+        turns: B turns, how each patch lies in that box; empty where none was turned.
     """
 
     image: Tensor
@@ -34,6 +64,7 @@ class Batch:
     spacing_um: Tensor
     origin_zyx_vox: Tensor
     cases: tuple[str, ...]
+    turns: tuple[Turn, ...] = ()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """Return the batch with every tensor on ``device`` (Lightning calls this)."""
@@ -54,11 +85,14 @@ class Prediction:
 
     Attributes:
         logits: [B, 1, Z, Y, X] before the sigmoid. Empty (shape [0]) for a network that has none.
-        features: module path -> feature map [B, C, Z, Y, X], only the layers somebody asked for.
+        features: feature maps [B, C, Z, Y, X] that somebody asked for: a student's by module path, a teacher's by
+            `distill3d.transfer.requests.TeacherRequest.key`, on the grid that the request names.
+        slices_vox: for a teacher that saw only some slices of the patch: the request's key -> their places [K].
     """
 
     logits: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)
+    slices_vox: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def nothing(cls) -> Self:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from rich.console import Console
 
 from distill3d import run
 from distill3d.catalog import experiment_files
@@ -13,6 +14,7 @@ from distill3d.experiment import load_experiment
 from distill3d.registry import TEACHERS
 from distill3d.run_folder import RunFolder
 from distill3d.schema import Experiment
+from distill3d.teaching import fill, make_view
 from distill3d.trainer import make_trainer, quiet
 
 ALL = experiment_files()
@@ -33,7 +35,7 @@ SMALL = (
 
 def test_every_file_is_here():
     on_disk = list((Path(__file__).parents[1] / "experiments").rglob("*.y*ml"))
-    assert len(ALL) == len(on_disk) >= 33
+    assert len(ALL) == len(on_disk) >= 53
     assert PRETRAININGS
 
 
@@ -64,18 +66,35 @@ def test_weights_of_the_hub_are_named_as_timm_names_them(name):
         assert teacher.architecture in timm.list_pretrained()
 
 
+def _few_slices(name):
+    """Show the teacher less: few simulated stacks, of real ones the patches only."""
+    if not name.startswith("op_"):
+        return ("data.train=2", "data.val=1", "data.test=1")
+    view = getattr(load_experiment(name).strategy.config, "view", None)
+    return () if view is None else ("strategy.view.source=patch",)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_it_takes_real_steps(name, cache, tmp_path, request):
     if name.startswith("op_"):
         request.getfixturevalue("data_dir")
-    experiment = replace(_without_network(load_experiment(name, SMALL)), cache=str(cache), runs=str(tmp_path))
+    overrides = (*SMALL, *_few_slices(name))
+    if name.endswith("kd_logits"):  # its teacher is a run
+        first = name.replace("kd_logits", "teacher2d")
+        first = replace(load_experiment(first, (*SMALL, *_few_slices(first))), cache=str(cache))
+        overrides += (f"teacher.run={run.fit(replace(first, runs=str(tmp_path)))}",)
+    experiment = replace(_without_network(load_experiment(name, overrides)), cache=str(cache), runs=str(tmp_path))
     torch.manual_seed(0)
     data = run.DistillDataModule(experiment)
     data.prepare_data()
     module = run.DistillModule(experiment, val_cases=data.case_names("val"))
     before = {key: value.clone() for key, value in module.student.state_dict().items()}
-    audit = module.transfer(TEACHERS.build(experiment.teacher))
+    teacher = TEACHERS.build(experiment.teacher)
+    audit = module.transfer(teacher)
     assert (audit.copy_rate > 0) == module.strategy.needs_weights
+    if module.strategy.wants_teacher:
+        module.look(make_view(module, teacher, data))
+        fill(module.view, data, Console(quiet=True))
     trainer = make_trainer(experiment.trainer, RunFolder(tmp_path / "run"), [], [])
     with quiet():
         trainer.fit(module, datamodule=data)

@@ -12,6 +12,7 @@ from distill3d.registry import STRATEGIES
 from distill3d.schema import OptimizerConfig
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.transfer.base import TransferStrategy
+from distill3d.transfer.requests import TeacherRequest, ViewConfig
 from distill3d.types import Batch, LossTerm
 
 
@@ -36,11 +37,15 @@ class HalfConfig:
 class Half(TransferStrategy):
     """A strategy with one term of a known value and a projection of its own."""
 
-    wants_teacher = True
-
     def __init__(self, config):
         super().__init__(config)
         self.projection = nn.Parameter(torch.tensor(3.0))
+
+    def requests(self):
+        return (TeacherRequest(layer="", axis="z", grid_of="", view=ViewConfig()),)
+
+    def requests_now(self):
+        return ()
 
     def forward(self, *, student, teacher, batch):
         return {"half": LossTerm(self.projection * 2, self.config.weight)}

@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 from distill3d.data.background import background_files, harden_patch, load_background
 from distill3d.data.patches import Patch
 from distill3d.schema import AugmentConfig
+from distill3d.types import Turn
 
 _LOG = logging.getLogger(__name__)
 _KEYS = ("image", "labels")
+_TURNED = (*_KEYS, "corners")
+_CORNERS = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+_AXIS_OF_STEP = {4: 0, 2: 1, 1: 2}  # from one numbered corner to the next
 _PLANES = ((1, 2), (0, 2), (0, 1))  # YX first
 _MAX_SEED = 2**32
 
@@ -48,29 +52,46 @@ class Augment:
 
     def __call__(self, patch: Patch, rng: np.random.Generator) -> Patch:
         """Return a changed copy; the same numbers of ``rng`` give the same patch."""
-        image, target, known = self._turn(patch, rng)
+        image, target, known, turn = self._turn(patch, rng)
         if self.backgrounds and rng.random() < self.config.hard:
             model = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             contrast = float(rng.uniform(*self.config.hard_contrast))
             image = harden_patch(image, target, model, contrast, rng)
         image = _run(self._intensity, {"image": image[None]}, rng)["image"][0]
-        return replace(patch, image=np.ascontiguousarray(image), target=target, known=known)
+        return replace(patch, image=np.ascontiguousarray(image), target=target, known=known, turn=turn)
 
     def _turn(
         self, patch: Patch, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return image, target and known after the same geometric changes."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], Turn]:
+        """Return image, target and known after the same geometric changes, and what flips and quarter turns did."""
         key = (patch.image.shape, patch.spacing_um)
         if key not in self._geometry:
             self._geometry[key] = _flips(self.config, *key), _rotation(self.config, patch.spacing_um)
         flips, rotation = self._geometry[key]
         # Both label arrays in one, as bits: half the work.
         arrays = {"image": patch.image[None], "labels": (patch.target + 2 * patch.known.astype(np.uint8))[None]}
-        arrays = _run(flips, arrays, rng)
+        arrays = _run(flips, {**arrays, "corners": _CORNERS[None]}, rng)
+        turn = read_turn(arrays.pop("corners")[0])
         # With slices as channels a rotation in the plane is a 2D one, a quarter of the time.
         arrays = _run(rotation, {name: array[0] for name, array in arrays.items()}, rng)
         image, labels = arrays["image"], np.ascontiguousarray(arrays["labels"])
-        return image, (labels & 1).astype(bool), (labels & 2).astype(bool)
+        return image, (labels & 1).astype(bool), (labels & 2).astype(bool), turn
+
+
+def read_turn(corners: NDArray[np.integer]) -> Turn:
+    """Read flips and quarter turns off the numbered corners of a cube that went through them.
+
+    Args:
+        corners: [2, 2, 2], the numbers 0 to 7 that were in order before.
+
+    Example:
+        >>> read_turn(np.arange(8).reshape(2, 2, 2)[:, ::-1])
+        Turn(source_axes=(0, 1, 2), flipped=(False, True, False))
+    """
+    first = int(corners[0, 0, 0])
+    steps = [int(corner) - first for corner in (corners[1, 0, 0], corners[0, 1, 0], corners[0, 0, 1])]
+    z, y, x = (_AXIS_OF_STEP[abs(step)] for step in steps)
+    return Turn((z, y, x), (steps[0] < 0, steps[1] < 0, steps[2] < 0))
 
 
 def _run(transform: Any, arrays: dict[str, NDArray[Any]], rng: np.random.Generator) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - MONAI's Compose, imported late
@@ -85,12 +106,12 @@ def _flips(config: AugmentConfig, shape: Sequence[int], spacing_um: Sequence[flo
     from monai.transforms.compose import Compose  # noqa: PLC0415 - seconds of import
     from monai.transforms.spatial.dictionary import RandFlipd, RandRotate90d  # noqa: PLC0415
 
-    steps: list[Any] = [RandFlipd(_KEYS, prob=config.flip, spatial_axis=axis) for axis in range(3) if config.flip]
+    steps: list[Any] = [RandFlipd(_TURNED, prob=config.flip, spatial_axis=axis) for axis in range(3) if config.flip]
     planes = [(a, b) for a, b in _PLANES if shape[a] == shape[b] and spacing_um[a] == spacing_um[b]]
     if config.rotate90 and not planes:
         _LOG.warning("no quarter turns: patch %s with spacing %s um has no square plane", tuple(shape), spacing_um)
     if config.rotate90:
-        steps += [RandRotate90d(_KEYS, prob=config.rotate90, max_k=3, spatial_axes=plane) for plane in planes]
+        steps += [RandRotate90d(_TURNED, prob=config.rotate90, max_k=3, spatial_axes=plane) for plane in planes]
     return Compose(steps)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 from distill3d.data.background import case_rng
 from distill3d.data.prepared import PreparedCase, rescale
 from distill3d.schema import PatchConfig
-from distill3d.types import Batch
+from distill3d.types import UNTURNED, Batch, Turn
 
 JITTER = 0.25  # a gold voxel lies up to this share of the patch's size off its center, per axis
 VAL_SEED = 0  # validation patches are the same ones whatever the run's seed
@@ -36,8 +36,9 @@ class Patch:
         target: [Z, Y, X] bool, gold.
         known: [Z, Y, X] bool, False outside the volume and where nobody labelled.
         spacing_um: ZYX.
-        origin_zyx_vox: place of the first voxel in its volume; negative where padded.
+        origin_zyx_vox: place in its volume of the first voxel of the box it was cut from; negative where padded.
         case: name of the case.
+        turn: how it lies in that box.
     """
 
     image: NDArray[np.float32]
@@ -46,6 +47,7 @@ class Patch:
     spacing_um: tuple[float, float, float]
     origin_zyx_vox: tuple[int, int, int]
     case: str
+    turn: Turn = UNTURNED
 
 
 Augmentation = Callable[[Patch, np.random.Generator], Patch]
@@ -194,6 +196,7 @@ def collate(patches: Sequence[Patch]) -> Batch:
         spacing_um=torch.tensor([p.spacing_um for p in patches], dtype=torch.float32),
         origin_zyx_vox=torch.tensor([p.origin_zyx_vox for p in patches], dtype=torch.int64),
         cases=tuple(p.case for p in patches),
+        turns=tuple(p.turn for p in patches),
     )
 
 

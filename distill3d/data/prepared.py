@@ -9,11 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
@@ -25,10 +21,9 @@ from distill3d.data.base import Case, DataSource
 from distill3d.errors import InputError
 from distill3d.schema import PatchConfig
 from distill3d.swc import Tree, read_swc, write_swc
+from distill3d.whole_folder import read_meta, sweep, write_whole
 
 FORMAT = 1  # of the folder; older ones are left alone and never read
-_META = "meta.json"
-_STALE_SECONDS = 86_400.0  # what a killed process left is deleted after a day
 
 
 def intensity_range(data: NDArray[np.number], config: PatchConfig) -> tuple[float, float]:
@@ -82,7 +77,7 @@ class PreparedCase:
     """
 
     def __init__(self, folder: Path) -> None:
-        meta = _read_meta(folder)
+        meta = read_meta(folder, version=FORMAT)
         if meta is None:
             raise InputError(f"{folder}: not a complete prepared case; accepted: a folder written by `prepare`")
         self.folder = folder
@@ -159,16 +154,16 @@ def prepare(source: DataSource, name: str, config: PatchConfig) -> PreparedCase:
     """
     root = source.cache.expanduser() / "prepared"
     folder = root / _address(source, name, config)
-    if _read_meta(folder) is not None:
+    if read_meta(folder, version=FORMAT) is not None:
         return PreparedCase(folder)
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Others wait instead of doing the same work; the rename alone would be safe too.
         with FileLock(root / f"{folder.name}.lock"):
-            if _read_meta(folder) is None:
-                _sweep(root)
+            if read_meta(folder, version=FORMAT) is None:
+                sweep(root)
                 case = source.load(name)
-                _write_whole(folder, lambda target: _write(target, case, config))
+                write_whole(folder, lambda target: _write(target, case, config), version=FORMAT)
     except OSError as error:
         raise InputError(
             f"{root}: cannot be written ({error.strerror}); accepted: cache=PATH of a folder that can"
@@ -209,34 +204,7 @@ def _address(source: DataSource, name: str, config: PatchConfig) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _read_meta(folder: Path) -> dict[str, Any] | None:
-    """Return what the folder says of itself, None if a file is missing, cut short, or of another format."""
-    try:
-        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return meta if meta["format"] == FORMAT and sizes == meta["files"] else None
-
-
-def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary folder beside ``folder``, then put it in place by one rename."""
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        write(partial)
-        partial.chmod(0o755)  # mkdtemp's 0o700 would shut out others who share the cache
-        if folder.exists() and _read_meta(folder) is None:
-            shutil.rmtree(folder)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if _read_meta(folder) is None:  # not that another process was first
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write(target: Path, case: Case, config: PatchConfig) -> None:
+def _write(target: Path, case: Case, config: PatchConfig) -> dict[str, Any]:
     data, shape = case.volume.data, case.volume.data.shape
     if case.mask.shape != shape or case.known.shape != shape:
         raise InputError(
@@ -252,8 +220,7 @@ def _write(target: Path, case: Case, config: PatchConfig) -> None:
     if case.tree is not None:
         write_swc(target / "tree.swc", case.tree)
     low, high = intensity_range(data, config)
-    meta = {
-        "format": FORMAT,
+    return {
         "name": case.name,
         "shape_zyx": shape,
         "spacing_um": case.volume.spacing_um,
@@ -261,17 +228,4 @@ def _write(target: Path, case: Case, config: PatchConfig) -> None:
         "high": high,
         "all_known": all_known,
         "has_tree": case.tree is not None,
-        "files": {path.name: path.stat().st_size for path in target.iterdir()},
     }
-    (target / _META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-
-
-def _sweep(root: Path) -> None:
-    """Delete what processes killed long ago left behind."""
-    for partial in root.glob(".*.partial"):
-        try:
-            old = time.time() - partial.stat().st_mtime > _STALE_SECONDS
-        except OSError:  # its owner was faster
-            continue
-        if old:
-            shutil.rmtree(partial, ignore_errors=True)

@@ -109,5 +109,10 @@ def segmentation_head(in_channels: int, *, prior: float = 0.01) -> nn.Conv3d:
     """
     head = PlaneConv3d(in_channels, 1, kernel_size=(1, 1, 1))
     nn.init.normal_(head.weight, std=0.01)
-    nn.init.constant_(head.bias, math.log(prior / (1 - prior)))  # pyright: ignore[reportArgumentType] - it has a bias
+    nn.init.constant_(head.bias, prior_bias(prior))  # pyright: ignore[reportArgumentType] - it has a bias
     return head
+
+
+def prior_bias(prior: float = 0.01) -> float:
+    """Return the logit of a probability in (0, 1)."""
+    return math.log(prior / (1 - prior))

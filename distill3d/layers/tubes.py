@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Axis = Literal["z", "y", "x"]
 OffsetLaw = Literal["snake", "angles"]
 Outside = Literal["border", "zeros"]
 Points = tuple[Tensor, Tensor, Tensor]

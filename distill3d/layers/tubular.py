@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from distill3d.layers.inflate2d import splat_matrix
 from distill3d.layers.tubes import (
-    Axis,
     OffsetLaw,
     Outside,
     Points,
@@ -20,6 +19,7 @@ from distill3d.layers.tubes import (
     straight_tube,
     tap_distances,
 )
+from distill3d.types import Axis
 
 Fusion = Literal["sum", "mean", "concat"]
 

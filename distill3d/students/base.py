@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill3d.errors import ConfigError
+from distill3d.layers.recording import check_paths, main_layers, record
 from distill3d.types import Prediction
 
 
@@ -18,6 +23,7 @@ class Student(nn.Module, ABC):
         architecture_2d: timm's name of the 2D network this student's encoder mirrors, None when it mirrors none.
         input_weight: the entry of the state dict that meets the image, with one channel where the 2D network has three.
         expected_copy_rate: share, by values, of the entries with a 2D counterpart that a teacher must have.
+        deepest_layer: path of the layer with the coarsest map of the mirrored encoder, None where there is none.
         input_shift: the entry [out_channels], a bias or a buffer, that takes what the channels' differing means leave.
     """
 
@@ -25,6 +31,7 @@ class Student(nn.Module, ABC):
     architecture_2d: str | None = None
     input_weight: str | None = None
     input_shift: str | None = None
+    deepest_layer: str | None = None
     expected_copy_rate: float = 1.0
 
     def forward(self, image: Tensor) -> Prediction:
@@ -34,6 +41,63 @@ class Student(nn.Module, ABC):
         padded = F.pad(image, (0, missing[2], 0, missing[1], 0, missing[0])) if any(missing) else image
         logits = self.segment(padded)
         return Prediction(logits=logits[..., : size[0], : size[1], : size[2]])
+
+    def observe(self, image: Tensor, layers: Sequence[str]) -> Prediction:
+        """Segment as `forward` does, and return the maps of some layers too.
+
+        Args:
+            image: [B, 1, Z, Y, X].
+            layers: paths in this network; see `check_layers`.
+
+        Raises:
+            ConfigError: a layer does not run, or does not give a map.
+        """
+        if not layers:
+            return self(image)
+        with record(self, layers) as found:
+            prediction = self(image)
+        if silent := [path for path in layers if path not in found]:
+            raise ConfigError(f"the student's layer {silent[0]!r} does not run; accepted: one that its forward calls")
+        return replace(prediction, features={path: self.as_map(path, found[path], image) for path in layers})
+
+    def check_layers(self, layers: Sequence[str]) -> None:
+        """Refuse paths that name no layer.
+
+        Raises:
+            ConfigError: one line per layer, with all that are valid.
+        """
+        check_paths(self, layers, owner="student")
+
+    def main_layers(self) -> tuple[str, ...]:
+        """Paths of the network's blocks, in order."""
+        return main_layers(self)
+
+    @torch.no_grad()
+    def map_layers(self, image: Tensor) -> tuple[str, ...]:
+        """Paths of those blocks that give feature maps, found by a forward of [B, 1, Z, Y, X]."""
+        paths, was_training = self.main_layers(), self.training
+        self.eval()
+        with record(self, paths) as found:
+            self(image)
+        self.train(was_training)
+        return tuple(path for path in paths if path in found and self.is_map(found[path]))
+
+    def is_map(self, value: Tensor) -> bool:
+        """Whether `as_map` takes the output of a layer."""
+        return value.ndim == 5
+
+    def as_map(self, path: str, value: Tensor, image: Tensor) -> Tensor:  # noqa: ARG002 - subclasses use it
+        """Bring the output of a layer to [B, C, Z, Y, X].
+
+        Raises:
+            ConfigError: it is no map.
+        """
+        if not self.is_map(value):
+            raise ConfigError(
+                f"the student's layer {path!r} gives {tuple(value.shape)}, which is no feature map; "
+                "accepted: layers that give [B, C, Z, Y, X], or one token per block in a ViT"
+            )
+        return value
 
     @abstractmethod
     def segment(self, image: Tensor) -> Tensor:

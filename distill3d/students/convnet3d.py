@@ -83,6 +83,7 @@ class ConvNet3d(MirrorStudent):
         for module in (self.detail, self.decoder):
             init_leaky(module)
         stem = self.encoder.get_submodule(self.encoder.first_conv)
+        self.deepest_layer = f"encoder.{self.encoder.taps[-1]}"
         self.input_weight = f"encoder.{self.encoder.first_conv}.weight"
         self.input_shift = f"encoder.{self.encoder.first_conv}.{'bias' if stem.bias is not None else 'shift'}"
 

@@ -97,6 +97,7 @@ class Vit3d(MirrorStudent):
             features=_features(config, blocks=len(net.blocks), count=len(factors)),
             checkpointing=config.checkpointing,
         )
+        self.deepest_layer = f"encoder.blocks.{max(self.encoder.features) - 1}"
         widths = config.decoder[: len(factors)]
         self.detail = nn.Sequential(
             ConvNormAct3d(1, widths[0], norm=config.norm), ConvNormAct3d(widths[0], widths[0], norm=config.norm)
@@ -122,6 +123,18 @@ class Vit3d(MirrorStudent):
         for step, skip in zip(reversed(self.decoder), reversed(finer), strict=True):
             fine = step(fine, skip)
         return self.head(fine)
+
+    def is_map(self, value: Tensor) -> bool:
+        """Tokens [B, T, E] are a map too."""
+        return value.ndim in {3, 5}
+
+    def as_map(self, path: str, value: Tensor, image: Tensor) -> Tensor:
+        """Put the tokens [B, prefix + Z * Y * X, E] that a block gives back on their grid."""
+        grid = [-(-size // block) for size, block in zip(image.shape[2:], self.config.block_zyx, strict=True)]
+        patches = math.prod(grid)
+        if value.ndim == 3 and value.shape[1] >= patches:
+            return value[:, value.shape[1] - patches :].transpose(1, 2).unflatten(2, grid)
+        return super().as_map(path, value, image)
 
     def teacher_key(self, name: str) -> str | None:
         """Drop ``encoder.``: what follows is timm's own name, but for what the 2D network does not have."""

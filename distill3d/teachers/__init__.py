@@ -1,7 +1,22 @@
-"""Frozen 2D networks."""
+"""Frozen 2D networks; importing this package registers them."""
 
-from distill3d.teachers.base import Teacher, TeacherIdentity, hash_weights
+from distill3d.teachers.base import LOGITS, Teacher, TeacherIdentity, hash_weights
 from distill3d.teachers.none import NoTeacher, NoTeacherConfig
+from distill3d.teachers.segmenter2d import Segmenter, Segmenter2dConfig
+from distill3d.teachers.several import Several, SeveralConfig
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 
-__all__ = ["NoTeacher", "NoTeacherConfig", "Teacher", "TeacherIdentity", "Timm2d", "Timm2dConfig", "hash_weights"]
+__all__ = [
+    "LOGITS",
+    "NoTeacher",
+    "NoTeacherConfig",
+    "Segmenter",
+    "Segmenter2dConfig",
+    "Several",
+    "SeveralConfig",
+    "Teacher",
+    "TeacherIdentity",
+    "Timm2d",
+    "Timm2dConfig",
+    "hash_weights",
+]

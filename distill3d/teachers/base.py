@@ -1,15 +1,21 @@
-"""The frozen 2D teacher: never trained, never saved. It knows no architecture."""
+"""The frozen 2D teacher: never trained, never saved. It knows no volume."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+
+from distill3d.errors import ConfigError
+from distill3d.layers.recording import check_paths, main_layers, record
+from distill3d.teachers.maps import as_map, at_size, is_map, side_multiple
+
+LOGITS = "logits"  # in place of a layer's path: what a teacher that segments says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +56,13 @@ class Teacher(nn.Module, ABC):
         identity: what it is.
         input_mean: of the three input channels, for intensities in [0, 1].
         input_std: of the three input channels, for intensities in [0, 1].
+
+    Attributes:
+        segments: whether the network's output is the logits of a segmentation, [N, 1, Y, X].
+        images_seen: how many images it has run on so far: what the cache saves.
     """
+
+    segments: bool = False
 
     def __init__(
         self,
@@ -65,6 +77,8 @@ class Teacher(nn.Module, ABC):
         self.identity = identity
         self.input_mean = input_mean
         self.input_std = input_std
+        self.images_seen = 0
+        self._sized: dict[tuple[int, int], nn.Module] = {}  # copies for other image sizes, not part of this module
         self.requires_grad_(requires_grad=False)
         self.eval()
         self.register_state_dict_post_hook(_drop_weights)
@@ -83,7 +97,66 @@ class Teacher(nn.Module, ABC):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Run the network on [N, 1 or 3, Y, X] intensities in [0, 1]; returns what the network returns."""
+        self.images_seen += len(images)
         return self.net(self.normalize(images))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that a map of this teacher depends on, but the image."""
+        return f"{self.identity.architecture} {self.identity.sha256} {self.input_mean} {self.input_std}"
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of an image for `maps` must be divisible by."""
+        return side_multiple(self.net)
+
+    def check_layers(self, layers: Sequence[str]) -> None:
+        """Refuse what `maps` cannot give.
+
+        Raises:
+            ConfigError: one line per layer, with what is valid.
+        """
+        if LOGITS in layers and not self.segments:
+            raise ConfigError(
+                f"the teacher {self.identity.architecture!r} does not segment, so it has no {LOGITS!r}; "
+                "accepted: teacher.name=segmenter2d, trained by an experiment such as teacher2d"
+            )
+        check_paths(self.net, [layer for layer in layers if layer != LOGITS], owner="teacher")
+
+    def main_layers(self) -> tuple[str, ...]:
+        """Paths of the network's blocks, in order."""
+        return main_layers(self.net)
+
+    @torch.no_grad()
+    def map_layers(self) -> tuple[str, ...]:
+        """Paths of those blocks that give feature maps of more than one cell, found by a forward."""
+        paths = self.main_layers()
+        size = (4 * self.multiple, 4 * self.multiple)
+        net = at_size(self.net, size, self._sized)
+        with record(net, paths) as found:
+            net(self.normalize(torch.zeros(1, 1, *size, device=next(net.parameters()).device)))
+        return tuple(path for path in paths if path in found and is_map(found[path], net))
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return feature maps of some layers.
+
+        Args:
+            images: [N, 1 or 3, Y, X] intensities in [0, 1]; the sides are divisible by `multiple`.
+            layers: paths in the network, or `LOGITS`.
+
+        Returns:
+            Path -> [N, C, y, x] float32, whose cells share the image's sides out evenly.
+
+        Raises:
+            ConfigError: a layer does not give a map.
+        """
+        self.images_seen += len(images)
+        net = at_size(self.net, (images.shape[2], images.shape[3]), self._sized)
+        with record(net, [layer for layer in layers if layer != LOGITS]) as found:
+            logits = net(self.normalize(images))
+        found |= {LOGITS: logits}
+        return {path: as_map(found[path], net, images.shape[2:], path=path).float() for path in layers}
 
 
 def _drop_weights(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: object) -> None:

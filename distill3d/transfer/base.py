@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
+from distill3d.transfer.requests import TeacherRequest
 from distill3d.types import Batch, LossTerm, Prediction
 
 Fate = Literal["copied", "inflated", "averaged", "interpolated", "new", "skipped"]
@@ -97,13 +98,15 @@ class TransferStrategy(nn.Module, ABC):
 
     Attributes:
         name: as it is registered, for messages.
-        wants_teacher: True when `forward` needs the teacher's prediction in every step.
         needs_weights: True when `transfer` copies from the teacher, so that a run without a teacher is an error.
+        step: number of the optimizer step that `forward` is called for, see `begin_step`.
+        steps: of the whole run.
     """
 
     name: str = "unnamed"
-    wants_teacher: bool = False
     needs_weights: bool = False
+    step: int = 0
+    steps: int = 1
 
     def __init__(self, config: Any) -> None:  # noqa: ANN401 - each strategy has its own config class
         super().__init__()
@@ -112,19 +115,59 @@ class TransferStrategy(nn.Module, ABC):
     def adapt(self, student: Student) -> None:
         """Change the student's structure; runs whenever a model is built, so a checkpoint loads without a teacher."""
 
-    def transfer(self, *, student: Student, teacher: Teacher) -> TransferAudit:  # noqa: ARG002 - subclasses use them
-        """Copy values into the student, once, at the start of a fresh run."""
-        return TransferAudit()
+    def transfer(self, *, student: Student, teacher: Teacher) -> TransferAudit:  # noqa: ARG002 - subclasses use it
+        """Copy values into the student, once, at the start of a fresh run; by default all stays as it was drawn."""
+        return untouched(student)
+
+    @property
+    def wants_teacher(self) -> bool:
+        """Whether `forward` needs the teacher's maps during training; the teacher is kept only if it does."""
+        return bool(self.requests())
+
+    def requests(self) -> tuple[TeacherRequest, ...]:
+        """Return the maps of the teacher that `forward` needs; none for a strategy that only initializes."""
+        return ()
+
+    def requests_now(self) -> tuple[TeacherRequest, ...]:
+        """Return those that `forward` needs in the step `begin_step` named."""
+        return self.requests()
+
+    def student_layers(self) -> tuple[str, ...]:
+        """Return the student's layers, by path, whose maps `forward` needs."""
+        return tuple(dict.fromkeys(request.grid_of for request in self.requests() if request.grid_of))
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """Say which step comes next, for schedules."""
+        self.step, self.steps = step, steps
 
     def forward(self, *, student: Prediction, teacher: Prediction, batch: Batch) -> dict[str, LossTerm]:  # noqa: ARG002
         """Return the raw, named terms this strategy adds to the loss in every step.
 
         Args:
-            student: the student's prediction for the batch.
-            teacher: the teacher's; `Prediction.nothing()` unless ``wants_teacher``.
+            student: the student's prediction for the batch, with the maps of `student_layers`.
+            teacher: the maps of `requests`, by `TeacherRequest.key`; `Prediction.nothing()` where there are none.
             batch: what both saw.
         """
         return {}
+
+
+def untouched(student: Student) -> TransferAudit:
+    """Return the audit of a student that nothing was copied into: a row per entry, all new."""
+    trainable = {name for name, _ in student.named_parameters()}
+    norms = {name: parameter_norm(value) for name, value in student.state_dict().items()}
+    return TransferAudit.collect(
+        AuditRow(
+            name=name,
+            source=None,
+            fate="new",
+            shape=tuple(value.shape),
+            source_shape=None,
+            norm_before=norms[name],
+            norm_after=norms[name],
+            trainable=name in trainable,
+        )
+        for name, value in student.state_dict().items()
+    )
 
 
 def parameter_norm(value: Tensor) -> float:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from distill3d.errors import ConfigError
 from distill3d.layers.inflate2d import ChannelRule
-from distill3d.layers.tubular import Axis, Fusion, OffsetLaw, Outside, TubularEmbed, taps_from_plane
+from distill3d.layers.tubular import Fusion, OffsetLaw, Outside, TubularEmbed, taps_from_plane
 from distill3d.registry import STRATEGIES
 from distill3d.students.base import Student
 from distill3d.students.vit3d import Vit3d
 from distill3d.transfer.inflate import Placement, inflated
 from distill3d.transfer.weights import Moved, WeightTransfer
+from distill3d.types import Axis
 
 EMBED = "encoder.patch_embed"
 PATCH = "patch_embed.proj.weight"  # timm's names

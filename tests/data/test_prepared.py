@@ -20,6 +20,7 @@ from distill3d.errors import InputError
 from distill3d.schema import PatchConfig
 from distill3d.swc import Tree, read_swc
 from distill3d.volume import Volume, read_volume
+from distill3d.whole_folder import write_whole
 
 CONFIG = PatchConfig()
 
@@ -247,7 +248,7 @@ def test_whoever_comes_second_to_the_rename_takes_what_the_first_wrote(tmp_path)
     source = Shelf(tmp_path)
     folder = prepare(source, "a", CONFIG).folder
     case = source.load("a")
-    prepared._write_whole(folder, lambda target: prepared._write(target, case, CONFIG))
+    write_whole(folder, lambda target: prepared._write(target, case, CONFIG), version=prepared.FORMAT)
     assert folders(tmp_path) == [folder]
     assert PreparedCase(folder).mask.sum() == 8
 

@@ -1,21 +1,46 @@
 """What every registered strategy promises, with its default settings."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from distill3d.config import as_plain
+from distill3d.experiment import experiment_from_plain
 from distill3d.registry import STRATEGIES, Component
+from distill3d.schema import AugmentConfig, PatchConfig
 from distill3d.students import Vit3d, Vit3dConfig
-from distill3d.teachers import Timm2d, Timm2dConfig, hash_weights
-from distill3d.transfer import TransferStrategy
+from distill3d.teachers import Teacher, TeacherIdentity, Timm2d, Timm2dConfig, hash_weights
+from distill3d.transfer import CombineConfig, FeaturesConfig, InflateConfig, TeacherView, TransferStrategy
 from distill3d.types import Batch, LossTerm, Prediction
 
 NAMES = [name for name in STRATEGIES.names() if STRATEGIES[name].module.startswith("distill3d.")]
 
 
-@pytest.fixture(scope="module")
-def teacher():
+# Defaults for all, but for strategies that are nothing without settings of their own.
+SETTINGS = {
+    "combine": CombineConfig(
+        parts={"start": Component("inflate", InflateConfig()), "match": Component("features", FeaturesConfig())}
+    )
+}
+
+
+class Segmenting(Teacher):
+    """A teacher that says something of every pixel."""
+
+    segments = True
+
+    def __init__(self):
+        identity = TeacherIdentity(architecture="toy", weights="random", sha256="", random=True)
+        super().__init__(nn.Conv2d(3, 1, 3, padding=1), identity=identity, input_mean=(0.5,) * 3, input_std=(0.5,) * 3)
+
+
+@pytest.fixture
+def teacher(strategy):
+    if strategy.name == "logits":
+        return Segmenting()
     return Timm2d(Timm2dConfig(architecture="test_vit", weights="random"))
 
 
@@ -27,7 +52,7 @@ def student():
 
 @pytest.fixture(params=NAMES)
 def strategy(request) -> TransferStrategy:
-    return STRATEGIES.build(Component(request.param, STRATEGIES[request.param].config()))
+    return STRATEGIES.build(Component(request.param, SETTINGS.get(request.param) or STRATEGIES[request.param].config()))
 
 
 def _batch():
@@ -42,8 +67,21 @@ def _batch():
     )
 
 
+def _terms(strategy, student, teacher, batch):
+    strategy.adapt(student)
+    strategy.transfer(student=student, teacher=teacher)
+    strategy.begin_step(0, 10)
+    prediction = student.observe(batch.image, strategy.student_layers())
+    seen = Prediction.nothing()
+    if strategy.wants_teacher:
+        patches = PatchConfig(augment=AugmentConfig())
+        view = TeacherView(teacher, strategy.requests(), stacks={}, cache=Path("unused"), patches=patches)
+        seen = view(strategy.requests_now(), student=prediction, batch=batch, stride_zyx=student.stride_zyx, step=0)
+    return strategy(student=prediction, teacher=seen, batch=batch)
+
+
 def test_the_strategies_of_this_package_are_here():
-    assert {"none", "inflate", "tubular"} <= set(NAMES)
+    assert {"none", "inflate", "tubular", "features", "logits", "combine"} <= set(NAMES)
 
 
 def test_audit_has_one_row_per_entry_with_true_norms(strategy, student, teacher):
@@ -88,11 +126,8 @@ def test_transfer_is_the_same_every_time(strategy, student, teacher):
 
 
 def test_terms_are_finite_scalars_and_gradient_reaches_the_student_only(strategy, student, teacher):
-    batch = _batch()
-    strategy.adapt(student)
-    prediction = student(batch.image)
-    seen = teacher(batch.image) if strategy.wants_teacher else Prediction.nothing()
-    terms = strategy(student=prediction, teacher=seen, batch=batch)
+    terms = _terms(strategy, student, teacher, _batch())
+    assert bool(terms) == strategy.wants_teacher
     for term in terms.values():
         assert isinstance(term, LossTerm)
         assert term.value.shape == ()
@@ -100,3 +135,39 @@ def test_terms_are_finite_scalars_and_gradient_reaches_the_student_only(strategy
         term.value.backward(retain_graph=True)
     assert all(p.grad is None for p in teacher.parameters())
     assert not terms or any(p.grad is not None for p in student.parameters())
+
+
+def test_bf16_autocast_gives_finite_terms_near_the_full_ones(strategy, student, teacher):
+    batch = _batch()
+    torch.manual_seed(3)
+    exact = _terms(strategy, copy.deepcopy(student), teacher, batch)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = _terms(strategy, student, teacher, batch)
+    assert exact.keys() == mixed.keys()
+    for name, term in mixed.items():
+        assert term.value.item() == pytest.approx(exact[name].value.item(), rel=0.1, abs=0.05)
+
+
+def test_a_saved_strategy_loads_into_a_fresh_one_without_a_teacher(strategy, student, teacher):
+    other, other_student = copy.deepcopy(strategy), copy.deepcopy(student)
+    strategy.adapt(student)
+    strategy.transfer(student=student, teacher=teacher)
+    other.adapt(other_student)
+    other.load_state_dict(strategy.state_dict(), strict=True)
+    own = strategy.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in other.state_dict().items())
+    assert own.keys() == other.state_dict().keys()
+
+
+def test_settings_survive_the_way_through_a_checkpoint(strategy):
+    config = strategy.config
+    plain = as_plain(Component(strategy.name, config))
+    settings = {
+        "name": "x",
+        "data": {"name": "simulated"},
+        "student": {"name": "vit3d"},
+        "teacher": {"name": "timm2d"},
+        "strategy": plain,
+    }
+    assert experiment_from_plain(settings).strategy == Component(strategy.name, config)

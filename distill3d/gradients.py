@@ -1,0 +1,164 @@
+"""Each loss term's gradient at the student: norms, directions, and weights balanced by them. It trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from distill3d.schema import BalanceConfig
+from distill3d.types import LossTerm
+
+Reduce = Callable[[Tensor], Tensor]  # a mean over the processes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermGradient:
+    """One term's gradient at the student.
+
+    Attributes:
+        value: of the raw term.
+        weight: it enters the sum with.
+        norm: Euclidean, of the raw term's gradient over all the student's parameters.
+        cosine: of its angle to the gradient of the weighted supervised terms, in [-1, 1]; 0 where either is zero.
+        share: of its weighted norm in the sum of all weighted norms, in [0, 1].
+        connected: False where no parameter of the student is in the term's graph.
+    """
+
+    value: float
+    weight: float
+    norm: float
+    cosine: float
+    share: float
+    connected: bool
+
+
+def term_gradients(
+    terms: Mapping[str, LossTerm], *, supervised: Collection[str], parameters: Iterable[nn.Parameter]
+) -> dict[str, TermGradient]:
+    """Measure the gradient of every term, keeping the graph; costs a backward per term.
+
+    Args:
+        terms: of one batch, with their graphs.
+        supervised: names of those that come from labels.
+        parameters: of the student.
+
+    Example:
+        >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> found = term_gradients({"a": LossTerm(p.square().sum() / 2, 2.0)}, supervised={"a"}, parameters=[p])
+        >>> round(found["a"].norm, 4), round(found["a"].cosine, 4), found["a"].share
+        (5.0, 1.0, 1.0)
+    """
+    wanted = [p for p in parameters if p.requires_grad]
+    flat = {name: _flat_gradient(term.value, wanted) for name, term in terms.items()}
+    zero = torch.zeros((), dtype=torch.float64)
+    norms = {name: zero if gradient is None else gradient.double().norm().cpu() for name, gradient in flat.items()}
+    total = sum(terms[name].weight * float(norm) for name, norm in norms.items())
+    target = _sum([g * terms[name].weight for name, g in flat.items() if name in supervised and g is not None])
+    return {
+        name: TermGradient(
+            value=float(term.value.detach()),
+            weight=term.weight,
+            norm=float(norms[name]),
+            cosine=_cosine(flat[name], target),
+            share=term.weight * float(norms[name]) / total if total else 0.0,
+            connected=flat[name] is not None,
+        )
+        for name, term in terms.items()
+    }
+
+
+def _flat_gradient(value: Tensor, parameters: list[nn.Parameter]) -> Tensor | None:
+    """Return all gradients in a row, None where the value depends on no parameter."""
+    if not value.requires_grad:
+        return None
+    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        return None
+    pairs = zip(gradients, parameters, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1).float() for g, p in pairs])
+
+
+def _sum(gradients: list[Tensor]) -> Tensor | None:
+    return torch.stack(gradients).sum(0) if gradients else None
+
+
+def _cosine(a: Tensor | None, b: Tensor | None) -> float:
+    if a is None or b is None:
+        return 0.0
+    lengths = float(a.double().norm() * b.double().norm())
+    return float(a.double() @ b.double()) / lengths if lengths else 0.0
+
+
+@final
+class GradientBalance(nn.Module):
+    """Scales the weights of a strategy's terms, so that each pulls on the student as the supervised terms do.
+
+    With ``mode=gradient`` a term's weight is multiplied by the ratio of the gradients' norms, supervised to its own,
+    measured every few steps and smoothed: weight 1 then means "as strong as the labels", whatever the term's unit.
+    ``mode=fixed`` changes nothing and costs nothing.
+
+    Source: Chen et al. 2018, GradNorm, arXiv 1711.02257, for the idea of balancing by norms at shared weights; setting
+    the ratio directly instead of learning it is ours.
+
+    Args:
+        config: mode, interval, smoothing.
+    """
+
+    def __init__(self, config: BalanceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scales: dict[str, float] = {}
+
+    def get_extra_state(self) -> dict[str, float]:
+        """Go into the checkpoint, so that a resumed run goes on with the same weights."""
+        return dict(self.scales)
+
+    def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - torch's signature
+        """Come back from the checkpoint."""
+        self.scales = dict(state)
+
+    def forward(
+        self,
+        terms: Mapping[str, LossTerm],
+        *,
+        supervised: Collection[str],
+        parameters: Iterable[nn.Parameter],
+        step: int,
+        reduce: Reduce,
+    ) -> dict[str, LossTerm]:
+        """Return the terms with their balanced weights.
+
+        Args:
+            terms: of one batch, with their graphs.
+            supervised: names of those that stay as they are.
+            parameters: of the student.
+            step: of the training.
+            reduce: mean of a tensor over all processes, so that all use the same weights.
+        """
+        added = [name for name in terms if name not in supervised]
+        if self.config.mode == "fixed" or not added:
+            return dict(terms)
+        if step % self.config.every == 0 or not self.scales:
+            self._measure(terms, added, list(parameters), reduce)
+        return {name: LossTerm(term.value, term.weight * self.scales.get(name, 1.0)) for name, term in terms.items()}
+
+    def _measure(
+        self, terms: Mapping[str, LossTerm], added: list[str], parameters: list[nn.Parameter], reduce: Reduce
+    ) -> None:
+        wanted = [p for p in parameters if p.requires_grad]
+        labels = torch.stack([t.weight * t.value for name, t in terms.items() if name not in added]).sum()
+        norms = [_norm(value, wanted) for value in (labels, *(terms[name].value for name in added))]
+        ours, *theirs = reduce(torch.stack(norms)).tolist()
+        for name, norm in zip(added, theirs, strict=True):
+            ratio = min(ours / norm, self.config.limit) if norm else 1.0
+            old = self.scales.get(name, ratio)
+            self.scales[name] = self.config.smoothing * old + (1 - self.config.smoothing) * ratio
+
+
+def _norm(value: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    gradient = _flat_gradient(value, parameters)
+    return value.detach().float() * 0 if gradient is None else gradient.norm()

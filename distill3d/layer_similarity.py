@@ -1,0 +1,145 @@
+"""How alike the layers of student and teacher are, before and after training: linear CKA per axis. Trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from distill3d.data.datamodule import DistillDataModule
+from distill3d.data.patches import ValPatches, collate
+from distill3d.layers.cells import Cells, resample
+from distill3d.losses.similarity import linear_cka
+from distill3d.students.base import Student
+from distill3d.teachers.base import Teacher
+from distill3d.teachers.slices import Zoom, cut_slices, slice_order, stacked_maps
+from distill3d.transfer.view import map_cells
+from distill3d.types import AXES, Axis, Batch
+
+CELL_VOX = 8  # both maps are brought to cells of this side: places that are compared
+SLICE_STEP = 4  # every so many slices are shown to the teacher: two per cell are enough for a picture
+PATCHES = 4  # of the validation cases, at most
+
+SCALE = Normalize(0, 1)
+
+Similarity = dict[str, Any]
+
+
+def similarity_batch(data: DistillDataModule) -> Batch:
+    """Return the patches that are looked at: the first ones of the validation, around gold before all others."""
+    patches = ValPatches(data.cases("val"), data.experiment.patches)
+    return collate([patches[index] for index in range(min(PATCHES, len(patches)))])
+
+
+@torch.no_grad()
+def layer_similarity(student: Student, teacher: Teacher, batch: Batch) -> Similarity:
+    """Compare every block of the student with every block of the teacher.
+
+    Range of each value: [0, 1]; 1 where one layer's features are a rotation and scaling of the other's. Features of
+    cells of `CELL_VOX` voxels are compared, over all patches at once. Neither network nor its statistics change.
+
+    Source: Kornblith et al. 2019, Similarity of neural network representations revisited, arXiv 1905.00414; comparing a
+    3D network with a 2D one on cells of a common grid is ours.
+
+    Args:
+        student: on the same device as the teacher.
+        teacher: sees the slices of the patches.
+        batch: patches.
+
+    Returns:
+        ``student`` and ``teacher``: the layers; ``cka``: axis -> a row of values per layer of the student.
+    """
+    device = next(student.parameters()).device
+    image = batch.image.to(device)
+    cells = [Cells.regular(-(-size // CELL_VOX), CELL_VOX) for size in image.shape[2:]]
+    ours = _student_places(student, image, cells)
+    names = teacher.map_layers()
+    cka: dict[str, list[list[float]]] = {}
+    for axis in AXES:
+        theirs = _teacher_places(teacher, image, batch.spacing_um[0].tolist(), names, axis, cells)
+        cka[axis] = [[float(linear_cka(a, b)) for b in theirs.values()] for a in ours.values()]
+    return {"student": list(ours), "teacher": list(names), "cka": cka}
+
+
+def _student_places(student: Student, image: Tensor, cells: Sequence[Cells]) -> dict[str, Tensor]:
+    """Layer -> features [places, C]."""
+    was_training = student.training
+    found = student.eval().observe(image, student.map_layers(image[:1])).features
+    student.train(was_training)
+    size = tuple(image.shape[2:])
+    return {
+        path: _places(resample(maps, source=map_cells(maps.shape[2:], size, student.stride_zyx), target=cells))
+        for path, maps in found.items()
+    }
+
+
+def _teacher_places(
+    teacher: Teacher, image: Tensor, spacing_um: Sequence[float], layers: Sequence[str], axis: Axis, cells: list[Cells]
+) -> dict[str, Tensor]:
+    order = slice_order(axis)
+    chosen = range(SLICE_STEP // 2, image.shape[2 + order[0]], SLICE_STEP)
+    maps = stacked_maps(
+        teacher,
+        cut_slices(image, axis, chosen),
+        layers,
+        axis=axis,
+        across=Cells(np.array(chosen, np.float64), 1.0),
+        zoom=Zoom(),
+        spacing_yx_um=[spacing_um[a] for a in order[1:]],
+    )
+    return {layer: _places(torch.stack([box.on_grid(cells) for box in boxes])) for layer, boxes in maps.items()}
+
+
+def _places(maps: Tensor) -> Tensor:
+    """Turn [B, C, Z, Y, X] into [B * Z * Y * X, C]."""
+    return maps.movedim(1, -1).flatten(0, -2).float()
+
+
+def similarity_figure(path: Path, title: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> Path:
+    """Draw a heat map per axis, before training above and after it below.
+
+    Args:
+        path: PNG to write.
+        title: above it.
+        before: as `layer_similarity` returns it.
+        after: likewise.
+
+    Returns:
+        ``path``.
+    """
+    axes = list(after["cka"])
+    rows, columns = len(after["student"]), len(after["teacher"])
+    figure = Figure(
+        figsize=(2.2 + len(axes) * (1.1 + 0.33 * columns), 2.2 + 2 * (1.0 + 0.24 * rows)),
+        layout="constrained",
+        facecolor="white",
+    )
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, len(axes), squeeze=False, sharex=True, sharey=True)
+    for row, (when, found) in enumerate((("before training", before), ("after training", after))):
+        for ax, axis in zip(panels[row], axes, strict=True):
+            ax.imshow(np.array(found["cka"][axis]), norm=SCALE, cmap="viridis", aspect="auto")
+            ax.set_title(f"{when}, slices across {axis}", fontsize=9)
+            ax.set_xticks(range(columns), after["teacher"], rotation=90, fontsize=7)
+            ax.set_yticks(range(rows), after["student"], fontsize=7)
+            for (y, x), value in np.ndenumerate(np.array(found["cka"][axis])):
+                ax.text(x, y, f"{value:.1f}".lstrip("0"), ha="center", va="center", fontsize=5, color=_ink(value))
+    panels[0][0].set_ylabel("student", fontsize=9)
+    panels[1][0].set_ylabel("student", fontsize=9)
+    figure.colorbar(ScalarMappable(SCALE, "viridis"), ax=panels, shrink=0.6, label="linear CKA")
+    figure.suptitle(title, fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def _ink(value: float) -> str:
+    return "black" if value > 0.6 else "white"

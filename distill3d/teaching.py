@@ -1,0 +1,76 @@
+"""Sets the teacher before the stacks of an experiment and fills its cache under a progress bar. It trains nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from distill3d.callbacks import progress_bar
+from distill3d.data.datamodule import DistillDataModule
+from distill3d.data.prepared import PreparedCase, file_hash
+from distill3d.module import DistillModule
+from distill3d.process import is_main_process
+from distill3d.schema import Experiment
+from distill3d.teachers.base import Teacher
+from distill3d.teachers.cache import CacheCount, Stack, prune
+from distill3d.teachers.slices import slice_order
+from distill3d.transfer.view import TeacherView
+
+
+def stack_of(case: PreparedCase) -> Stack:
+    """Return a prepared case as the teacher sees it; its hash covers the intensities only, not the gold."""
+    content = f"{file_hash(case.folder / 'image.npy')} {case.low!r} {case.high!r}"
+    return Stack(
+        name=case.name,
+        image=lambda: case.image,
+        sha256=hashlib.sha256(content.encode()).hexdigest(),
+        spacing_um=case.spacing_um,
+    )
+
+
+def make_view(module: DistillModule, teacher: Teacher, data: DistillDataModule) -> TeacherView:
+    """Return the view of the training cases that the module's strategy asks for.
+
+    Raises:
+        ConfigError: a layer that the teacher does not have, or an augmentation that the view cannot follow.
+    """
+    experiment, requests = module.experiment, module.strategy.requests()
+    needs_stacks = any(request.view.source == "volume" for request in requests)
+    cases: Sequence[PreparedCase] = data.cases("train") if needs_stacks else ()
+    return TeacherView(
+        teacher,
+        requests,
+        stacks={case.name: stack_of(case) for case in cases},
+        cache=cache_root(experiment),
+        patches=experiment.patches,
+    )
+
+
+def fill(view: TeacherView, data: DistillDataModule, console: Console) -> CacheCount:
+    """Compute what the cache does not hold yet, with a progress bar in the main process."""
+    shapes = {case.name: case.shape for case in data.cases("train")}
+    console = console if is_main_process() else Console(stderr=True, quiet=True)
+    with progress_bar(console) as bar:
+        total = sum(shapes[name][slice_order(axis)[0]] for name, _, axis, _ in view.cached)
+        task = bar.add_task("teacher's maps", total=total, info="")
+        return view.fill(on_slices=lambda n: bar.advance(task, n))
+
+
+def cache_line(count: CacheCount) -> str:
+    """Say what the cache of teacher maps gave."""
+    return (
+        f"teacher's maps: {count.hits} from the cache, {count.misses} computed, {count.bytes / 2**20:.0f} MiB on disk"
+    )
+
+
+def cache_root(experiment: Experiment) -> Path:
+    """Folder that holds prepared cases and the teacher's maps."""
+    return Path(experiment.cache).expanduser()
+
+
+def prune_cache(experiment: Experiment, *, unused_days: float) -> tuple[int, int]:
+    """Delete the teacher's maps that nobody read for so many days; returns how many entries and their bytes."""
+    return prune(cache_root(experiment) / "features", unused_days=unused_days)
