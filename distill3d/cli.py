@@ -150,6 +150,26 @@ def audit(
     out.print(audit_table(report))
 
 
+@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+def cache(
+    context: typer.Context,
+    name: Name,
+    prune: Annotated[bool, typer.Option("--prune", help="first delete maps that nobody used for a while")] = False,
+    unused_days: Annotated[float, typer.Option(help="with --prune: how long a while is, 0 for all")] = 30.0,
+) -> None:
+    """Compute what a frozen teacher says of an experiment's training stacks, once, so that training need not run it."""
+    find_experiment(name)
+    from distill3d.experiment import load_experiment
+    from distill3d.tables import cache_table
+    from distill3d.teaching import cache_experiment, prune_cache
+
+    experiment, out = load_experiment(name, context.args), _out()
+    if prune:
+        entries, size = prune_cache(experiment, unused_days=unused_days)
+        out.print(f"deleted {entries} maps, {size / 2**20:.0f} MiB")
+    out.print(cache_table(cache_experiment(experiment)))
+
+
 @app.command(name="list")
 def list_all() -> None:
     """List the experiments, and every component an experiment can name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ def _cosine(a: Tensor | None, b: Tensor | None) -> float:
 
 
 @final
-class GradientBalance(nn.Module):
+class GradientBalance:
     """Scales the weights of a strategy's terms, so that each pulls on the student as the supervised terms do.
 
     With ``mode=gradient`` a term's weight is multiplied by the ratio of the gradients' norms, supervised to its own,
@@ -106,22 +106,16 @@ class GradientBalance(nn.Module):
 
     Args:
         config: mode, interval, smoothing.
+
+    Attributes:
+        scales: factor on the weight of each term so far; part of a checkpoint, so that a resumed run goes on with it.
     """
 
     def __init__(self, config: BalanceConfig) -> None:
-        super().__init__()
         self.config = config
         self.scales: dict[str, float] = {}
 
-    def get_extra_state(self) -> dict[str, float]:
-        """Go into the checkpoint, so that a resumed run goes on with the same weights."""
-        return dict(self.scales)
-
-    def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - torch's signature
-        """Come back from the checkpoint."""
-        self.scales = dict(state)
-
-    def forward(
+    def __call__(
         self,
         terms: Mapping[str, LossTerm],
         *,

@@ -171,7 +171,12 @@ class DistillModule(L.LightningModule):
             "experiment": as_plain(self.experiment),
             "teacher": dataclasses.asdict(identity) if identity else None,
             "transferred": sorted(self.transferred),
+            "balance": dict(self.balance.scales),
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the weights that were balanced so far."""
+        self.balance.scales = dict(checkpoint[CHECKPOINT_KEY]["balance"])
 
 
 def learning_rate(settings: OptimizerConfig, *, steps: int, frozen_until: int = 0) -> Callable[[int], float]:

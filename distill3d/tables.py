@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from distill3d.teaching import CacheReport  # which imports torch; a table does not need it
 
 WIDTH = 100
 COLUMNS = {
@@ -111,6 +114,21 @@ def _entry(row: Mapping[str, Any]) -> RenderableType:
     called_so = row["source_shape"] is None or row["source"] == row["name"].removeprefix("encoder.")
     remark = "; ".join(part for part in ("" if called_so else f"<- {row['source']}", row["note"]) if part)
     return Group(name, Padding(Text(remark), (0, 0, 0, 2))) if remark else name
+
+
+def cache_table(report: CacheReport) -> Table:
+    """What the cache of teacher maps holds for an experiment."""
+    count = report.count
+    table = Table(title=f"{report.experiment}: teacher's maps in {report.folder}", title_justify="left", width=WIDTH)
+    table.add_column("case", overflow="fold")
+    table.add_column("slices across")
+    table.add_column("layers", overflow="fold")
+    table.add_column("MiB", justify="right")
+    for case, axis, layers, size in report.rows:
+        table.add_row(case, axis, layers, f"{size / 2**20:.1f}")
+    table.add_section()
+    table.add_row("all", "", f"{count.hits} maps were there, {count.misses} computed", f"{count.bytes / 2**20:.1f}")
+    return table
 
 
 def difference_table(name_a: str, name_b: str, rows: Sequence[tuple[str, object, object]]) -> Table:

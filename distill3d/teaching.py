@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +12,10 @@ from rich.console import Console
 from distill3d.callbacks import progress_bar
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase, file_hash
+from distill3d.errors import ConfigError
 from distill3d.module import DistillModule
 from distill3d.process import is_main_process
+from distill3d.registry import TEACHERS
 from distill3d.schema import Experiment
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.cache import CacheCount, Stack, prune
@@ -63,6 +66,46 @@ def cache_line(count: CacheCount) -> str:
     """Say what the cache of teacher maps gave."""
     return (
         f"teacher's maps: {count.hits} from the cache, {count.misses} computed, {count.bytes / 2**20:.0f} MiB on disk"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReport:
+    """What the cache of an experiment holds.
+
+    Attributes:
+        experiment: its name.
+        folder: of the cache.
+        rows: case, axis, layers and bytes of each stack's maps.
+        count: what was there and what was computed just now.
+    """
+
+    experiment: str
+    folder: Path
+    rows: tuple[tuple[str, str, str, int], ...]
+    count: CacheCount
+
+
+def cache_experiment(experiment: Experiment, *, console: Console | None = None) -> CacheReport:
+    """Fill the cache as `fit` would at its start.
+
+    Raises:
+        ConfigError: the strategy asks for no map of whole stacks.
+        InputError: data or teacher cannot be used, or the cache cannot be written.
+    """
+    data = DistillDataModule(experiment)
+    data.prepare_data()
+    module, teacher = DistillModule(experiment), TEACHERS.build(experiment.teacher)
+    module.transfer(teacher)
+    view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
+    if view is None or not view.cached:
+        raise ConfigError(
+            f"{experiment.name}: strategy {experiment.strategy.name} keeps no maps; accepted: a strategy with "
+            "view.source=volume and view.cache=true, such as in kd_cosine"
+        )
+    count = fill(view, data, console or Console(stderr=True))
+    return CacheReport(
+        experiment=experiment.name, folder=cache_root(experiment) / "features", rows=view.sizes(), count=count
     )
 
 

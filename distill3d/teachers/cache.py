@@ -119,7 +119,11 @@ class FeatureCache:
                 f"{self.root}: cannot be written ({error.strerror}); accepted: cache=PATH of a folder that can, "
                 "or strategy.view.cache=false"
             ) from error
-        self.count.bytes += sum((folder / VALUES).stat().st_size for folder in wanted.values())
+        self.count.bytes += self.bytes_of(stack, layers, axis)
+
+    def bytes_of(self, stack: Stack, layers: Sequence[str], axis: Axis) -> int:
+        """Size on disk of maps that are there."""
+        return sum((self.folder(stack, layer, axis) / VALUES).stat().st_size for layer in layers)
 
     def read(self, stack: Stack, layer: str, axis: Axis) -> SliceMaps:
         """Open the maps of a whole stack, as a memory map of half precision.

@@ -83,6 +83,13 @@ class TeacherView:
             for (zoom, axis), layers in wanted.items()
         )
 
+    def sizes(self) -> tuple[tuple[str, str, str, int], ...]:
+        """Case, axis, layers and bytes on disk of what `fill` worked through."""
+        return tuple(
+            (name, axis, ", ".join(layers), self._caches[zoom].bytes_of(self.stacks[name], layers, axis))
+            for name, zoom, axis, layers in self.cached
+        )
+
     def fill(self, *, on_slices: Callable[[int], None] | None = None) -> CacheCount:
         """Compute the maps of whole stacks that are not in the cache yet.
 

@@ -1,0 +1,181 @@
+"""Maps of whole stacks on disk: content-addressed, whole or absent, shared by processes, pruned by use."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from distill3d.errors import InputError
+from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.teachers.cache import VALUES, FeatureCache, Stack, prune
+from distill3d.teachers.slices import Zoom
+
+LAYERS = ("blocks.0", "blocks.1")
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return Timm2d(Timm2dConfig())
+
+
+def stack(seed=0, shape=(5, 40, 36), **changes):
+    image = np.random.default_rng(seed).random(shape, dtype=np.float32)
+    settings = {"name": f"s{seed}", "image": lambda: image, "sha256": f"{seed}{shape}", "spacing_um": (1.0, 1.0, 1.0)}
+    return Stack(**settings | changes)
+
+
+def test_what_is_read_is_what_the_teacher_says_of_each_slice(tmp_path, teacher):
+    cache, one = FeatureCache(tmp_path, teacher, Zoom()), stack()
+    cache.fill(one, LAYERS, "z")
+    maps = cache.read(one, "blocks.1", "z")
+    padded = np.pad(one.image()[2], ((0, 24), (0, 28)), mode="edge")
+    wanted = teacher.maps(torch.from_numpy(padded)[None, None], ["blocks.1"])["blocks.1"][0].permute(1, 2, 0)
+    assert maps.values.dtype == torch.float16
+    torch.testing.assert_close(maps.values[2].float(), wanted, atol=2e-3, rtol=2e-3)
+    assert [cells.pitch for cells in maps.cells] == [1.0, 4.0, 4.0]
+
+
+def test_a_second_time_the_teacher_does_not_run(tmp_path, teacher):
+    first = FeatureCache(tmp_path, teacher, Zoom())
+    first.fill(stack(), LAYERS, "z")
+    assert (first.count.hits, first.count.misses) == (0, 2)
+    before = teacher.images_seen
+    again = FeatureCache(tmp_path, teacher, Zoom())
+    again.fill(stack(), LAYERS, "z")
+    assert (again.count.hits, again.count.misses) == (2, 0)
+    assert teacher.images_seen == before
+    assert again.count.bytes == first.count.bytes > 0
+
+
+def test_all_missing_layers_come_from_one_run_over_the_slices(tmp_path, teacher):
+    cache, seen = FeatureCache(tmp_path, teacher, Zoom()), []
+    before = teacher.images_seen
+    cache.fill(stack(), LAYERS, "y", on_slices=seen.append)
+    assert teacher.images_seen - before == sum(seen) == 40
+
+
+def test_everything_a_map_depends_on_is_in_its_address(tmp_path, teacher):
+    cache, one = FeatureCache(tmp_path, teacher, Zoom()), stack()
+    other = Timm2d(Timm2dConfig(weights="random"))
+    folders = [
+        cache.folder(one, "blocks.0", "z"),
+        cache.folder(one, "blocks.1", "z"),
+        cache.folder(one, "blocks.0", "y"),
+        cache.folder(stack(1), "blocks.0", "z"),
+        FeatureCache(tmp_path, teacher, Zoom(scale=2.0)).folder(one, "blocks.0", "z"),
+        FeatureCache(tmp_path, teacher, Zoom(square=True)).folder(one, "blocks.0", "z"),
+        FeatureCache(tmp_path, teacher, Zoom(square=True)).folder(stack(spacing_um=(3.0, 1.0, 1.0)), "blocks.0", "z"),
+        FeatureCache(tmp_path, other, Zoom()).folder(one, "blocks.0", "z"),
+    ]
+    assert len(set(folders)) == len(folders)
+    assert cache.folder(stack(name="renamed"), "blocks.0", "z") == folders[0]  # a name is not content
+    assert cache.folder(stack(spacing_um=(3.0, 1.0, 1.0)), "blocks.0", "z") == folders[0]  # no pixel is resized by it
+
+
+def test_numbers_beyond_half_precision_stay_finite(tmp_path, teacher):
+    class Loud(Timm2d.__mro__[1]):
+        def maps(self, images, layers):
+            return {layer: torch.full((len(images), 1, 2, 2), 1e9) for layer in layers}
+
+    loud = Loud(teacher.net, identity=teacher.identity, input_mean=(0.5,) * 3, input_std=(0.5,) * 3)
+    cache = FeatureCache(tmp_path, loud, Zoom())
+    cache.fill(stack(), ("blocks.0",), "z")
+    assert torch.isfinite(cache.read(stack(), "blocks.0", "z").values).all()
+
+
+def test_a_damaged_entry_is_computed_again(tmp_path, teacher):
+    cache = FeatureCache(tmp_path, teacher, Zoom())
+    cache.fill(stack(), LAYERS, "z")
+    path = cache.folder(stack(), "blocks.1", "z") / VALUES
+    good = path.read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    again = FeatureCache(tmp_path, teacher, Zoom())
+    with pytest.raises(InputError, match=r"no maps of 'blocks\.1' for s0"):
+        again.read(stack(), "blocks.1", "z")
+    again.fill(stack(), LAYERS, "z")
+    assert (again.count.hits, again.count.misses) == (1, 1)
+    assert path.read_bytes() == good
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import numpy as np
+from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.teachers.cache import FeatureCache, Stack
+from distill3d.teachers.slices import Zoom
+
+image = np.random.default_rng(0).random((48, 160, 160), dtype=np.float32)
+stack = Stack(name="s", image=lambda: image, sha256="child", spacing_um=(1.0, 1.0, 1.0))
+cache = FeatureCache(Path(sys.argv[1]), Timm2d(Timm2dConfig()), Zoom())
+report = lambda n: print("slices", n, flush=True)
+for axis in "zyx":
+    cache.fill(stack, ["blocks.0", "blocks.1"], axis, on_slices=report)
+print("misses", cache.count.misses, flush=True)
+"""
+
+
+def child(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(CHILD), str(folder)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def contents(folder):
+    return {path.parent.name: np.load(path) for path in sorted(folder.glob(f"*/{VALUES}"))}
+
+
+def test_a_kill_in_the_middle_leaves_nothing_half_written_and_a_rerun_completes_it(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = child(killed)
+    assert process.stdout.readline().startswith("slices")  # it is in the middle of the first stack
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert list(killed.glob(".*.partial"))  # it did die half-way
+    early = contents(killed)
+    outputs = [child(folder).communicate(timeout=240)[0] for folder in (killed, whole)]
+    assert all("misses" in output for output in outputs)
+    found, wanted = contents(killed), contents(whole)
+    assert found.keys() == wanted.keys()
+    assert len(wanted) == 6
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert all(np.array_equal(early[name], wanted[name]) for name in early)
+
+
+def test_two_processes_at_once_compute_each_entry_once(tmp_path):
+    both = [child(tmp_path), child(tmp_path)]
+    outputs = [process.communicate(timeout=240)[0] for process in both]
+    assert all(process.returncode == 0 for process in both)
+    misses = [int(output.split()[-1]) for output in outputs]
+    assert sum(misses) == 6
+    assert len(contents(tmp_path)) == 6
+
+
+def test_prune_deletes_what_nobody_read_for_so_long(tmp_path, teacher):
+    cache = FeatureCache(tmp_path, teacher, Zoom())
+    cache.fill(stack(0), LAYERS, "z")
+    cache.fill(stack(1), LAYERS, "z")
+    month = time.time() - 30 * 86_400
+    for path in tmp_path.glob("*/"):
+        os.utime(path, (month, month))
+    cache.read(stack(1), "blocks.0", "z")  # which makes it fresh
+    gone, size = prune(tmp_path, unused_days=7)
+    assert gone == 3
+    assert size > 0
+    assert [path.parent for path in tmp_path.glob(f"*/{VALUES}")] == [cache.folder(stack(1), "blocks.0", "z")]
+    assert prune(tmp_path / "nowhere", unused_days=0) == (0, 0)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path, teacher):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        FeatureCache(blocked / "maps", teacher, Zoom()).fill(stack(), LAYERS, "z")
+    assert "\n" not in str(caught.value)
