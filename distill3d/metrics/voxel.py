@@ -11,17 +11,14 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_erosion, distance_transform_edt
-from scipy.spatial import KDTree
 from torch import Tensor
 from torchmetrics import Metric
 
 from distill3d.errors import InputError
+from distill3d.metrics.masks import box_of, harmonic_mean, known_pair
+from distill3d.metrics.surface import distances_to, padded, surface_distances
 
 DEFAULT_TOLERANCE_VOX = 2.0
-_TREE_SHARE = (
-    0.05  # below this share of the box, a KD-tree on the voxels is faster than a distance transform of the box
-)
 
 
 @final
@@ -98,31 +95,53 @@ def voxel_scores(
     >>> scores.dice, scores.dice_tol
     (0.75, 1.0)
     """
-    _require_masks(pred, gold, known, tolerance_vox)
-    if known is not None:
-        pred, gold = pred & known, gold & known
+    pred, gold = known_pair(pred=pred, gold=gold, known=known, tolerance_vox=tolerance_vox)
     n_pred, n_gold = int(np.count_nonzero(pred)), int(np.count_nonzero(gold))
     if not (n_pred and n_gold):
         return _scores_of_empty(n_pred, n_gold, _diagonal_um(pred.shape, spacing_um))
-    box = _box_of(pred | gold)
-    pred, gold = pred[box], gold[box]
+    box = box_of(pred | gold)
+    pred, gold = padded(pred[box]), padded(gold[box])
     both = int(np.count_nonzero(pred & gold))
     precision_tol = (both + _count_within(pred & ~gold, gold, tolerance_vox)) / n_pred
     recall_tol = (both + _count_within(gold & ~pred, pred, tolerance_vox)) / n_gold
-    to_gold, to_pred = _surface_distances(pred, gold, spacing_um)
+    to_gold, to_pred = surface_distances(pred=pred, gold=gold, spacing=spacing_um)
     return VoxelScores(
         dice=2 * both / (n_pred + n_gold),
         precision=both / n_pred,
         recall=both / n_gold,
-        dice_tol=_harmonic_mean(precision_tol, recall_tol),
+        dice_tol=harmonic_mean(precision_tol, recall_tol),
         precision_tol=precision_tol,
         recall_tol=recall_tol,
-        hd95_um=float(max(np.percentile(to_gold, 95), np.percentile(to_pred, 95))),
+        hd95_um=_larger_percentile(to_gold, to_pred),
         asd_um=float((to_gold.sum() + to_pred.sum()) / (len(to_gold) + len(to_pred))),
         missed=False,
         n_pred=n_pred,
         n_gold=n_gold,
     )
+
+
+def hd95_um(
+    *,
+    pred: np.ndarray,
+    gold: np.ndarray,
+    known: np.ndarray | None = None,
+    spacing_um: Sequence[float] = (1.0, 1.0, 1.0),
+) -> float:
+    """Return ``VoxelScores.hd95_um`` alone, for who needs no other score.
+
+    Args and errors are those of ``voxel_scores``.
+
+    >>> gold = np.zeros((1, 1, 10), bool); gold[..., 2:6] = True
+    >>> hd95_um(pred=gold, gold=gold), hd95_um(pred=~gold, gold=gold) > 0
+    (0.0, True)
+    """
+    pred, gold = known_pair(pred=pred, gold=gold, known=known, tolerance_vox=0.0)
+    n_pred, n_gold = np.count_nonzero(pred), np.count_nonzero(gold)
+    if not (n_pred and n_gold):
+        return _diagonal_um(pred.shape, spacing_um) if n_pred != n_gold else 0.0
+    box = box_of(pred | gold)
+    distances = surface_distances(pred=padded(pred[box]), gold=padded(gold[box]), spacing=spacing_um)
+    return _larger_percentile(*distances)
 
 
 def aggregate(scores: Sequence[VoxelScores]) -> VoxelSummary:
@@ -219,15 +238,6 @@ class DiceByCase(Metric):
         return CaseDice(dice.float(), seen, mean.float())
 
 
-def _require_masks(pred: np.ndarray, gold: np.ndarray, known: np.ndarray | None, tolerance_vox: float) -> None:
-    masks = {"pred": pred, "gold": gold} | ({} if known is None else {"known": known})
-    found = ", ".join(f"{name} {mask.dtype} {mask.shape}" for name, mask in masks.items())
-    if any(mask.dtype != bool or mask.shape != pred.shape or mask.ndim != 3 for mask in masks.values()):
-        raise InputError(f"masks: {found}; bool masks of one shape [Z, Y, X] are accepted")
-    if not tolerance_vox >= 0:
-        raise InputError(f"tolerance_vox: {tolerance_vox} found; a number >= 0 is accepted")
-
-
 def _scores_of_empty(n_pred: int, n_gold: int, diagonal_um: float) -> VoxelScores:
     """Score a pair of which at least one mask is empty."""
     missed = n_pred != n_gold
@@ -251,41 +261,12 @@ def _diagonal_um(shape: tuple[int, ...], spacing_um: Sequence[float]) -> float:
     return float(np.linalg.norm(np.array(shape) * np.asarray(spacing_um, np.float64)))
 
 
-def _box_of(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the smallest box that holds every voxel of a mask that has one."""
-    lines = [np.asarray(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(slice(int(line.argmax()), len(line) - int(line[::-1].argmax())) for line in lines)
-
-
-def _harmonic_mean(a: float, b: float) -> float:
-    return 2 * a * b / (a + b) if a + b else 0.0
+def _larger_percentile(to_gold: np.ndarray, to_pred: np.ndarray) -> float:
+    return float(max(np.percentile(to_gold, 95), np.percentile(to_pred, 95)))
 
 
 def _count_within(points: np.ndarray, of: np.ndarray, tolerance_vox: float) -> int:
-    """Count the voxels of one mask that have a voxel of the other at most so far away."""
+    """Count the voxels of one padded mask that have a voxel of the other at most so far away."""
     limit = tolerance_vox + 1e-9  # sqrt may round a distance up
-    return int(np.count_nonzero(_distances(points, of, (1.0, 1.0, 1.0), limit=limit) <= limit))
-
-
-def _surface_distances(a: np.ndarray, b: np.ndarray, spacing_um: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance in um of every surface voxel of a mask to the other's surface, both ways."""
-    surface_a, surface_b = _surface(a), _surface(b)
-    return _distances(surface_a, surface_b, spacing_um), _distances(surface_b, surface_a, spacing_um)
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    return mask & np.logical_not(binary_erosion(mask))  # border_value 0: beyond the box is out
-
-
-def _distances(points: np.ndarray, of: np.ndarray, spacing: Sequence[float], limit: float = np.inf) -> np.ndarray:
-    """Return the distance from every voxel of one mask to the nearest voxel of the other, which is not empty.
-
-    Beyond ``limit`` the value may be infinite.
-    """
-    where, scale = np.argwhere(points), np.asarray(spacing, np.float64)
-    if len(where) <= _TREE_SHARE * points.size:
-        nearest = KDTree(np.argwhere(of) * scale).query(where * scale, distance_upper_bound=np.nextafter(limit, np.inf))
-        return np.asarray(nearest[0])
-    indices = distance_transform_edt(np.logical_not(of), sampling=scale, return_distances=False, return_indices=True)
-    gap = np.asarray(indices)[:, points].T - where
-    return np.linalg.norm(gap * scale, axis=1)
+    distances = distances_to(of, np.flatnonzero(points), spacing=(1.0, 1.0, 1.0), limit=limit)
+    return int(np.count_nonzero(distances <= limit))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from monai.metrics import HausdorffDistanceMetric, SurfaceDistanceMetric
 
 from distill3d.errors import InputError
-from distill3d.metrics import voxel as module
+from distill3d.metrics import surface
 from distill3d.metrics.voxel import DiceByCase, aggregate, voxel_scores
 
 OVERLAPS = ("dice", "precision", "recall", "dice_tol", "precision_tol", "recall_tol")
@@ -131,7 +131,7 @@ def test_tree_and_transform_give_the_same_scores(seed, share):
     found = []
     for limit in (0.0, 1.0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_TREE_SHARE", limit)
+            patch.setattr(surface, "_TREE_SHARE", limit)
             found.append(asdict(voxel_scores(pred=pred, gold=gold, spacing_um=(3.0, 1.0, 0.5))))
     assert found[0] == pytest.approx(found[1])
 
