@@ -17,9 +17,9 @@ MARGIN = 2
 _TREE_SHARE = 0.05
 
 
-def padded(mask: np.ndarray) -> np.ndarray:
-    """Return a C-contiguous copy with ``MARGIN`` voxels of background around it."""
-    return np.pad(mask, MARGIN)
+def padded(mask: np.ndarray, margin: int = MARGIN) -> np.ndarray:
+    """Return a C-contiguous copy with voxels of background around it, at least ``MARGIN``."""
+    return np.pad(mask, max(margin, MARGIN))
 
 
 def steps_to(offsets_zyx: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
