@@ -100,7 +100,7 @@ def distances_to(
         hit = flat[voxels[left] + step]
         distances[left[hit]] = length
         left = left[~hit]
-    if len(left) and limit > sure:
+    if len(left) and limit >= sure:
         distances[left] = _far_distances(target, voxels[left], np.asarray(spacing, np.float64), limit)
     return distances
 
