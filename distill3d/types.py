@@ -42,6 +42,7 @@ class Turn(NamedTuple):
 
 
 UNTURNED = Turn()
+SKELETON = "skeleton"  # the auxiliary logits of a student's skeleton head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Batch:
         origin_zyx_vox: [B, 3] int64, position in its volume of the box the patch was cut from (negative where padded).
         cases: B names of the volumes the patches come from.
         turns: B turns, how each patch lies in that box; empty where none was turned.
+        skeletons: name -> [B, 1, Z, Y, X] bool, the centerlines that losses asked for (`distill3d.losses.base`).
     """
 
     image: Tensor
@@ -65,6 +67,7 @@ class Batch:
     origin_zyx_vox: Tensor
     cases: tuple[str, ...]
     turns: tuple[Turn, ...] = ()
+    skeletons: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """Return the batch with every tensor on ``device`` (Lightning calls this)."""
@@ -75,8 +78,9 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> Self:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: move(value) for name, value in tensors.items() if isinstance(value, Tensor)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: move(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, skeletons={name: move(value) for name, value in self.skeletons.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +92,13 @@ class Prediction:
         features: feature maps [B, C, Z, Y, X] that somebody asked for: a student's by module path, a teacher's by
             `distill3d.transfer.requests.TeacherRequest.key`, on the grid that the request names.
         slices_vox: for a teacher that saw only some slices of the patch: the request's key -> their places [K].
+        auxiliary: name -> logits [B, 1, Z, Y, X] of further heads, which exist to be trained; empty in evaluation mode.
     """
 
     logits: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)
     slices_vox: dict[str, Tensor] = field(default_factory=dict)
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def nothing(cls) -> Self:

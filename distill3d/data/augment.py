@@ -30,7 +30,7 @@ _MAX_SEED = 2**32
 
 @final
 class Augment:
-    """Geometry (image, gold and known alike), then a real background, then intensity (image only).
+    """Geometry (image, gold, known and skeletons alike), then a real background, then intensity (image only).
 
     Quarter turns and free rotations only happen in planes whose two axes have the same spacing, quarter turns besides
     only where the patch is square, so that its shape stays. Free rotations stay in YX; corners they turn in are not
@@ -52,30 +52,36 @@ class Augment:
 
     def __call__(self, patch: Patch, rng: np.random.Generator) -> Patch:
         """Return a changed copy; the same numbers of ``rng`` give the same patch."""
-        image, target, known, turn = self._turn(patch, rng)
+        image, labels, turn = self._turn(patch, rng)
+        target, known, *skeletons = labels
         if self.backgrounds and rng.random() < self.config.hard:
             model = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             contrast = float(rng.uniform(*self.config.hard_contrast))
             image = harden_patch(image, target, model, contrast, rng)
         image = _run(self._intensity, {"image": image[None]}, rng)["image"][0]
-        return replace(patch, image=np.ascontiguousarray(image), target=target, known=known, turn=turn)
+        image, named = np.ascontiguousarray(image), dict(zip(patch.skeletons, skeletons, strict=True))
+        return replace(patch, image=image, target=target, known=known, turn=turn, skeletons=named)
 
     def _turn(
         self, patch: Patch, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], Turn]:
-        """Return image, target and known after the same geometric changes, and what flips and quarter turns did."""
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.bool_]], Turn]:
+        """Return the image and target, known and skeletons after the same changes, and what flips and turns did."""
         key = (patch.image.shape, patch.spacing_um)
         if key not in self._geometry:
             self._geometry[key] = _flips(self.config, *key), _rotation(self.config, patch.spacing_um)
         flips, rotation = self._geometry[key]
-        # Both label arrays in one, as bits: half the work.
-        arrays = {"image": patch.image[None], "labels": (patch.target + 2 * patch.known.astype(np.uint8))[None]}
-        arrays = _run(flips, {**arrays, "corners": _CORNERS[None]}, rng)
+        # All label arrays in one, as bits: the work of one. There are at most six skeletons.
+        labels = [patch.target, patch.known, *patch.skeletons.values()]
+        packed = np.zeros(patch.image.shape, np.uint8)
+        for bit, label in enumerate(labels):
+            packed |= label.view(np.uint8) << bit
+        arrays = {"image": patch.image[None], "labels": packed[None], "corners": _CORNERS[None]}
+        arrays = _run(flips, arrays, rng)
         turn = read_turn(arrays.pop("corners")[0])
         # With slices as channels a rotation in the plane is a 2D one, a quarter of the time.
         arrays = _run(rotation, {name: array[0] for name, array in arrays.items()}, rng)
-        image, labels = arrays["image"], np.ascontiguousarray(arrays["labels"])
-        return image, (labels & 1).astype(bool), (labels & 2).astype(bool), turn
+        packed = np.ascontiguousarray(arrays["labels"])
+        return arrays["image"], [packed & (1 << bit) != 0 for bit in range(len(labels))], turn
 
 
 def read_turn(corners: NDArray[np.integer]) -> Turn:

@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 
 from distill3d.data.augment import Augment
 from distill3d.data.base import SPLITS, DataSource, Split
+from distill3d.data.centerline import add_skeletons
 from distill3d.data.patches import Patch, StepSampler, TrainPatches, ValPatches, collate, val_indices
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import ConfigError, InputError
 from distill3d.process import is_main_process
-from distill3d.registry import DATA
+from distill3d.registry import DATA, LOSSES
 from distill3d.schema import Experiment
 
 _LOG = logging.getLogger(__name__)
@@ -36,16 +37,18 @@ class DistillDataModule(L.LightningDataModule):
     ``Trainer(use_distributed_sampler=False)``: the samplers know ranks, and an epoch is one validation interval.
 
     Args:
-        experiment: its data, patches, trainer, seed and cache are used.
+        experiment: its data, patches, trainer, seed and cache are used, and which skeletons its losses want.
 
     Raises:
-        ConfigError: unknown data source.
+        ConfigError: unknown data source or loss.
     """
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
         self.experiment = experiment
         self.source: DataSource = DATA.build(experiment.data, cache=Path(experiment.cache).expanduser())
+        wanted = [LOSSES[loss.name].cls.wants(loss.config) for loss in experiment.losses.values()]
+        self.skeletons = tuple(dict.fromkeys(target for targets in wanted for target in targets))
         self._prepared: dict[str, PreparedCase] = {}
 
     @functools.cached_property
@@ -77,6 +80,10 @@ class DistillDataModule(L.LightningDataModule):
         """Prepared cases of the test split."""
         return self.cases("test")
 
+    def train_cases(self) -> tuple[PreparedCase, ...]:
+        """Prepared cases of the training split, with the skeletons that losses want."""
+        return tuple(self._train_case(name) for name in self.case_names("train"))
+
     def prepare_data(self) -> None:
         """Prepare every case of every split, with a progress bar on a terminal.
 
@@ -84,10 +91,10 @@ class DistillDataModule(L.LightningDataModule):
             InputError: cases that cannot be used, one line each.
         """
         problems: list[str] = []
-        names = [name for split in SPLITS for name in self.case_names(split)]
-        for name in _tracked(names):
+        training = self.case_names("train")
+        for name in _tracked([name for split in SPLITS for name in self.case_names(split)]):
             try:
-                self._case(name)
+                (self._train_case if name in training else self._case)(name)
             except InputError as error:
                 problems += error.lines
         if problems:
@@ -97,7 +104,7 @@ class DistillDataModule(L.LightningDataModule):
         """Endless new patches, ``validate_every`` batches an epoch."""
         config, trainer = self.experiment.patches, self.experiment.trainer
         rank, world = self._rank_and_world()
-        patches = TrainPatches(self.cases("train"), config, seed=self.experiment.seed, augment=Augment(config.augment))
+        patches = TrainPatches(self.train_cases(), config, seed=self.experiment.seed, augment=Augment(config.augment))
         sampler = StepSampler(trainer.validate_every * config.batch_size, rank=rank, world=world)
         return LateLoader(
             patches,
@@ -124,6 +131,9 @@ class DistillDataModule(L.LightningDataModule):
             collate_fn=collate,
             generator=torch.Generator(),
         )
+
+    def _train_case(self, name: str) -> PreparedCase:
+        return add_skeletons(self._case(name), self.skeletons)
 
     def _case(self, name: str) -> PreparedCase:
         if name not in self._prepared:

@@ -7,7 +7,7 @@ So two processes see what one would, and a resumed run sees what an uninterrupte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -39,6 +39,7 @@ class Patch:
         origin_zyx_vox: place in its volume of the first voxel of the box it was cut from; negative where padded.
         case: name of the case.
         turn: how it lies in that box.
+        skeletons: name -> [Z, Y, X] bool, the centerlines that the case brings along.
     """
 
     image: NDArray[np.float32]
@@ -48,6 +49,7 @@ class Patch:
     origin_zyx_vox: tuple[int, int, int]
     case: str
     turn: Turn = UNTURNED
+    skeletons: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 Augmentation = Callable[[Patch, np.random.Generator], Patch]
@@ -60,17 +62,22 @@ def cut(case: PreparedCase, origin_zyx_vox: Sequence[int], size_zyx: Sequence[in
     inside = [(min(max(o, 0), full), min(max(o + n, 0), full)) for o, n, full in ends]
     source = tuple(slice(low, high) for low, high in inside)
     place = tuple(slice(low - o, high - o) for (low, high), o in zip(inside, (z, y, x), strict=True))
+
+    def label(whole: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        part = np.zeros(tuple(size_zyx), bool)
+        part[place] = whole[source]
+        return part
+
     image = np.zeros(tuple(size_zyx), np.float32)
-    target, known = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
     image[place] = rescale(case.raw[source], case.low, case.high)
-    target[place], known[place] = case.mask[source], case.known[source]
     return Patch(
         image=image,
-        target=target,
-        known=known,
+        target=label(case.mask),
+        known=label(case.known),
         spacing_um=case.spacing_um,
         origin_zyx_vox=(z, y, x),
         case=case.name,
+        skeletons={name: label(whole) for name, whole in case.skeletons.items()},
     )
 
 
@@ -197,6 +204,7 @@ def collate(patches: Sequence[Patch]) -> Batch:
         origin_zyx_vox=torch.tensor([p.origin_zyx_vox for p in patches], dtype=torch.int64),
         cases=tuple(p.case for p in patches),
         turns=tuple(p.turn for p in patches),
+        skeletons={name: _stack([p.skeletons[name] for p in patches]) for name in patches[0].skeletons},
     )
 
 

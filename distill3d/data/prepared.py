@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -71,16 +72,17 @@ class PreparedCase:
 
     Args:
         folder: written by `prepare`.
+        skeleton_files: name and file of every skeleton, see `distill3d.data.centerline`.
 
     Raises:
         InputError: the folder is not a whole prepared case.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, skeleton_files: tuple[tuple[str, Path], ...] = ()) -> None:
         meta = read_meta(folder, version=FORMAT)
         if meta is None:
             raise InputError(f"{folder}: not a complete prepared case; accepted: a folder written by `prepare`")
-        self.folder = folder
+        self.folder, self.skeleton_files = folder, skeleton_files
         self.name: str = meta["name"]
         z, y, x = meta["shape_zyx"]
         self.shape: tuple[int, int, int] = (z, y, x)
@@ -94,14 +96,18 @@ class PreparedCase:
     def __repr__(self) -> str:
         return f"PreparedCase({self.name!r}, {self.shape})"
 
-    def __reduce__(self) -> tuple[type[PreparedCase], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[PreparedCase], tuple[Path, tuple[tuple[str, Path], ...]]]:
         # Pickled memory maps would be whole copies.
-        return PreparedCase, (self.folder,)
+        return PreparedCase, (self.folder, self.skeleton_files)
+
+    def with_skeletons(self, files: Mapping[str, Path]) -> PreparedCase:
+        """Return the case with skeletons, name -> file."""
+        return PreparedCase(self.folder, tuple(files.items()))
 
     @functools.cached_property
     def raw(self) -> NDArray[np.number]:
         """Intensities as they came [Z, Y, X], uint8, uint16 or float32; `low` and `high` scale them."""
-        return self._open("image")
+        return _open(self.folder / "image.npy")
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -111,34 +117,39 @@ class PreparedCase:
     @functools.cached_property
     def mask(self) -> NDArray[np.bool_]:
         """Gold [Z, Y, X]."""
-        return self._open("mask")
+        return _open(self.folder / "mask.npy")
 
     @functools.cached_property
     def known(self) -> NDArray[np.bool_]:
         """Where somebody labelled [Z, Y, X]; takes no memory where that is everywhere."""
-        return np.broadcast_to(np.True_, self.shape) if self.all_known else self._open("known")
+        return np.broadcast_to(np.True_, self.shape) if self.all_known else _open(self.folder / "known.npy")
 
     @functools.cached_property
     def foreground(self) -> NDArray[np.int64]:
         """Flat indices of the gold voxels, ascending."""
-        return self._open("foreground")
+        return _open(self.folder / "foreground.npy")
 
     @functools.cached_property
     def labelled(self) -> NDArray[np.int64] | None:
         """Flat indices of the known voxels, ascending; None where all are known."""
-        return None if self.all_known else self._open("labelled")
+        return None if self.all_known else _open(self.folder / "labelled.npy")
+
+    @functools.cached_property
+    def skeletons(self) -> dict[str, NDArray[np.bool_]]:
+        """Centerlines of gold [Z, Y, X] by name, those that were asked for."""
+        return {name: _open(file) for name, file in self.skeleton_files}
 
     def tree(self) -> Tree | None:
         """Return the gold tree in um, None for a case that only has a mask."""
         return read_swc(self.folder / "tree.swc") if self.has_tree else None
 
-    def _open(self, name: str) -> NDArray[Any]:
-        path = self.folder / f"{name}.npy"
-        # An empty file cannot be mapped.
-        return np.load(path, mmap_mode="r" if path.stat().st_size > _NPY_HEADER else None)
-
 
 _NPY_HEADER = 128
+
+
+def _open(path: Path) -> NDArray[Any]:
+    # An empty file cannot be mapped.
+    return np.load(path, mmap_mode="r" if path.stat().st_size > _NPY_HEADER else None)
 
 
 def prepare(source: DataSource, name: str, config: PatchConfig) -> PreparedCase:
@@ -152,23 +163,35 @@ def prepare(source: DataSource, name: str, config: PatchConfig) -> PreparedCase:
     Raises:
         InputError: the case cannot be used, or the cache cannot be written.
     """
-    root = source.cache.expanduser() / "prepared"
-    folder = root / _address(source, name, config)
+    folder = source.cache.expanduser() / "prepared" / _address(source, name, config)
+    return PreparedCase(written_once(folder, lambda target: _write(target, source.load(name), config)))
+
+
+def written_once(folder: Path, write: Callable[[Path], Mapping[str, Any]]) -> Path:
+    """Return a folder of the cache, filling it first if nobody has; whole or not at all, also with several processes.
+
+    Args:
+        folder: its name is the hash of all its content depends on.
+        write: fills the folder it is given and returns what the folder shall say of itself.
+
+    Raises:
+        InputError: the cache cannot be written.
+    """
     if read_meta(folder, version=FORMAT) is not None:
-        return PreparedCase(folder)
+        return folder
+    root = folder.parent
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Others wait instead of doing the same work; the rename alone would be safe too.
         with FileLock(root / f"{folder.name}.lock"):
             if read_meta(folder, version=FORMAT) is None:
                 sweep(root)
-                case = source.load(name)
-                write_whole(folder, lambda target: _write(target, case, config), version=FORMAT)
+                write_whole(folder, write, version=FORMAT)
     except OSError as error:
         raise InputError(
             f"{root}: cannot be written ({error.strerror}); accepted: cache=PATH of a folder that can"
         ) from error
-    return PreparedCase(folder)
+    return folder
 
 
 def code_hash(*modules: str) -> str:
@@ -205,6 +228,7 @@ def _address(source: DataSource, name: str, config: PatchConfig) -> str:
 
 
 def _write(target: Path, case: Case, config: PatchConfig) -> dict[str, Any]:
+    """Write a case's arrays and tree; return the rest."""
     data, shape = case.volume.data, case.volume.data.shape
     if case.mask.shape != shape or case.known.shape != shape:
         raise InputError(

@@ -1,6 +1,25 @@
 """Supervised losses; importing this package registers them. Terms a strategy adds live in `distill3d.transfer`."""
 
-from distill3d.losses.base import Loss
+from distill3d.losses.base import Loss, SkeletonTarget
+from distill3d.losses.centerline import (
+    SkeletonHead,
+    SkeletonHeadConfig,
+    SkeletonRecall,
+    SkeletonRecallConfig,
+    SoftClDice,
+    SoftClDiceConfig,
+)
 from distill3d.losses.overlap import Overlap, OverlapConfig
 
-__all__ = ["Loss", "Overlap", "OverlapConfig"]
+__all__ = [
+    "Loss",
+    "Overlap",
+    "OverlapConfig",
+    "SkeletonHead",
+    "SkeletonHeadConfig",
+    "SkeletonRecall",
+    "SkeletonRecallConfig",
+    "SkeletonTarget",
+    "SoftClDice",
+    "SoftClDiceConfig",
+]

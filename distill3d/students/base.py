@@ -39,8 +39,11 @@ class Student(nn.Module, ABC):
         size = image.shape[2:]
         missing = [-n % s for n, s in zip(size, self.stride_zyx, strict=True)]
         padded = F.pad(image, (0, missing[2], 0, missing[1], 0, missing[0])) if any(missing) else image
-        logits = self.segment(padded)
-        return Prediction(logits=logits[..., : size[0], : size[1], : size[2]])
+        logits, auxiliary = self.segment_all(padded)
+        inside = (..., slice(size[0]), slice(size[1]), slice(size[2]))
+        return Prediction(
+            logits=logits[inside], auxiliary={name: further[inside] for name, further in auxiliary.items()}
+        )
 
     def observe(self, image: Tensor, layers: Sequence[str]) -> Prediction:
         """Segment as `forward` does, and return the maps of some layers too.
@@ -102,6 +105,10 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def segment(self, image: Tensor) -> Tensor:
         """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""
+
+    def segment_all(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `segment` does, and the logits of further heads by name: none unless a student says so."""
+        return self.segment(image), {}
 
     def teacher_key(self, name: str) -> str | None:  # noqa: ARG002 - subclasses use it
         """Name the 2D network's parameter or buffer that ``name`` of this state dict corresponds to; None for none."""

@@ -1,17 +1,22 @@
-"""Student `unet3d`: a small, plain 3D U-Net. It mirrors no 2D network, so nothing can be inflated into it."""
+"""Student `unet3d`: a small, plain 3D U-Net, with global reasoning and a skeleton head where asked for.
+
+It mirrors no 2D network, so nothing can be inflated into it.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 from torch import Tensor, nn
 
 from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head
+from distill3d.layers.global_reasoning import GlobalReasoning3d
 from distill3d.layers.norm3d import Norm
 from distill3d.registry import STUDENTS
 from distill3d.students.base import Student
+from distill3d.types import SKELETON
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +26,9 @@ class UNet3dConfig:
     channels: tuple[int, ...] = (8, 16, 32, 64)  # per resolution, full first
     depth_strides: tuple[int, ...] = (2, 2, 2)  # 1 or 2 per halving in the plane, finest first; 1 first for coarse z
     norm: Norm = "instance"  # see distill3d.layers.norm3d
+    reasoning: Literal["none", "bottleneck", "skips"] = "none"  # global reasoning on the coarsest map, or on each other
+    reasoning_nodes: int = 16  # per unit, >= 1; each has twice as many states
+    skeleton_head: Literal["none", "shared", "own_decoder"] = "none"  # its input; trained by the loss skeleton_head
 
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 1:
@@ -32,6 +40,10 @@ class UNet3dConfig:
             )
         if not set(self.depth_strides) <= {1, 2}:
             raise ValueError(f"depth_strides={list(self.depth_strides)}: accepted: 1 or 2 for each halving")
+        if self.reasoning_nodes < 1:
+            raise ValueError(f"reasoning_nodes={self.reasoning_nodes} is too small; accepted: 1 or more")
+        if self.reasoning == "skips" and len(self.channels) == 1:
+            raise ValueError("reasoning=skips with a single resolution reasons nowhere; accepted: 2 or more channels")
 
 
 @STUDENTS.register("unet3d", config=UNet3dConfig)
@@ -39,8 +51,15 @@ class UNet3dConfig:
 class UNet3d(Student):
     """Two convolutions per resolution, strided ones between them, skips by concatenation.
 
+    A unit of global reasoning takes the coarsest map on its way to the decoder, or the map of every skip; it starts as
+    the identity. The skeleton head is a 1x1x1 convolution on the last map of the decoder, or of a second decoder of its
+    own, and works in training mode only: prediction costs what it costs without. Options draw their random values last,
+    so that the same seed gives the same U-Net whatever they are.
+
     Source: Cicek et al. 2016, 3D U-Net, arXiv 1606.06650; strided convolutions, instance normalization and leaky
-    ReLU as in nnU-Net (Isensee et al. 2021), upsampling by repetition.
+    ReLU as in nnU-Net (Isensee et al. 2021), upsampling by repetition. Reasoning and an auxiliary skeleton loss: Wang
+    et al. 2021, arXiv 2101.08910, of which only the idea is known; where the units sit and how the head branches off
+    are ours.
     """
 
     def __init__(self, config: UNet3dConfig) -> None:
@@ -50,26 +69,59 @@ class UNet3d(Student):
         self.stride_zyx = (math.prod(config.depth_strides), 2 ** len(strides), 2 ** len(strides))
         inputs = (1, *widths)
         self.encoder = nn.ModuleList(
-            nn.Sequential(
-                ConvNormAct3d(inputs[i], width, stride=strides[i - 1] if i else (1, 1, 1), norm=norm),
-                ConvNormAct3d(width, width, norm=norm),
-            )
+            _encoder_stage(inputs[i], width, stride=strides[i - 1] if i else (1, 1, 1), norm=norm)
             for i, width in enumerate(widths)
         )
-        self.decoder = nn.ModuleList(
-            DecoderStep(widths[i + 1], widths[i], widths[i], factors=stride, norm=norm)
-            for i, stride in enumerate(strides)
-        )
+        self.decoder = _decoder(config)
         init_leaky(self)
         self.head = segmentation_head(widths[0])
+        last = len(widths) - 1
+        where = {"none": set(), "bottleneck": {last}, "skips": set(range(last))}[config.reasoning]
+        self.reasoning = nn.ModuleList(
+            GlobalReasoning3d(width, config.reasoning_nodes) if i in where else nn.Identity()
+            for i, width in enumerate(widths)
+        )
+        self.skeleton_decoder = _decoder(config) if config.skeleton_head == "own_decoder" else None
+        if self.skeleton_decoder is not None:
+            init_leaky(self.skeleton_decoder)
+        self.skeleton_head = None if config.skeleton_head == "none" else segmentation_head(widths[0])
 
     def segment(self, image: Tensor) -> Tensor:
         """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""
-        skips: list[Tensor] = []
-        for stage in self.encoder:
+        return self.segment_all(image)[0]
+
+    def segment_all(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `segment` does and, in training mode, what the skeleton head says."""
+        maps: list[Tensor] = []
+        for stage, reason in zip(self.encoder, self.reasoning, strict=True):
             image = stage(image)
-            skips.append(image)
-        fine = skips.pop()
-        for step in reversed(self.decoder):
-            fine = step(fine, skips.pop())
-        return self.head(fine)
+            maps.append(reason(image))
+        fine = _decode(self.decoder, maps)
+        logits = self.head(fine)
+        if self.skeleton_head is None or not self.training:
+            return logits, {}
+        own = fine if self.skeleton_decoder is None else _decode(self.skeleton_decoder, maps)
+        return logits, {SKELETON: self.skeleton_head(own)}
+
+
+def _encoder_stage(in_channels: int, width: int, *, stride: tuple[int, int, int], norm: Norm) -> nn.Sequential:
+    return nn.Sequential(
+        ConvNormAct3d(in_channels, width, stride=stride, norm=norm), ConvNormAct3d(width, width, norm=norm)
+    )
+
+
+def _decoder(config: UNet3dConfig) -> nn.ModuleList:
+    """Build a step up to every resolution but the coarsest, finest first."""
+    widths = config.channels
+    return nn.ModuleList(
+        DecoderStep(widths[i + 1], widths[i], widths[i], factors=(depth, 2, 2), norm=config.norm)
+        for i, depth in enumerate(config.depth_strides)
+    )
+
+
+def _decode(steps: nn.ModuleList, maps: list[Tensor]) -> Tensor:
+    """Go up from the last of the maps, which are sorted finest first, and return the finest map."""
+    fine = maps[-1]
+    for step, skip in zip(reversed(steps), reversed(maps[:-1]), strict=True):
+        fine = step(fine, skip)
+    return fine

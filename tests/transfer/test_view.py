@@ -229,6 +229,7 @@ def test_a_patch_beyond_the_stack_sees_the_nearest_of_it(tmp_path):
         raw = np.random.default_rng(4).random((4, 6, 6), dtype=np.float32)
         mask = np.zeros((4, 6, 6), bool)
         known = np.ones((4, 6, 6), bool)
+        skeletons = {}
 
     batch = collate([cut(Prepared(), (-1, -1, -1), (6, 8, 8))])
     request = TeacherRequest(layer="pool", axis="z", grid_of="", view=ViewConfig(source="volume", cache=False))
