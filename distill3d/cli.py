@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 EPILOG = "Any setting can follow as key=value or --key=value, for example trainer.steps=100."
+TRACE_EPILOG = "Settings (see tracing/settings.py) can follow as key=value, for example input=image gap_um=5."
 TABLE_WIDTH = 100
 
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a name under experiments/, or a YAML file")]
@@ -93,6 +94,23 @@ def predict(
 
     for volume in volumes:
         _out().print(str(predict_stack(run, volume, out=out, spacing_um=_spacing(spacing))), soft_wrap=True)
+
+
+@app.command(context_settings=OVERRIDES, epilog=TRACE_EPILOG)
+def trace(
+    context: typer.Context,
+    prob: Annotated[Path, typer.Argument(metavar="PROB", help="a probability stack, a mask or a raw stack")],
+    out: Annotated[Path, typer.Option(help="the tree to write, .swc in um")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting")] = None,
+    spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the file's")] = None,
+) -> None:
+    """Turn a stack into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
+    from distill3d.tracing.settings import trace_config
+    from distill3d.tracing.trace import trace_file
+
+    config = trace_config([*(settings or []), *context.args])
+    tree = trace_file(prob, out, config, spacing_um=_spacing(spacing))
+    _out().print(f"{out}  {len(tree.roots)} trees, {tree.length_um:.1f} um, {len(tree.tips)} tips", soft_wrap=True)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,17 +225,22 @@ def test_one_forward_serves_all_layers_that_look_alike():
 
 
 def test_a_patch_beyond_the_stack_sees_the_nearest_of_it(tmp_path):
-    class Prepared:
-        name, shape, spacing_um, low, high = "a", (4, 6, 6), (1.0, 1.0, 1.0), 0.0, 1.0
-        raw = np.random.default_rng(4).random((4, 6, 6), dtype=np.float32)
-        mask = np.zeros((4, 6, 6), bool)
-        known = np.ones((4, 6, 6), bool)
-        skeletons = {}
-
-    batch = collate([cut(Prepared(), (-1, -1, -1), (6, 8, 8))])
+    raw = np.random.default_rng(4).random((4, 6, 6), dtype=np.float32)
+    prepared = SimpleNamespace(
+        name="a",
+        shape=raw.shape,
+        spacing_um=(1.0, 1.0, 1.0),
+        low=0.0,
+        high=1.0,
+        raw=raw,
+        mask=np.zeros(raw.shape, bool),
+        known=np.ones(raw.shape, bool),
+        skeletons={},
+    )
+    batch = collate([cut(prepared, (-1, -1, -1), (6, 8, 8))])
     request = TeacherRequest(layer="pool", axis="z", grid_of="", view=ViewConfig(source="volume", cache=False))
-    found = serve(PooledTeacher(1), request, batch, (), image=Prepared.raw).features[request.key]
-    padded = np.pad(Prepared.raw, 1, mode="edge")
+    found = serve(PooledTeacher(1), request, batch, (), image=raw).features[request.key]
+    padded = np.pad(raw, 1, mode="edge")
     torch.testing.assert_close(found[0, 0], torch.from_numpy(padded))
 
 

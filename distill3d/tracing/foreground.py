@@ -1,0 +1,92 @@
+"""From stored values to a probability and a mask of the voxels that are neuron. It knows no skeleton."""
+
+from __future__ import annotations
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from skimage.filters import threshold_otsu
+
+from distill3d.data.prepared import scale_intensity
+from distill3d.errors import InputError
+from distill3d.schema import PatchConfig
+from distill3d.trace_settings import TraceConfig
+
+CONNECTIVITY = 26  # voxels that share a corner belong together, as the steps of a path do
+
+
+def as_prob(data: NDArray[np.number], config: TraceConfig) -> NDArray[np.float32]:
+    """Return values in [0, 1] that say how likely a voxel is neuron.
+
+    Args:
+        data: [Z, Y, X] as stored.
+        config: its ``input`` says what the values mean.
+
+    Raises:
+        InputError: they cannot be probabilities.
+    """
+    if data.dtype.kind == "f" and not np.isfinite(data).all():
+        raise InputError("values that are NaN or infinite; accepted: finite numbers")
+    if config.input == "image":
+        return scale_intensity(data, PatchConfig())
+    if config.input == "mask":
+        return (data != 0).astype(np.float32)
+    if data.dtype == np.uint8:
+        return data.astype(np.float32) / np.float32(255)
+    low, high = (float(data.min()), float(data.max()))
+    if data.dtype.kind != "f" or low < 0 or high > 1:
+        raise InputError(
+            f"values of type {data.dtype} from {low:g} to {high:g} are no probabilities; accepted: uint8 (255 is 1), "
+            "or numbers from 0 to 1 with a decimal point; input=image or input=mask takes others"
+        )
+    return data.astype(np.float32, copy=False)
+
+
+def find_foreground(data: NDArray[np.number], prob: NDArray[np.float32], config: TraceConfig) -> NDArray[np.bool_]:
+    """Mark the voxels that are neuron: threshold, then drop small pieces.
+
+    Args:
+        data: [Z, Y, X] as stored; Otsu's threshold is found on it, because scaling clips the brightest voxels.
+        prob: the same as probability.
+        config: method, thresholds and ``min_voxels``.
+
+    Returns:
+        Bool mask [Z, Y, X]; of a constant volume Otsu marks nothing.
+    """
+    method = config.method
+    if method == "auto":
+        method = "otsu" if config.input == "image" else "fixed"
+    if method == "otsu":
+        return drop_small(np.asarray(data > threshold_otsu(np.asarray(data))), config.min_voxels)
+    mask = prob >= np.float32(config.threshold)
+    if method == "hysteresis":
+        mask = grow_to(mask, prob >= np.float32(config.low_threshold))
+    return drop_small(mask, config.min_voxels)
+
+
+def grow_to(sure: NDArray[np.bool_], possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep the pieces of ``possible`` (26-connected) that hold a ``sure`` voxel; both bool [Z, Y, X].
+
+    >>> possible = np.array([[[1, 1, 0, 1, 1]]], bool)
+    >>> grow_to(np.array([[[0, 1, 0, 0, 0]]], bool), possible)[0, 0].astype(int).tolist()
+    [1, 1, 0, 0, 0]
+    """
+    labels, count = label(possible)
+    keep = np.zeros(count + 1, bool)
+    keep[labels[sure & possible]] = True
+    return keep[labels]
+
+
+def drop_small(mask: NDArray[np.bool_], min_voxels: int) -> NDArray[np.bool_]:
+    """Return the mask without its pieces (26-connected) of fewer than ``min_voxels`` voxels.
+
+    >>> drop_small(np.array([[[1, 0, 1, 1]]], bool), 2)[0, 0].astype(int).tolist()
+    [0, 0, 1, 1]
+    """
+    return np.asarray(cc3d.dust(mask, threshold=min_voxels, connectivity=CONNECTIVITY))
+
+
+def label(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
+    """Number the pieces (26-connected) of a mask from 1; return the numbers [Z, Y, X] and how many there are."""
+    labels, count = cc3d.connected_components(mask, connectivity=CONNECTIVITY, return_N=True)
+    return labels, int(count)

@@ -1,0 +1,111 @@
+"""From a probability volume, or a raw image, to a tree, and from a file to an SWC file. It scores nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill3d.errors import InputError
+from distill3d.swc import write_swc
+from distill3d.trace_settings import TraceConfig
+from distill3d.tracing.bridge import Terrain, bridge_gaps, step_cost
+from distill3d.tracing.foreground import as_prob, find_foreground
+from distill3d.tracing.graph import Skeleton, break_cycles
+from distill3d.tracing.prune import cut_spurs, drop_small_trees
+from distill3d.tracing.rooting import root_trees
+from distill3d.tracing.skeleton import skeletonize
+from distill3d.tracing.smooth import smooth
+from distill3d.tree import Tree
+from distill3d.volume import Volume, read_volume
+
+_LOG = logging.getLogger(__name__)
+_TOO_MUCH = 0.2  # share of foreground that is no neuron, but a threshold or a network that failed
+
+
+def trace(prob: NDArray[np.number], spacing_um: tuple[float, float, float], config: TraceConfig | None = None) -> Tree:
+    """Trace the neurons of a volume: threshold, skeleton, bridges, spurs, roots. The same input gives the same tree.
+
+    Args:
+        prob: [Z, Y, X]; ``config.input`` says what it holds, by default probability (bool counts as 0 and 1).
+        spacing_um: ZYX voxel size.
+        config: settings of every step; None takes the defaults.
+
+    Returns:
+        One or several trees in micrometers, parents before children, the longest first; no node where nothing was
+        found. Voxel (0, 0, 0) has its center at the origin.
+
+    Raises:
+        InputError: not three axes, a spacing out of range, or values that ``config.input`` does not allow.
+
+    >>> prob = np.zeros((9, 9, 40), np.float32); prob[3:6, 3:6, 5:35] = 1
+    >>> tree = trace(prob, (1.0, 1.0, 1.0))
+    >>> len(tree.roots), len(tree.tips), 28 < tree.length_um < 31
+    (1, 2, True)
+    """
+    config = config or TraceConfig()
+    volume = Volume(prob.astype(np.float32) if prob.dtype == bool else prob, spacing_um)
+    likely = as_prob(volume.data, config)
+    mask = find_foreground(volume.data, likely, config)
+    share = float(mask.mean())
+    if share > _TOO_MUCH:
+        _LOG.warning("%.0f %% of the volume is foreground and takes long; a neuron fills a few percent", 100 * share)
+    terrain = Terrain(likely, mask, np.array(volume.spacing_um))
+    skeleton = skeletonize(mask, terrain.spacing_um, config)
+    skeleton = bridge_gaps(skeleton, terrain, gap_um=config.gap_um, max_turn_deg=config.max_turn_deg)
+    skeleton = break_cycles(skeleton, _edge_costs(skeleton, terrain))
+    skeleton = cut_spurs(skeleton, spur_um=config.spur_um, spur_radii=config.spur_radii)
+    skeleton = smooth(skeleton, config.smooth_um)
+    skeleton = drop_small_trees(skeleton, config.min_tree_um)
+    return root_trees(skeleton, config)
+
+
+def trace_file(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: TraceConfig | None = None,
+    *,
+    spacing_um: Sequence[float] | None = None,
+) -> Tree:
+    """Trace a volume on disk and write the tree as SWC in micrometers; with nothing found, a file without nodes.
+
+    Args:
+        path: any format of `read_volume`, for example what ``distill3d predict`` wrote.
+        out: the file to write, ending in .swc; its folder is made.
+        config: as for `trace`.
+        spacing_um: ZYX voxel size; wins over the file's.
+
+    Returns:
+        The tree that was written.
+
+    Raises:
+        InputError: the volume cannot be read, its values are not what ``config.input`` says, or ``out`` cannot be
+            written.
+    """
+    if Path(out).suffix.lower() != ".swc":
+        raise InputError(f"{out}: not the name of a tree; accepted: a name that ends in .swc")
+    config = config or TraceConfig()
+    volume = read_volume(path, spacing_um=spacing_um, allow_blank=True)
+    try:
+        tree = trace(volume.data, volume.spacing_um, config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    try:
+        write_swc(out, tree)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from error
+    if not tree.n_nodes:
+        low, high = volume.data.min(), volume.data.max()
+        _LOG.warning("%s: no neuron found; values from %g to %g, read as input=%s", path, low, high, config.input)
+    return tree
+
+
+def _edge_costs(skeleton: Skeleton, terrain: Terrain) -> NDArray[np.float64]:
+    """Return the cost of every edge as a way through the probability, > 0."""
+    voxels = terrain.voxels(skeleton.points_zyx_um)
+    cost = step_cost(terrain.prob[tuple(voxels.T)].astype(np.float64))
+    return skeleton.edge_lengths_um * cost[skeleton.edges].mean(axis=1)
