@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill3d import config, data, losses, students, teachers, transfer
+from distill3d import config, data, losses, neuron_conversion, students, teachers, transfer
 from distill3d.catalog import find_experiment
 from distill3d.errors import ConfigError
 from distill3d.registry import REGISTRIES
 from distill3d.schema import Experiment, Pretraining
 
 # Importing these packages is what fills the registries.
-BUILT_IN = (data, losses, students, teachers, transfer)
+BUILT_IN = (data, losses, neuron_conversion, students, teachers, transfer)
 
 
 def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:

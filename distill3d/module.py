@@ -19,6 +19,7 @@ from distill3d.experiment import experiment_from_plain
 from distill3d.gradients import GradientBalance
 from distill3d.losses.base import Loss
 from distill3d.metrics.voxel import DiceByCase
+from distill3d.neuron_conversion import Conversion, convert_neurons
 from distill3d.registry import LOSSES, STRATEGIES, STUDENTS
 from distill3d.schema import Experiment, OptimizerConfig
 from distill3d.students.base import Student
@@ -33,7 +34,8 @@ class DistillModule(L.LightningModule):
     """Trains a 3D student on labels, and on whatever its transfer strategy takes from the 2D teacher.
 
     Building it changes the student's structure (`TransferStrategy.adapt`) but copies nothing; `transfer` does that,
-    once, at the start of a fresh run. So a checkpoint loads and predicts with no teacher present.
+    once, at the start of a fresh run, and then converts neurons. So a checkpoint loads and predicts with no teacher
+    present: `load_module` converts without a transfer.
 
     Args:
         experiment: what to build.
@@ -57,14 +59,23 @@ class DistillModule(L.LightningModule):
         self.view: TeacherView | None = None
         self.teacher_identity: TeacherIdentity | None = None
         self.transferred: frozenset[str] = frozenset()
+        self.conversion = Conversion()
         self.val_dice = DiceByCase(cases=val_cases, threshold=experiment.inference.threshold)
 
     def transfer(self, teacher: Teacher) -> TransferAudit:
-        """Copy from the teacher, note what was moved, and keep the teacher only if the strategy runs it."""
+        """Copy from the teacher, convert neurons, and keep the teacher only if the strategy runs it.
+
+        The audit is of the student before the conversion; ``transferred`` has the names after it.
+        """
         audit = self.strategy.transfer(student=self.student, teacher=teacher)
-        self.transferred = audit.transferred
+        self.convert()
+        self.transferred = frozenset(self.conversion.renamed(name) for name in audit.transferred)
         self.attach(teacher)
         return audit
+
+    def convert(self) -> None:
+        """Turn the layers that the experiment names into neurons of another type."""
+        self.conversion = convert_neurons(self.student, self.experiment.neurons)
 
     def attach(self, teacher: Teacher) -> None:
         """Remember the teacher's identity, and hold its network if the strategy wants it during training."""
@@ -135,7 +146,7 @@ class DistillModule(L.LightningModule):
         self.val_dice.reset()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of dicts
-        """AdamW in four groups: transferred or new, decayed (matrices, kernels) or not (biases, norms)."""
+        """AdamW in groups: gates, transferred or new; the latter two decayed (matrices, kernels) or not."""
         settings = self.experiment.optimizer
         optimizer = torch.optim.AdamW(self._parameter_groups(settings), lr=settings.lr)
         factors = [group["factor"] for group in optimizer.param_groups]
@@ -145,15 +156,17 @@ class DistillModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _parameter_groups(self, settings: OptimizerConfig) -> list[dict[str, Any]]:
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                moved = name.removeprefix("student.") in self.transferred
-                groups.setdefault((moved, parameter.ndim > 1), []).append(parameter)
+                entry = name.removeprefix("student.")
+                gate, moved = entry in self.conversion.gates, entry in self.transferred
+                groups.setdefault((gate, moved, parameter.ndim > 1 and not gate), []).append(parameter)
+        gate_ratio, moved_ratio = self.conversion.gate_lr_ratio, settings.transferred_lr_ratio
         return [
             {
                 "params": parameters,
-                "lr": settings.lr * (settings.transferred_lr_ratio if moved else 1.0),
+                "lr": settings.lr * (gate_ratio if gate else moved_ratio if moved else 1.0),
                 "weight_decay": settings.weight_decay if decayed else 0.0,
                 "factor": learning_rate(
                     settings,
@@ -161,7 +174,7 @@ class DistillModule(L.LightningModule):
                     frozen_until=settings.freeze_transferred_steps if moved else 0,
                 ),
             }
-            for (moved, decayed), parameters in sorted(groups.items())
+            for (gate, moved, decayed), parameters in sorted(groups.items())
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -220,6 +233,7 @@ def load_module(path: Path, experiment: Experiment | None = None, *, val_cases: 
     checkpoint = read_checkpoint(path)
     saved = checkpoint[CHECKPOINT_KEY]
     module = DistillModule(experiment or experiment_from_plain(saved["experiment"]), val_cases=val_cases)
+    module.convert()
     module.transferred = frozenset(saved["transferred"])
     module.teacher_identity = TeacherIdentity(**saved["teacher"]) if saved["teacher"] else None
     try:

@@ -100,9 +100,10 @@ DATA = Registry[Any]("data")
 TEACHERS = Registry[Any]("teacher")
 STUDENTS = Registry[Any]("student")
 STRATEGIES = Registry[Any]("strategy")
+NEURONS = Registry[Any]("neuron")
 LOSSES = Registry[Any]("loss")
 
-REGISTRIES: dict[str, Registry[Any]] = {r.kind: r for r in (DATA, TEACHERS, STUDENTS, STRATEGIES, LOSSES)}
+REGISTRIES: dict[str, Registry[Any]] = {r.kind: r for r in (DATA, TEACHERS, STUDENTS, STRATEGIES, NEURONS, LOSSES)}
 
 
 def component(kind: str, default: str | None = None) -> Any:  # noqa: ANN401 - a dataclass field takes any annotation

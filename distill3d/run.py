@@ -24,6 +24,7 @@ from distill3d.inference import inference_device, predict_prob, window_count, wr
 from distill3d.layer_similarity import layer_similarity, similarity_batch
 from distill3d.loggers import log_results, make_loggers
 from distill3d.module import DistillModule, load_module
+from distill3d.neuron_conversion import neuron_costs
 from distill3d.pictures import keep_start, learned_pictures
 from distill3d.process import is_main_process
 from distill3d.provenance import peak_memory_gib, provenance
@@ -183,10 +184,10 @@ def _train(
     if trainer.is_global_zero:
         trained = [p for p in module.parameters() if p.requires_grad]
         cost = {
-            "parameters": sum(p.numel() for p in module.student.parameters()),
             "trainable_parameters": sum(p.numel() for p in trained),
             "fit_seconds": time.perf_counter() - started,
             "peak_memory_gib": peak_memory_gib(),
+            **neuron_costs(module.student, size_zyx=experiment.patches.size_zyx),
             "steps": trainer.global_step,
             "devices": trainer.world_size,
             **clock.cost(),

@@ -220,6 +220,7 @@ class Experiment:
     student: Component = component("student")
     teacher: Component = component("teacher", default="none")
     strategy: Component = component("strategy", default="none")
+    neurons: Component = component("neuron", default="linear")  # what layers become after the transfer
     losses: dict[str, Component] = components("loss", default="overlap")
     balance: BalanceConfig = BalanceConfig()
     patches: PatchConfig = PatchConfig()

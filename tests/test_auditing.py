@@ -88,7 +88,7 @@ def test_rows_are_those_a_run_writes_although_a_run_prepares_data_first(tiny):
     L.seed_everything(experiment.seed, workers=True, verbose=False)
     data = DistillDataModule(experiment)
     data.prepare_data()
-    _, written = run._build(experiment, data, None)
+    _, _, written = run._build(experiment, data, None)
     assert audit_experiment(experiment).audit.as_dict() == written
 
 

@@ -49,6 +49,7 @@ def toys(monkeypatch):
         registry.register("toy", config=ToyConfig)(type("Toy", (), {}))
         registry.register("other", config=OtherConfig)(type("Other", (), {}))
     REGISTRIES["loss"].register("overlap", config=OtherConfig)(type("Overlap", (), {}))
+    REGISTRIES["neuron"].register("linear", config=OtherConfig)(type("Linear", (), {}))
     for kind in ("teacher", "strategy"):
         REGISTRIES[kind].register("none", config=OtherConfig)(type("None_", (), {}))
 

@@ -1,0 +1,156 @@
+"""What all neuron types share: their settings, and the convolutions that are added beside a layer. It holds no type."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from distill3d.layers.conv3d import PlaneConv3d
+
+Match = Literal["width", "parameters"]
+Start = Literal["identity", "random"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeuronConfig:
+    """Settings that every neuron type has; a type's own ones come on top."""
+
+    where: tuple[str, ...] = ("encoder.*",)  # fnmatch patterns on the paths of 3D convolutions; none converts nothing
+    ratio: float = 0.5  # share of the matching layers, spread evenly in their order, in (0, 1]
+    match: Match = "width"  # "parameters": added convolutions have one filter each, see NarrowConv3d
+    init: Start = "identity"  # the network computes what it did before; "random": the type's formula, kernels drawn
+    gate_lr_ratio: float = 1e-3  # learning rate of the gates relative to `optimizer.lr`; published: 1e-4 to 1e-2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio={self.ratio} is out of range; accepted: above 0, at most 1")
+        if self.gate_lr_ratio < 0:
+            raise ValueError(f"gate_lr_ratio={self.gate_lr_ratio} is negative; accepted: 0 or more")
+
+
+class NeuronConv3d(nn.Module, ABC):
+    """Stands in for a 3D convolution: same input, same output shape, another formula in place of the affine map.
+
+    The activation of the network stays behind it. The convolution itself becomes the linear part ``linear``, with its
+    class, geometry and values; branches are convolutions of the same geometry. A layer without a bias, which a
+    normalization follows, gets no other constant either.
+
+    Attributes:
+        gated: names of the children and parameters that are zero where the neuron is linear: the gates.
+        linear: the convolution this neuron was made from.
+
+    Args:
+        config: settings of the type.
+        conv: the layer to replace; it is used, not copied.
+    """
+
+    gated: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: NeuronConfig, *, conv: nn.Conv3d) -> None:
+        super().__init__()
+        self.linear = conv
+        self.match: Match = config.match
+        self.starts_linear = config.init == "identity"
+        self.constant = None if conv.bias is None else 0.0
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Map [B, C, Z, Y, X] to what the convolution's output would be in shape."""
+
+    @final
+    def gates(self) -> frozenset[str]:
+        """Names of the parameters that train with a smaller learning rate and without weight decay."""
+        return frozenset(name for name, _ in self.named_parameters() if name.split(".")[0] in self.gated)
+
+    @final
+    def branch(self, *, bias: float | None, zero: bool) -> nn.Module:
+        """Build a convolution of the layer's geometry and output channels.
+
+        Args:
+            bias: what its bias starts at; None for none.
+            zero: whether its response, but for the bias, starts at zero; else kernels are drawn by torch's own law.
+        """
+        if self.match == "width":
+            conv = self.linear
+            branch = convolution_like(conv, conv.in_channels, conv.out_channels, groups=conv.groups)
+            start = branch.weight
+        else:
+            branch = NarrowConv3d(self.linear)
+            start = branch.gain
+        if zero:
+            nn.init.zeros_(start)
+        if bias is not None:
+            branch.bias = nn.Parameter(start.new_full((self.linear.out_channels,), bias))
+        return branch
+
+    @final
+    def added_gain(self) -> nn.Parameter | None:
+        """Build the zero factors, one per output channel, of what the linear part gets added; None for init=random."""
+        return nn.Parameter(self.linear.weight.new_zeros(self.linear.out_channels)) if self.starts_linear else None
+
+
+@final
+class NarrowConv3d(nn.Module):
+    """A convolution of a layer's geometry with one filter that all output channels share, each with its own gain.
+
+    Its kernel [O, I, Z, Y, X] has rank 1: ``gain[o] * kernel[i, z, y, x]``, so that it has about 1 / O of the layer's
+    parameters. Without groups its multiplications are as few; in a grouped layer, where all groups share the filter,
+    they are the layer's.
+
+    Args:
+        conv: the layer whose geometry and width it takes; its values are not used.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__()
+        self.kernel = convolution_like(conv, conv.in_channels, 1, groups=conv.groups)
+        self.gain = nn.Parameter(torch.randn_like(conv.weight[:, 0, 0, 0, 0]))
+        self.register_parameter("bias", None)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Convolve [B, C, Z, Y, X]."""
+        if self.kernel.groups == 1:
+            filtered = per_channel(self.gain, self.kernel(image))
+        else:  # folding the groups into the batch would save nothing: 20 times slower than a depthwise layer on CPUs
+            weight = self.gain.view(-1, 1, 1, 1, 1) * self.kernel.weight
+            filtered = functional_call(self.kernel, {"weight": weight}, (image,))
+        return filtered if self.bias is None else filtered + self.bias.to(filtered.dtype).view(-1, 1, 1, 1)
+
+
+def at_least(minimum: int, **values: int) -> None:
+    """Raise ValueError if a named setting is below ``minimum``."""
+    for name, value in values.items():
+        if value < minimum:
+            raise ValueError(f"{name}={value} is too small; accepted: {minimum} or more")
+
+
+def per_channel(gain: Tensor, image: Tensor) -> Tensor:
+    """Multiply every channel of [B, C, Z, Y, X] by its gain [C]; the result has the image's type."""
+    return gain.to(image.dtype).view(-1, 1, 1, 1) * image
+
+
+def convolution_like(conv: nn.Conv3d, in_channels: int, out_channels: int, *, groups: int) -> nn.Conv3d:
+    """Build a convolution of the class and geometry of ``conv``, without bias, with a kernel of torch's own law.
+
+    Args:
+        conv: kernel size, stride, padding, dilation and whatever its class adds are taken from it.
+        in_channels: of the new one.
+        out_channels: of the new one.
+        groups: of the new one.
+    """
+    twin = copy.deepcopy(conv)
+    twin.in_channels, twin.out_channels, twin.groups = in_channels, out_channels, groups
+    twin.weight = nn.Parameter(conv.weight.new_empty(out_channels, in_channels // groups, *conv.kernel_size))
+    twin.bias = None
+    if isinstance(twin, PlaneConv3d):
+        twin.shift = None
+    twin.reset_parameters()
+    return twin

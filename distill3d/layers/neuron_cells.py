@@ -1,0 +1,111 @@
+"""Neuron types that imitate nerve cells, as 3D convolutions; the others are in `distill3d.layers.neuron_types`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from distill3d.layers.neuron_base import NeuronConfig, NeuronConv3d, at_least, per_channel
+from distill3d.registry import NEURONS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DendriticConfig(NeuronConfig):
+    """Settings of ``dendritic``."""
+
+    dendrites: int = 2  # B, the layer included
+
+    def __post_init__(self) -> None:
+        NeuronConfig.__post_init__(self)
+        at_least(1, dendrites=self.dendrites)
+
+
+@NEURONS.register("dendritic", config=DendriticConfig)
+@final
+class DendriticConv3d(NeuronConv3d):
+    """A neuron with saturating dendrites, ``sum_b tanh(W_b x + b_b)``; the layer is the first.
+
+    Identity is ours, since tanh is not linear: ``W_1 x + b_1 + g * sum_b tanh(W_b x + b_b)``, g = 0.
+
+    Source: as in arXiv 2301.09245.
+    """
+
+    gated = ("gain",)
+
+    def __init__(self, config: DendriticConfig, *, conv: nn.Conv3d) -> None:
+        super().__init__(config, conv=conv)
+        self.dendrites = nn.ModuleList(self.branch(bias=0.0, zero=False) for _ in range(config.dendrites - 1))
+        self.gain = self.added_gain()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map [B, C, Z, Y, X]."""
+        first = self.linear(image)
+        total = first.tanh()
+        for dendrite in self.dendrites:
+            total = total + dendrite(image).tanh()
+        return total if self.gain is None else first + per_channel(self.gain, total)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpikingConfig(NeuronConfig):
+    """Settings of ``spiking``."""
+
+    steps: int = 4  # T, in which the same input arrives
+    leak: float = 0.9  # share of the potential that stays from step to step, in [0, 1]
+    slope: float = 10.0  # of the sigmoid at the threshold, which is 1
+    spikes: Literal["soft", "hard"] = "soft"  # soft: the sigmoid itself; hard: 0 or 1 with the sigmoid's gradient
+
+    def __post_init__(self) -> None:
+        NeuronConfig.__post_init__(self)
+        at_least(1, steps=self.steps)
+        if not 0 <= self.leak <= 1:
+            raise ValueError(f"leak={self.leak} is out of range; accepted: 0 to 1")
+        if self.slope <= 0:
+            raise ValueError(f"slope={self.slope} is too small; accepted: above 0")
+
+
+@NEURONS.register("spiking", config=SpikingConfig)
+@final
+class SpikingConv3d(NeuronConv3d):
+    """A leaky integrate-and-fire neuron: ``m <- 0.9 m + W x + b; s = sigmoid(10 (m - 1)); m <- m (1 - s)``, mean s.
+
+    Its rate lies in [0, 1] and needs no other weights than the layer's. Identity is ours, since a rate is not linear:
+    ``W x + b + g * rate(W x + b)``, g = 0.
+
+    Source: as in arXiv 2301.09245, with a surrogate gradient; T and ``spikes="hard"`` are ours.
+    """
+
+    gated = ("gain",)
+
+    def __init__(self, config: SpikingConfig, *, conv: nn.Conv3d) -> None:
+        super().__init__(config, conv=conv)
+        self.config = config
+        self.gain = self.added_gain()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map [B, C, Z, Y, X]."""
+        current = self.linear(image)
+        rate = firing_rate(current, self.config)
+        return rate if self.gain is None else current + per_channel(self.gain, rate)
+
+
+def firing_rate(current: Tensor, config: SpikingConfig) -> Tensor:
+    """Return the mean of the spikes over T steps, in [0, 1], that a constant current of any shape evokes.
+
+    Example:
+        >>> strong = firing_rate(torch.tensor([-1.0, 0.3, 2.0]), SpikingConfig(spikes="hard"))
+        >>> strong.tolist()
+        [0.0, 0.25, 1.0]
+    """
+    potential, total = torch.zeros_like(current), torch.zeros_like(current)
+    for _ in range(config.steps):
+        potential = config.leak * potential + current
+        spike = torch.sigmoid(config.slope * (potential - 1))
+        if config.spikes == "hard":
+            spike = (potential > 1).to(spike) + (spike - spike.detach())  # exactly 0 or 1
+        potential = potential * (1 - spike)
+        total = total + spike
+    return total / config.steps
