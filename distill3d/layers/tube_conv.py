@@ -19,7 +19,7 @@ from distill3d.layers.tube_rows import TapGrid, gather, scatter, tap_grids, with
 from distill3d.layers.tubes import Points
 
 # Values sampled at a time: a CPU is faster within its caches, other devices in fewer and larger steps.
-CHUNK_ON_CPU, CHUNK_ELSEWHERE = 2**20, 2**25
+CHUNK_ON_CPU, CHUNK_ELSEWHERE = 2**19, 2**25
 
 
 def tube_conv(image: Tensor, moves: Points, weight: Tensor, bias: Tensor) -> Tensor:
@@ -55,7 +55,8 @@ def _forward(image: Tensor, z: Tensor, y: Tensor, x: Tensor, weight: Tensor, bia
     out = _new_rows(image, weight.shape[0])
     for rows, grid, result in zip(_rows(image), _grids(image, z, y, x), out, strict=True):
         for chunk in _chunks(rows, taps=len(kernel) - 1):
-            values = gather(rows, grid.corners(chunk)).flatten(1)
+            corners = grid.corners(chunk)
+            values = gather(rows, corners.addresses(), corners.shares()).flatten(1)
             torch.addmm(torch.addmm(bias, rows[chunk], center), values, outer, out=result[chunk])
     return _image(out, image)
 
@@ -74,7 +75,8 @@ def _backward(
         torch.mm(upper, kernel[middle], out=result)
         grad_kernel[middle].addmm_(upper.T, rows)
         for tap in itertools.chain(range(middle), range(middle + 1, len(kernel))):
-            landed = scatter(upper, grid.corners(slice(0, len(rows)), tap=tap))
+            corners = grid.corners(slice(0, len(rows)), tap=tap)
+            landed = scatter(upper, corners.addresses(), corners.shares())
             result.addmm_(landed, kernel[tap])
             grad_kernel[tap].addmm_(landed.T, rows)
     return _image(grad_image, image), grad_kernel.permute(1, 2, 0).contiguous(), grad_bias
@@ -90,8 +92,10 @@ def _backward_moves(grad: Tensor, image: Tensor, z: Tensor, y: Tensor, x: Tensor
     for b, (rows, grid, upper) in enumerate(zip(_rows(image), _grids(image, z, y, x), _rows(grad), strict=True)):
         for chunk in _chunks(rows, taps=2 * half):
             pulls = (upper[chunk] @ outer).unflatten(1, (2 * half, -1))
+            corners = grid.corners(chunk)
+            address = corners.addresses()
             for a, axis in enumerate(bent):
-                slopes = gather(rows, grid.corners(chunk, slope_along=axis))
+                slopes = gather(rows, address, corners.shares(slope_along=axis))
                 along = slopes.mul_(pulls).sum(-1, dtype=out.dtype).T
                 out[a, b, :half, chunk], out[a, b, half + 1 :, chunk] = along[:half], along[half:]
     return out.unflatten(3, image.shape[2:])

@@ -20,11 +20,58 @@ from distill3d.layers.tubes import Points
 
 
 @final
-class Corners(NamedTuple):
-    """The voxels around taps: address in the volume and share in the value, [n, T, Q] each."""
+class Neighbors(NamedTuple):
+    """The one or two voxels around taps along one axis, [n, T] each.
 
-    address: Tensor
-    share: Tensor
+    Args:
+        addresses: what they add to the address of a voxel of the volume.
+        inside: whether they are voxels of the volume; 1 or 0 of the moves' dtype if there are two of them.
+        part: how far the tap is on its way to the second one, if there is one.
+    """
+
+    addresses: tuple[Tensor, ...]
+    inside: tuple[Tensor, ...]
+    part: Tensor | None
+
+    def shares(self) -> tuple[Tensor, ...]:
+        """Return their shares in the value of a tap."""
+        if self.part is None:
+            return self.inside
+        low, high = self.inside
+        return low * (1 - self.part), high * self.part
+
+    def slopes(self) -> tuple[Tensor, ...]:
+        """Return the derivatives of `shares` with respect to the move."""
+        if self.part is None:
+            raise ValueError("a move of integer dtype has no slope; accepted: an axis of floating moves")
+        low, high = self.inside
+        return -low, high
+
+
+@final
+class Corners(NamedTuple):
+    """The voxels around taps; those beyond the volume have no share in anything.
+
+    Args:
+        lines: neighbors along Z, Y and X.
+    """
+
+    lines: tuple[Neighbors, ...]
+
+    def addresses(self) -> Tensor:
+        """Return where they are in the volume, [n, T, Q]."""
+        parts = sorted((line.addresses for line in self.lines), key=len)
+        return torch.stack([a + b + c for a, b, c in itertools.product(*parts)], -1)
+
+    def shares(self, *, slope_along: int | None = None) -> Tensor:
+        """Return their shares in the value of a tap, [n, T, Q].
+
+        Args:
+            slope_along: return the derivatives with respect to the move along this axis (0 is z).
+        """
+        parts = [line.slopes() if axis == slope_along else line.shares() for axis, line in enumerate(self.lines)]
+        parts.sort(key=len)  # as above: one order of corners, and what has a single way is combined first
+        return torch.stack([a * b * c for a, b, c in itertools.product(*parts)], -1)
 
 
 @final
@@ -41,24 +88,20 @@ class TapGrid(NamedTuple):
     places: Points
     shape_zyx: tuple[int, int, int]
 
-    def corners(self, voxels: slice, *, tap: int | None = None, slope_along: int | None = None) -> Corners:
-        """Return the corners of some voxels' taps; those beyond the volume have no share in anything.
+    def corners(self, voxels: slice, *, tap: int | None = None) -> Corners:
+        """Find the corners of some voxels' taps.
 
         Args:
             voxels: which, n of them.
             tap: the only one to look at; None looks at all but the middle one.
-            slope_along: return the derivatives of shares with respect to the move along this axis (0 is z).
         """
         lines, stride = [], math.prod(self.shape_zyx)
-        for axis, (move, place, size) in enumerate(zip(self.moves, self.places, self.shape_zyx, strict=True)):
+        for move, place, size in zip(self.moves, self.places, self.shape_zyx, strict=True):
             stride //= size
             part = move[:, voxels] if move.is_floating_point() else move
             part = without_middle(part) if tap is None else part[tap : tap + 1]
-            find = _between_voxels if move.is_floating_point() else _on_voxel
-            lines.append(find(place[voxels], part.T, size=size, stride=stride, slope=axis == slope_along))
-        lines.sort(key=len)  # what has a single way is combined first
-        corners = [(a + b + c, u * v * w) for (a, u), (b, v), (c, w) in itertools.product(*lines)]
-        return Corners(*(torch.stack(parts, -1) for parts in zip(*corners, strict=True)))
+            lines.append(_neighbors(place[voxels], part.T.contiguous(), size=size, stride=stride))
+        return Corners(tuple(lines))
 
 
 def tap_grids(shape_zyx: tuple[int, int, int], moves: Points, *, batch: int) -> list[TapGrid]:
@@ -78,34 +121,51 @@ def tap_grids(shape_zyx: tuple[int, int, int], moves: Points, *, batch: int) -> 
     return [TapGrid(own, (z, y, x), shape_zyx) for own in zip(*flat, strict=True)]
 
 
-def gather(rows: Tensor, corners: Corners) -> Tensor:
-    """Add up rows by their shares: [V, C] to [n, T, C].
+def gather(rows: Tensor, address: Tensor, share: Tensor) -> Tensor:
+    """Add up rows by their shares.
+
+    Args:
+        rows: [V, C].
+        address: [n, T, Q].
+        share: [n, T, Q].
+
+    Returns:
+        [n, T, C].
 
     Example:
-        >>> corners = Corners(torch.tensor([[[0, 2]]]), torch.tensor([[[0.5, 0.25]]]))
-        >>> gather(torch.tensor([[2.0, 4.0], [9.0, 9.0], [8.0, 0.0]]), corners).tolist()
+        >>> address, share = torch.tensor([[[0, 2]]]), torch.tensor([[[0.5, 0.25]]])
+        >>> gather(torch.tensor([[2.0, 4.0], [9.0, 9.0], [8.0, 0.0]]), address, share).tolist()
         [[[3.0, 2.0]]]
     """
-    address, share = (part.flatten(0, 1) for part in corners)
-    values = F.embedding_bag(address, rows, mode="sum", per_sample_weights=share.to(rows.dtype))
-    return values.unflatten(0, corners.address.shape[:2])
+    share = share.to(rows.dtype).flatten(0, 1)
+    values = F.embedding_bag(address.flatten(0, 1), rows, mode="sum", per_sample_weights=share)
+    return values.unflatten(0, address.shape[:2])
 
 
-def scatter(rows: Tensor, corners: Corners) -> Tensor:
-    """Add each of V rows, times its shares, at its corners: the transpose of `gather` for one tap, [V, C] to [V, C].
+def scatter(rows: Tensor, address: Tensor, share: Tensor) -> Tensor:
+    """Add every row, times its shares, at its addresses: the transpose of `gather` for a single tap.
 
-    The same sums in the same order on every run: sorted by address, it is a gather itself.
+    Sorted by address it is a gather itself, of the same sums in the same order on every run.
+
+    Args:
+        rows: [V, C].
+        address: [V, 1, Q].
+        share: [V, 1, Q].
+
+    Returns:
+        [V, C].
 
     Example:
-        >>> corners = Corners(torch.tensor([[[0, 1]], [[1, 0]]]), torch.tensor([[[0.5, 0.5]], [[1.0, 0.0]]]))
-        >>> scatter(torch.tensor([[8.0], [3.0]]), corners).tolist()
+        >>> address, share = torch.tensor([[[0, 1]], [[1, 0]]]), torch.tensor([[[0.5, 0.5]], [[1.0, 0.0]]])
+        >>> scatter(torch.tensor([[8.0], [3.0]]), address, share).tolist()
         [[4.0], [7.0]]
     """
-    share = corners.share.to(rows.dtype).flatten()
-    address, order = corners.address.flatten().sort(stable=True)
+    source_bits = address.shape[-1].bit_length() - 1  # log2(Q)
+    address, order = address.flatten().sort(stable=True)
     count = torch.bincount(address, minlength=len(rows))
-    source = order >> (corners.address.shape[-1].bit_length() - 1)  # order // Q
-    return F.embedding_bag(source, rows, count.cumsum(0) - count, mode="sum", per_sample_weights=share[order])
+    share = share.to(rows.dtype).flatten().index_select(0, order)
+    starts = count.cumsum(0) - count
+    return F.embedding_bag(order >> source_bits, rows, starts, mode="sum", per_sample_weights=share)
 
 
 def without_middle(taps: Tensor) -> Tensor:
@@ -119,28 +179,15 @@ def without_middle(taps: Tensor) -> Tensor:
     return torch.cat([taps[:half], taps[half + 1 :]])
 
 
-_Ways = list[tuple[Tensor, Tensor]]  # address and share (or its slope) of the neighbors along one axis, [n, T] each
-
-
-def _between_voxels(place: Tensor, move: Tensor, *, size: int, stride: int, slope: bool) -> _Ways:
-    move = move.contiguous()
+def _neighbors(place: Tensor, move: Tensor, *, size: int, stride: int) -> Neighbors:
+    if not move.is_floating_point():
+        nearest, inside = _clamp(place + move.to(place.dtype), size)
+        return Neighbors((nearest.mul_(stride),), (inside,), None)
     floor = move.floor()
     index = floor.to(place.dtype).add_(place)
     (low, low_inside), (high, high_inside) = (_clamp(neighbor, size) for neighbor in (index, index + 1))
-    low_inside, high_inside = low_inside.to(move.dtype), high_inside.to(move.dtype)
-    if slope:
-        shares = low_inside.neg_(), high_inside
-    else:
-        part = move - floor
-        shares = low_inside.mul_(1 - part), high_inside.mul_(part)
-    return list(zip((low.mul_(stride), high.mul_(stride)), shares, strict=True))
-
-
-def _on_voxel(place: Tensor, move: Tensor, *, size: int, stride: int, slope: bool) -> _Ways:
-    if slope:
-        raise ValueError("a move of integer dtype has no slope; accepted: an axis of floating moves")
-    nearest, inside = _clamp(place + move.to(place.dtype), size)
-    return [(nearest.mul_(stride), inside)]
+    inside = low_inside.to(move.dtype), high_inside.to(move.dtype)
+    return Neighbors((low.mul_(stride), high.mul_(stride)), inside, move - floor)
 
 
 def _clamp(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
