@@ -1,0 +1,277 @@
+"""A picture of a predicted tree over its image: what of gold was found, what was missed, what is spurious.
+
+It classifies as ``metrics.tree`` scores, and draws; it traces nothing and reads no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+
+from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE, TreeScores, tree_scores
+from distill3d.metrics.tree_errors import Stretch, TreePieces, error_stretches, pieces_within, tree_pieces
+from distill3d.tree import Tree
+
+# Okabe and Ito's colors, which color-blind readers can tell apart; white is what agrees with gold anyway.
+HIT, FALSE, LOST, RIGHT = (0.0, 0.62, 0.45), (0.90, 0.38, 0.0), (0.34, 0.71, 0.91), (1.0, 1.0, 1.0)
+LEGEND = {
+    "gold, found": HIT,
+    "gold, missed": LOST,
+    "predicted, spurious": FALSE,
+    "predicted, right (close-ups only)": RIGHT,
+}
+MARGIN, NEAR, FAR = 12, 28, 80  # voxels: around a stretch, and half a close-up at least and at most
+GAMMA = 0.6  # dim neurites are the ones that are missed, and must be seen beside bright ones
+XY, XZ, ZY = (1, 2), (0, 2), (1, 0)  # axes that run down and to the right
+SIZE, ROOM, SPOT_ROOM = (14.6, 7.7), (6.5, 6.15), (6.9, 2.75)  # inches: the picture, the projections, a close-up
+LEFT, SPOT_LEFT, TOP, GAP = 0.4, 7.5, 1.2, 0.1
+# Finer shades would only store noise. Lines have a black rim, so that their colors are blended with black alone.
+_SHADES = [
+    np.linspace(0, 1, 32)[:, None] * np.ones(3),
+    *(np.linspace(0, 1, 9)[1:, None] * c for c in (HIT, FALSE, LOST)),
+]
+PALETTE = np.rint(255 * np.concatenate(_SHADES)).astype(np.uint8)
+_Flags, _Voxels = NDArray[np.bool_], NDArray[np.int64]
+_Box = tuple[_Voxels, _Voxels]  # first and last voxel
+_Spacing = tuple[float, float, float]
+
+
+def stretch_box(stretch: Stretch, shape_zyx: Sequence[int], tolerance_vox: float) -> _Box:
+    """Return the first and last voxel of a close-up: the whole stretch, or the middle of one that is very long.
+
+    It is square unless the image is smaller, moved inward at a border, and as deep as what it holds of the stretch and
+    the tolerance on both sides.
+    """
+    points, last = stretch.points_zyx_vox, np.array(shape_zyx) - 1
+    low, high = points.min(axis=0), points.max(axis=0)
+    half = (high - low)[1:].max() / 2 + MARGIN
+    middle = (low + high) / 2 if half <= FAR else stretch.center_zyx_vox
+    half = int(np.clip(np.ceil(half), NEAR, FAR))
+    first = np.clip(np.rint(middle).astype(np.int64) - half, 0, np.maximum(last - 2 * half, 0))
+    end = np.minimum(first + 2 * half, last)
+    seen = _within(points, (first, end))[:, 1:].all(axis=1)
+    depths, reach = points[seen if seen.any() else slice(None), 0], np.ceil(tolerance_vox)
+    first[0] = np.clip(np.floor(depths.min()) - reach, 0, last[0])
+    end[0] = np.clip(np.ceil(depths.max()) + reach, 0, last[0])
+    return first, end
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A tree, what is wrong with it, and where to look."""
+
+    name: str  # of what is wrong
+    owner: str
+    other: str
+    pieces: TreePieces
+    wrong: _Flags
+    stretches: list[Stretch]
+    box: _Box | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What all panels draw from."""
+
+    image: NDArray[np.number]
+    spacing_um: _Spacing
+    gold: _Side
+    pred: _Side
+
+
+def tree_figure(
+    path: Path,
+    title: str,
+    *,
+    image: NDArray[np.number],
+    pred: Tree,
+    gold: Tree,
+    spacing_um: _Spacing,
+    tolerance_vox: float = DEFAULT_TREE_TOLERANCE,
+) -> Path:
+    """Draw maximum projections in three planes with both trees, and close-ups of the worst miss and the worst extra.
+
+    Every piece of a tree is drawn in the color of what it counts as in ``metrics.tree.tree_scores``, in voxels. The
+    close-ups show the longest connected stretch of missed gold and of spurious prediction, in a slab around it, once
+    as the image alone and once with the trees; numbered boxes in the projections say where they are.
+
+    Args:
+        path: PNG to write; its folder is made.
+        title: above the picture; the scores stand below it.
+        image: [Z, Y, X] intensities.
+        pred: in micrometers; may have no node.
+        gold: the same.
+        spacing_um: ZYX voxel size.
+        tolerance_vox: how far a piece may be from the other tree.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        InputError: as ``metrics.tree.tree_scores``.
+    """
+    scores = tree_scores(pred=pred, gold=gold, spacing_um=spacing_um, tolerance=tolerance_vox)
+    of_gold, of_pred = tree_pieces(gold, spacing_um), tree_pieces(pred, spacing_um)
+    missed = _side(("missed", "gold", "the prediction"), of_gold, of_pred, tolerance_vox, image.shape)
+    spurious = _side(("spurious", "the prediction", "gold"), of_pred, of_gold, tolerance_vox, image.shape)
+    scene = _Scene(image, spacing_um, missed, spurious)
+    figure = Figure(figsize=SIZE, dpi=110, facecolor="white")
+    _overview(figure, scene)
+    for row, side in enumerate((missed, spurious)):
+        top = TOP + row * (SPOT_ROOM[1] + 0.65)
+        _text(figure, SPOT_LEFT, top - 0.08, f"{row + 1}  {_say(side, tolerance_vox)}")
+        if side.box is not None:
+            _closeup(figure, top, side.box, scene)
+    empty = [side.owner for side in (missed, spurious) if not len(side.wrong)]
+    _words(figure, title, scores, " and ".join(empty).capitalize() + ": no node, nothing to draw." if empty else "")
+    return _save(figure, path)
+
+
+def _side(
+    names: tuple[str, str, str], pieces: TreePieces, of: TreePieces, tolerance_vox: float, shape_zyx: Sequence[int]
+) -> _Side:
+    wrong = ~pieces_within(pieces, of=of, tolerance_vox=tolerance_vox)
+    stretches = error_stretches(pieces, wrong)
+    box = stretch_box(stretches[0], shape_zyx, tolerance_vox) if stretches else None
+    return _Side(*names, pieces, wrong, stretches, box)
+
+
+def _say(side: _Side, tolerance_vox: float) -> str:
+    """Describe the longest stretch and what is seen of it, or why there is none."""
+    if side.box is None:
+        near = f"all of {side.owner} is within {tolerance_vox:g} voxels of {side.other}"
+        return f"nothing {side.name}: {near if len(side.wrong) else f'{side.owner} has no node'}"
+    longest, count = side.stretches[0], len(side.stretches)
+    total = sum(stretch.length_vox for stretch in side.stretches)
+    head = f"longest of {count} {side.name} stretches" if count > 1 else f"only {side.name} stretch"
+    part = "" if _within(longest.points_zyx_vox, side.box).all() else ", its middle"
+    slices = f"slices {side.box[0][0]} to {side.box[1][0]}"
+    return f"{head}: {longest.length_vox:.0f} of {total:.0f} voxels{part}; {slices}"
+
+
+def _overview(figure: Figure, scene: _Scene) -> None:
+    """Draw the whole image in three planes that share one scale, with numbered boxes."""
+    whole = np.zeros(3, np.int64), np.array(scene.image.shape) - 1
+    size = np.array(scene.image.shape) * scene.spacing_um
+    inch = min(ROOM[0] / (size[2] + size[0]), ROOM[1] / (size[1] + size[0]))
+    right, below = LEFT + size[2] * inch + GAP, TOP + size[1] * inch + GAP
+    for plane, place in ((XY, (LEFT, TOP)), (ZY, (right, TOP)), (XZ, (LEFT, below))):
+        ax = _axes(figure, *place, inch * size[list(plane)])
+        _show(ax, scene, whole, plane)
+        _trees(ax, scene, whole, plane, closeup=False)
+        ax.tick_params(labelleft=plane is not ZY, labelbottom=plane is not XY)
+        for number, side in (("1", scene.gold), ("2", scene.pred)):
+            if side.box is not None:
+                _mark(ax, number, side.box, plane)
+
+
+def _closeup(figure: Figure, top: float, box: _Box, scene: _Scene) -> None:
+    """Draw a box: XY without and with the trees, and ZY beside it."""
+    size, left = (box[1] - box[0] + 1) * scene.spacing_um, SPOT_LEFT
+    inch = min((SPOT_ROOM[0] - 2 * GAP) / (2 * size[2] + size[0]), SPOT_ROOM[1] / size[1])
+    for plane, with_trees in ((XY, False), (XY, True), (ZY, True)):
+        ax = _axes(figure, left, top, inch * size[list(plane)])
+        _show(ax, scene, box, plane, "" if with_trees else ", image alone")
+        if with_trees:
+            _trees(ax, scene, box, plane, closeup=True)
+        ax.tick_params(labelleft=not with_trees)
+        left += inch * size[plane[1]] + GAP
+
+
+def _axes(figure: Figure, left: float, top: float, size: np.ndarray) -> Axes:
+    """Return axes at a place in inches from the upper left, of that height and width."""
+    height, width = size
+    return figure.add_axes((left / SIZE[0], 1 - (top + height) / SIZE[1], width / SIZE[0], height / SIZE[1]))
+
+
+def _text(figure: Figure, left: float, top: float, text: str, fontsize: float = 9.5, weight: str = "normal") -> None:
+    figure.text(left / SIZE[0], 1 - top / SIZE[1], text, fontsize=fontsize, weight=weight)
+
+
+def _show(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], note: str = "") -> None:
+    """Draw the maximum projection of a part of the image at its place in voxels."""
+    (low, high), (down, right) = box, plane
+    part = scene.image[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
+    flat = part.max(axis=3 - down - right)
+    black, white = np.percentile(flat, (25, 99.8))
+    drawn = ax.imshow(
+        flat if down < right else flat.T,
+        cmap="gray",
+        norm=PowerNorm(GAMMA, black, max(white, black + 1e-6), clip=True),
+        aspect=scene.spacing_um[down] / scene.spacing_um[right],
+    )
+    drawn.set_extent((low[right] - 0.5, high[right] + 0.5, high[down] + 0.5, low[down] - 0.5))
+    ax.set_autoscale_on(False)
+    ax.tick_params(labelsize=6.5, length=2, pad=1.5)
+    ax.locator_params(nbins=5, integer=True)
+    _label(ax, "ZYX"[right] + "ZYX"[down] + note, (0, 1), (3, -3), va="top", xycoords="axes fraction")
+
+
+def _trees(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], *, closeup: bool) -> None:
+    """Draw what of both trees lies in the box; in an overview, what agrees is drawn once, as gold."""
+    layers = [(scene.pred, False, RIGHT, 0.8)] * closeup + [
+        (scene.gold, False, HIT, 1.0 + 0.4 * closeup),
+        (scene.pred, True, FALSE, 1.6 + 0.4 * closeup),
+        (scene.gold, True, LOST, 1.6 + 0.4 * closeup),
+    ]
+    for side, wrong, color, width in layers:
+        pieces, which = side.pieces, side.wrong == wrong
+        drawn = which & _within(pieces.points_zyx_vox, box).all(axis=1)
+        middle, half = (values[drawn][:, plane[::-1]] for values in (pieces.points_zyx_vox, pieces.halves_zyx_vox))
+        lines = list(np.stack([middle - half, middle + half], axis=1))
+        # A dark rim sets the colors off from bright neurites.
+        for shade, more in (("black", 1.2), (color, 0.0)):
+            ax.add_collection(LineCollection(lines, colors=[shade], linewidths=width + more, capstyle="round"))
+
+
+def _within(points: np.ndarray, box: _Box) -> _Flags:
+    return (points >= box[0] - 0.5) & (points <= box[1] + 0.5)
+
+
+def _mark(ax: Axes, number: str, box: _Box, plane: tuple[int, int]) -> None:
+    (top, left), (bottom, right) = (ends[list(plane)] for ends in box)
+    ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.9))
+    _label(ax, number, (left, top), (-2, 2), fontsize=9, ha="right", va="bottom")
+
+
+def _label(ax: Axes, text: str, at: tuple[float, float], offset: tuple[int, int], **how: Any) -> None:  # noqa: ANN401 - matplotlib's own
+    style = {"color": "white", "fontsize": 7, "bbox": {"facecolor": "black", "edgecolor": "none", "pad": 1}} | how
+    ax.annotate(text, at, offset, textcoords="offset points", **style)
+
+
+def _words(figure: Figure, title: str, scores: TreeScores, remark: str) -> None:
+    """Write title, scores, remark and legend above the pictures."""
+    _text(figure, LEFT, 0.35, title, fontsize=12, weight="bold")
+    shares = f"length F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}"
+    lengths = f"gold {scores.length_gold:.0f}, predicted {scores.length_pred:.0f} voxels long"
+    _text(figure, LEFT, 0.65, f"{shares} within {scores.tolerance:g} voxels; {lengths}")
+    _text(figure, LEFT, 0.9, remark)
+    lines = [Line2D([], [], color=color, lw=2, label=name) for name, color in LEGEND.items()]
+    place = {"loc": "upper right", "bbox_to_anchor": (1 - 0.15 / SIZE[0], 1 - 0.42 / SIZE[1])}
+    figure.legend(handles=lines, ncols=4, fontsize=8, facecolor="0.3", labelcolor="white", fancybox=False, **place)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    """Write with few colors: a third of the size, and lines keep their exact color."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn, palette = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), Image.new("P", (1, 1))
+    palette.putpalette(PALETTE.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path
