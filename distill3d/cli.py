@@ -114,12 +114,51 @@ def trace(
 
 
 @app.command()
-def evaluate(run: Run) -> None:
-    """Score a run's predictions again, write metrics.json and figures/, and show the table."""
-    from distill3d.evaluation import evaluate as evaluate_run
-    from distill3d.tables import score_table
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="a run's folder")] = None,
+    pred: Annotated[Path | None, typer.Option(help="instead of a run: a mask or an SWC file")] = None,
+    gold: Annotated[Path | None, typer.Option(help="the gold mask or SWC file to score it against")] = None,
+    spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um, of both files")] = None,
+    vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
+) -> None:
+    """Trace and score a run's predictions again (metrics.json, swc/, figures/), or score one file against another."""
+    if (run is None) == (pred is None) or (pred is None) != (gold is None):
+        raise typer.BadParameter("accepted: a run's folder, or --pred FILE and --gold FILE")
+    import json
 
-    _out().print(score_table(evaluate_run(run)))
+    if pred is not None and gold is not None:
+        from distill3d.file_scores import score_files
+        from distill3d.tables import file_table
+
+        found = score_files(pred, gold, spacing_um=_spacing(spacing), vaa3d_compat=vaa3d_compat)
+        table = file_table(found)
+    else:
+        from distill3d.evaluation import evaluate as evaluate_run
+        from distill3d.tables import score_table
+
+        found = evaluate_run(run or Path())
+        table = score_table(found)
+    if as_json:
+        typer.echo(json.dumps(found, allow_nan=False))
+    else:
+        _out().print(table)
+
+
+@app.command(name="tune-trace")
+def tune_trace(
+    run: Run,
+    trials: Annotated[int, typer.Option(min=1, help="settings to try")] = 40,
+    seed: Annotated[int, typer.Option(help="of the search")] = 0,
+) -> None:
+    """Choose threshold, gap and spur length on a run's validation cases; `evaluate` uses them from then on."""
+    from distill3d.evaluation import evaluate as evaluate_run
+    from distill3d.tables import score_table, tuning_table
+    from distill3d.trace_tuning import tune_trace as tune
+
+    out = _out()
+    out.print(tuning_table(tune(run, trials=trials, seed=seed)))
+    out.print(score_table(evaluate_run(run)))
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)

@@ -1,9 +1,10 @@
-"""Scores a run's predictions against gold, case by case, beside a baseline. It trains and predicts nothing."""
+"""Scores a run's predictions against gold, case by case, as masks and as trees, beside a baseline. Predicts nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,37 @@ from distill3d.errors import InputError
 from distill3d.experiment import experiment_from_plain
 from distill3d.figures import case_figure
 from distill3d.inference import read_prob
-from distill3d.metrics.voxel import VoxelScores, aggregate, voxel_scores
+from distill3d.metrics.by_case import mask_scores, summarize
+from distill3d.metrics.tree import tree_scores
 from distill3d.run_folder import RunFolder, write_json
 from distill3d.schema import Experiment
+from distill3d.swc import write_swc
+from distill3d.trace_settings import TraceConfig
+from distill3d.tracing.trace import trace
+from distill3d.tree import Tree
+from distill3d.tree_figure import tree_figure
+
+Scores = dict[str, float]
+NOT_SCORES = frozenset({"unit", "tolerance"})  # fields of `TreeScores` that say what the others are
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a method found in a case."""
+
+    mask: NDArray[np.bool_]
+    tree: Tree
 
 
 def evaluate(run: Path | str) -> dict[str, Any]:
-    """Score every test case of a run and write ``metrics.json`` and ``figures/``.
+    """Trace and score every test case of a run; write ``swc/``, ``metrics.json`` and ``figures/``.
 
     Args:
         run: a run's folder with predictions in ``prob/``.
 
     Returns:
         The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
-        and ``cost``, ``teacher``, ``provenance`` of the training.
+        and ``cost``, ``teacher``, ``provenance`` of the training. Scores of trees start with ``tree_``.
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.
@@ -41,23 +59,44 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     if not data.case_names("test"):
         raise InputError(f"{folder.path}: its data has no test case; accepted: one or more under data.test")
     data.prepare_data()
-    student: dict[str, VoxelScores] = {}
-    baseline: dict[str, VoxelScores] = {}
+    student: dict[str, Scores] = {}
+    baseline: dict[str, Scores] = {}
     for case in data.cases("test"):
-        prob = _prediction(folder, case)
-        student[case.name] = _scores(case, prob >= experiment.inference.threshold)
-        baseline[case.name] = _scores(case, otsu(case.raw))
-        _draw(folder, experiment, case, prob, student[case.name])
+        prob = prediction(folder, case)
+        found = Found(prob >= experiment.inference.threshold, trace(prob, case.spacing_um, trace_settings(folder)))
+        write_swc(folder.swc(case.name), found.tree)
+        student[case.name] = case_scores(case, found)
+        baseline[case.name] = case_scores(case, otsu_traced(case))
+        _draw(folder, experiment, case, prob, found, student[case.name])
     results = {
         "experiment": experiment.name,
         "seed": experiment.seed,
         "components": {kind: getattr(experiment, kind).name for kind in ("data", "student", "teacher", "strategy")},
+        "trace": dataclasses.asdict(trace_settings(folder)),
         **_summary(student),
         "baselines": {"otsu": _summary(baseline)},
         **folder.read_json(folder.fit),
     }
     write_json(folder.metrics, results)
     return results
+
+
+def trace_settings(folder: RunFolder) -> TraceConfig:
+    """Return how the run's predictions are traced: as `tune_trace` chose on its validation cases, else its settings."""
+    chosen = folder.read_json(folder.tuned)
+    settings = experiment_from_plain(folder.read_config()).trace
+    return dataclasses.replace(settings, **chosen["best"]) if chosen else settings
+
+
+def case_scores(case: PreparedCase, found: Found) -> Scores:
+    """Score what a method found in a case: its mask and, where the case has a gold tree, its tree in voxel units."""
+    scores = mask_scores(pred=found.mask, gold=case.mask, known=case.known, spacing_um=case.spacing_um)
+    gold = case.tree()
+    if gold is not None:
+        of_tree = tree_scores(pred=found.tree, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape)
+        named = dataclasses.asdict(of_tree).items()
+        scores |= {f"tree_{name}": float(value) for name, value in named if name not in NOT_SCORES}
+    return scores
 
 
 def otsu(image: NDArray[np.number]) -> NDArray[np.bool_]:
@@ -72,41 +111,57 @@ def otsu(image: NDArray[np.number]) -> NDArray[np.bool_]:
     return np.asarray(image > threshold_otsu(np.asarray(image)))
 
 
+def otsu_traced(case: PreparedCase) -> Found:
+    """Segment and trace a case by Otsu's threshold, with the default settings of a trace."""
+    return Found(otsu(case.raw), trace(np.asarray(case.raw), case.spacing_um, TraceConfig(input="image")))
+
+
 def case_pictures(folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Path]:
-    """Name for the logs -> the picture that `evaluate` drew."""
-    return {f"mip/{case}": _picture(folder, case) for case in results["cases"]}
+    """Name for the logs -> the pictures that `evaluate` drew."""
+    drawn = {f"mip/{case}": _picture(folder, case) for case in results["cases"]}
+    drawn |= {f"tree/{case}": _tree_picture(folder, case) for case in results["cases"]}
+    return {name: path for name, path in drawn.items() if path.is_file()}
 
 
-def _picture(folder: RunFolder, case: str) -> Path:
-    return folder.figures / f"{case}.png"
+def prediction(folder: RunFolder, case: PreparedCase) -> NDArray[np.float32]:
+    """Read the predicted probability of a case.
 
-
-def _prediction(folder: RunFolder, case: PreparedCase) -> NDArray[np.float32]:
+    Raises:
+        InputError: there is none, or it has another shape.
+    """
     path = folder.prob(case.name)
     if not path.is_file():
-        raise InputError(f"{path}: no prediction of test case {case.name}; accepted: a run that `fit` has finished")
+        raise InputError(f"{path}: no prediction of case {case.name}; accepted: a run that `fit` has finished")
     prob = read_prob(path)
     if prob.shape != case.mask.shape:
         raise InputError(f"{path}: shape {prob.shape}, but the gold of {case.name} has {case.mask.shape}")
     return prob
 
 
-def _scores(case: PreparedCase, pred: NDArray[np.bool_]) -> VoxelScores:
-    return voxel_scores(pred=pred, gold=case.mask, known=case.known, spacing_um=case.spacing_um)
+def _picture(folder: RunFolder, case: str) -> Path:
+    return folder.figures / f"{case}.png"
 
 
-def _summary(scores: Mapping[str, VoxelScores]) -> dict[str, Any]:
-    summary = aggregate(list(scores.values()))
-    return {"cases": {name: dataclasses.asdict(score) for name, score in scores.items()}, **dataclasses.asdict(summary)}
+def _tree_picture(folder: RunFolder, case: str) -> Path:
+    return folder.figures / f"{case}_tree.png"
+
+
+def _summary(scores: Mapping[str, Scores]) -> dict[str, Any]:
+    return {"cases": dict(scores), **dataclasses.asdict(summarize(scores))}
 
 
 def _draw(
-    folder: RunFolder, experiment: Experiment, case: PreparedCase, prob: NDArray[np.float32], scores: VoxelScores
+    folder: RunFolder,
+    experiment: Experiment,
+    case: PreparedCase,
+    prob: NDArray[np.float32],
+    found: Found,
+    scores: Scores,
 ) -> None:
-    dice, tolerant = scores.dice, scores.dice_tol
+    title = f"{case.name}: {experiment.name}, seed {experiment.seed}"
     case_figure(
         _picture(folder, case.name),
-        f"{case.name}: {experiment.name}, seed {experiment.seed}; Dice {dice:.3f}, within 2 voxels {tolerant:.3f}",
+        f"{title}; Dice {scores['dice']:.3f}, within 2 voxels {scores['dice_tol']:.3f}",
         image=case.image,
         gold=case.mask,
         known=case.known,
@@ -114,3 +169,7 @@ def _draw(
         threshold=experiment.inference.threshold,
         spacing_um=case.spacing_um,
     )
+    gold = case.tree()
+    if gold is not None:
+        path = _tree_picture(folder, case.name)
+        tree_figure(path, title, image=case.image, pred=found.tree, gold=gold, spacing_um=case.spacing_um)

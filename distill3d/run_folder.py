@@ -80,6 +80,15 @@ class RunFolder:
         """Pictures."""
         return self.path / "figures"
 
+    @property
+    def tuned(self) -> Path:
+        """How predictions are traced, as chosen on the validation cases."""
+        return self.path / "trace.json"
+
+    def swc(self, case: str) -> Path:
+        """Traced tree of a case, in um."""
+        return self.path / "swc" / f"{case}.swc"
+
     def prob(self, case: str) -> Path:
         """Predicted probability of a case, uint8: 255 is 1."""
         return self.path / "prob" / f"{case}.tif"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill3d.registry import Component, component, components
+from distill3d.trace_settings import TraceConfig
 
 
 def _at_least(minimum: float, **values: float) -> None:
@@ -227,6 +228,7 @@ class Experiment:
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
     inference: InferenceConfig = InferenceConfig()
+    trace: TraceConfig = TraceConfig()
     logging: LoggingConfig = LoggingConfig()
     seed: int = 0
     runs: str = "runs"  # folder that holds <name>/seed<seed>/

@@ -17,10 +17,34 @@ if TYPE_CHECKING:
 WIDTH = 100
 COLUMNS = {
     "dice": "Dice",
-    "dice_tol": "Dice, 2 vox",
+    "dice_tol": "Dice\n2 vox",
+    "cldice": "clDice",
+    "hd95_um": "HD95\num",
+    "tree_precision": "length\nprec.",
+    "tree_recall": "length\nrecall",
+    "tree_f1": "length\nF1",
+    "tree_esa": "ESA\nvox",
+}
+FILE_SCORES = {
+    "dice": "Dice",
     "precision": "precision",
     "recall": "recall",
-    "hd95_um": "HD95 um",
+    "f1": "F1",
+    "dice_tol": "Dice within the tolerance",
+    "hd95": "HD95, in the unit of the spacing",
+    "asd": "mean surface distance",
+    "cldice": "clDice",
+    "betti0_error": "error in the number of parts (Betti 0)",
+    "betti1_error": "error in the number of tunnels (Betti 1)",
+    "n_breaks": "breaks",
+    "n_spurious": "spurious parts",
+    "esa": "ESA, mean distance",
+    "dsa": "DSA, mean distance where it is 2 or more",
+    "pds": "PDS, share that is 2 or more away",
+    "length_pred": "length of the prediction",
+    "length_gold": "length of gold",
+    "tips_error": "error in the number of tips",
+    "branches_error": "error in the number of branch points",
 }
 FATES = {
     "copied": "the teacher's values as they are",
@@ -45,8 +69,9 @@ def score_table(results: Mapping[str, Any]) -> Table:
             table.add_row(case, method, *_numbers(scored["cases"][case]))
     table.add_section()
     for method, scored in methods.items():
-        missed = f", {scored['n_missed']} missed" if scored["n_missed"] else ""
-        table.add_row(f"mean of {len(scored['cases'])}{missed}", method, *_numbers(scored["mean"]), style="bold")
+        table.add_row(f"mean of {len(scored['cases'])}", method, *_numbers(scored["mean"]), style="bold")
+    missed = [f"{method}: {scored['n_missed']} missed" for method, scored in methods.items() if scored["n_missed"]]
+    table.caption, table.caption_justify = "; ".join(missed) or None, "left"
     return table
 
 
@@ -65,7 +90,35 @@ def _add_teacher(title: Text, teacher: Mapping[str, Any]) -> Text:
 
 
 def _numbers(scores: Mapping[str, float]) -> list[str]:
-    return [f"{scores[key]:.1f}" if key.endswith("_um") else f"{scores[key]:.3f}" for key in COLUMNS]
+    """Format one row; a case without a gold tree has no scores of trees."""
+    digits = {"hd95_um": 1, "tree_esa": 2}
+    return [f"{scores[key]:.{digits.get(key, 3)}f}" if key in scores else "-" for key in COLUMNS]
+
+
+def file_table(scores: Mapping[str, Any]) -> Table:
+    """Lay out the scores of two files."""
+    title = f"{scores['pred']}\nagainst {scores['gold']}: {scores['kind']}"
+    table = Table(title=title, title_justify="left", width=WIDTH)
+    table.add_column("score")
+    table.add_column(f"in {scores['unit']}" if "unit" in scores else "value", justify="right")
+    for key, label in FILE_SCORES.items():
+        if key in scores:
+            table.add_row(label, f"{scores[key]:.4g}")
+    return table
+
+
+def tuning_table(result: Mapping[str, Any]) -> Table:
+    """Show what tuning a trace gave."""
+    table = Table(title=f"length F1 on {', '.join(result['cases'])}", title_justify="left")
+    table.add_column("")
+    table.add_column("F1", justify="right")
+    names = list(result["best"])
+    for name in names:
+        table.add_column(name, justify="right")
+    first = result["trials"][0]
+    table.add_row("before", f"{result['f1_before']:.3f}", *(f"{first[name]:.3g}" for name in names))
+    table.add_row("best", f"{result['f1']:.3f}", *(f"{result['best'][name]:.3g}" for name in names))
+    return table
 
 
 def audit_table(audit: Mapping[str, Any]) -> Table:

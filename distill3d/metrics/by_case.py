@@ -5,8 +5,8 @@ It compares no masks itself (``metrics.voxel``, ``metrics.topology``) and predic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple, final
 
 import numpy as np
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from distill3d.errors import InputError
 from distill3d.metrics.topology import TopologyScores, topology_scores
 from distill3d.metrics.voxel import DEFAULT_TOLERANCE_VOX, VoxelScores, voxel_scores
 
+COUNTS = frozenset({"n_pred", "n_gold"})
 # In the order of the columns; ``missed``, which both have, comes last.
 SCORE_NAMES = (
     *(f.name for f in fields(VoxelScores) if f.name != "missed"),
@@ -45,6 +47,53 @@ def mask_scores(
     topology = topology_scores(pred=pred, gold=gold, known=known, tolerance_vox=tolerance_vox)
     scores = asdict(voxel) | asdict(topology)
     return {name: float(scores[name]) for name in SCORE_NAMES}
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Scores of several cases by name: mean and sample standard deviation (0 for one case).
+
+    Attributes:
+        mean: over the cases that have the score.
+        sd: likewise.
+        n_cases: number of cases.
+        n_missed: cases of which exactly one mask is empty; they are in the mean with their worst values.
+    """
+
+    mean: dict[str, float]
+    sd: dict[str, float]
+    n_cases: int
+    n_missed: int
+
+
+def summarize(scores: Mapping[str, Mapping[str, float]]) -> Summary:
+    """Summarize cases with equal weight each; counts of voxels and of misses are not averaged.
+
+    Args:
+        scores: case -> its scores; cases without a gold tree lack those of trees.
+
+    Raises:
+        InputError: no case.
+
+    >>> found = summarize({"a": {"dice": 1.0, "missed": 0.0}, "b": {"dice": 0.0, "missed": 1.0}})
+    >>> found.mean, found.n_missed
+    ({'dice': 0.5}, 1)
+    """
+    if not scores:
+        raise InputError("no case to average; at least one is needed")
+    names = list(dict.fromkeys(name for row in scores.values() for name in row))
+    columns = {
+        name: np.array([row[name] for row in scores.values() if name in row])
+        for name in names
+        if not name.endswith("missed") and name not in COUNTS
+    }
+    return Summary(
+        mean={name: float(column.mean()) for name, column in columns.items()},
+        sd={name: float(column.std(ddof=1)) if len(column) > 1 else 0.0 for name, column in columns.items()},
+        n_cases=len(scores),
+        n_missed=sum(row["missed"] > 0 for row in scores.values()),
+    )
 
 
 class ScoresOfCases(NamedTuple):

@@ -6,7 +6,7 @@ It does not know connectedness (``metrics.topology``) or trees (``metrics.tree``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import numpy as np
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill3d.errors import InputError
 from distill3d.metrics.masks import box_of, harmonic_mean, known_pair
 from distill3d.metrics.surface import distances_to, padded, surface_distances
 
@@ -49,17 +48,6 @@ class VoxelScores:
     missed: bool
     n_pred: int
     n_gold: int
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VoxelSummary:
-    """Scores of several cases: mean and sample standard deviation (0 for one case) by the score's name."""
-
-    mean: dict[str, float]
-    sd: dict[str, float]
-    n_cases: int
-    n_missed: int
 
 
 def voxel_scores(
@@ -142,24 +130,6 @@ def hd95_um(
     box = box_of(pred | gold)
     distances = surface_distances(pred=padded(pred[box]), gold=padded(gold[box]), spacing=spacing_um)
     return _larger_percentile(*distances)
-
-
-def aggregate(scores: Sequence[VoxelScores]) -> VoxelSummary:
-    """Summarize cases with equal weight each; missed ones stay in the mean with their worst values and are counted.
-
-    Raises:
-        InputError: no case.
-    """
-    if not scores:
-        raise InputError("no case to average; at least one is needed")
-    names = [name for name in asdict(scores[0]) if name not in {"missed", "n_pred", "n_gold"}]
-    table = {name: np.array([getattr(score, name) for score in scores]) for name in names}
-    return VoxelSummary(
-        mean={name: float(column.mean()) for name, column in table.items()},
-        sd={name: float(column.std(ddof=1)) if len(scores) > 1 else 0.0 for name, column in table.items()},
-        n_cases=len(scores),
-        n_missed=sum(score.missed for score in scores),
-    )
 
 
 class CaseDice(NamedTuple):

@@ -1,4 +1,4 @@
-"""Student `unet3d`: a small, plain 3D U-Net, with global reasoning and a skeleton head where asked for.
+"""Student `unet3d`: a small, plain 3D U-Net, with tubular blocks, global reasoning and a skeleton head if asked for.
 
 It mirrors no 2D network, so nothing can be inflated into it.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, cast, final
 
 from torch import Tensor, nn
 
 from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head
 from distill3d.layers.global_reasoning import GlobalReasoning3d
 from distill3d.layers.norm3d import Norm
+from distill3d.layers.tubes import OffsetLaw
+from distill3d.layers.tubular_conv3d import TubularBlock3d
 from distill3d.registry import STUDENTS
 from distill3d.students.base import Student
-from distill3d.types import SKELETON
+from distill3d.types import SKELETON, Axis
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +31,11 @@ class UNet3dConfig:
     reasoning: Literal["none", "bottleneck", "skips"] = "none"  # global reasoning on the coarsest map, or on each other
     reasoning_nodes: int = 16  # per unit, >= 1; each has twice as many states
     skeleton_head: Literal["none", "shared", "own_decoder"] = "none"  # its input; trained by the loss skeleton_head
+    tubular: tuple[int, ...] = ()  # encoder stages, 0 the finest, whose second convolution becomes a tubular block
+    tubular_kernel: int = 9  # taps of a tube, odd, 3 or more
+    tubular_axes: tuple[Axis, ...] = ("z", "y", "x")  # one tube each
+    tubular_law: OffsetLaw = "snake"  # of the bending: "snake" adds steps up, "angles" bends both halves once
+    tubular_extent: float = 1.0  # snake: voxels a tap may move against its neighbor; angles: share of 45 degrees
 
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 1:
@@ -40,6 +47,10 @@ class UNet3dConfig:
             )
         if not set(self.depth_strides) <= {1, 2}:
             raise ValueError(f"depth_strides={list(self.depth_strides)}: accepted: 1 or 2 for each halving")
+        if len(set(self.tubular)) < len(self.tubular) or not set(self.tubular) <= set(range(len(self.channels))):
+            raise ValueError(
+                f"tubular={list(self.tubular)}: accepted: stages from 0 to {len(self.channels) - 1}, each once"
+            )
         if self.reasoning_nodes < 1:
             raise ValueError(f"reasoning_nodes={self.reasoning_nodes} is too small; accepted: 1 or more")
         if self.reasoning == "skips" and len(self.channels) == 1:
@@ -59,7 +70,7 @@ class UNet3d(Student):
     Source: Cicek et al. 2016, 3D U-Net, arXiv 1606.06650; strided convolutions, instance normalization and leaky
     ReLU as in nnU-Net (Isensee et al. 2021), upsampling by repetition. Reasoning and an auxiliary skeleton loss: Wang
     et al. 2021, arXiv 2101.08910, of which only the idea is known; where the units sit and how the head branches off
-    are ours.
+    are ours. Tubular blocks: see `TubularBlock3d`.
     """
 
     def __init__(self, config: UNet3dConfig) -> None:
@@ -81,6 +92,16 @@ class UNet3d(Student):
             GlobalReasoning3d(width, config.reasoning_nodes) if i in where else nn.Identity()
             for i, width in enumerate(widths)
         )
+        for i in config.tubular:
+            cast("nn.Sequential", self.encoder[i])[1] = TubularBlock3d(
+                widths[i],
+                widths[i],
+                config.tubular_kernel,
+                axes=config.tubular_axes,
+                law=config.tubular_law,
+                extent=config.tubular_extent,
+                norm=norm,
+            )
         self.skeleton_decoder = _decoder(config) if config.skeleton_head == "own_decoder" else None
         if self.skeleton_decoder is not None:
             init_leaky(self.skeleton_decoder)

@@ -1,6 +1,7 @@
 import os
 import socket
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from distill3d.metrics.by_case import SCORE_NAMES, ScoresByCase, mask_scores
+from distill3d.metrics.by_case import SCORE_NAMES, ScoresByCase, mask_scores, summarize
 from distill3d.metrics.topology import topology_scores
-from distill3d.metrics.voxel import aggregate, voxel_scores
+from distill3d.metrics.voxel import voxel_scores
 
 CASES = ("a", "b", "c", "empty")
 SPACING = (3.0, 1.0, 0.5)
@@ -51,13 +52,13 @@ def test_rows_are_those_of_the_functions():
     assert metric.named(metric.compute().per_case[1]) == row
 
 
-def test_the_mean_is_that_of_aggregate_and_counts_the_missed_case():
+def test_the_mean_is_that_of_summarize_and_counts_the_missed_case():
     found = fed(ScoresByCase(cases=CASES), *CASES).compute()
-    scores = [
-        voxel_scores(**{name: mask.numpy() for name, mask in volume(case).items()}, spacing_um=SPACING)
+    scores = {
+        case: asdict(voxel_scores(**{name: mask.numpy() for name, mask in volume(case).items()}, spacing_um=SPACING))
         for case in CASES
-    ]
-    summary, mean = aggregate(scores), ScoresByCase.named(found.mean)
+    }
+    summary, mean = summarize(scores), ScoresByCase.named(found.mean)
     assert found.n_missed.item() == summary.n_missed == 1
     assert {name: mean[name] for name in summary.mean} == pytest.approx(summary.mean)
     assert torch.isfinite(found.per_case).all()

@@ -10,7 +10,8 @@ from monai.metrics import HausdorffDistanceMetric, SurfaceDistanceMetric
 
 from distill3d.errors import InputError
 from distill3d.metrics import surface
-from distill3d.metrics.voxel import DiceByCase, aggregate, voxel_scores
+from distill3d.metrics.by_case import summarize
+from distill3d.metrics.voxel import DiceByCase, voxel_scores
 
 OVERLAPS = ("dice", "precision", "recall", "dice_tol", "precision_tol", "recall_tol")
 
@@ -179,14 +180,15 @@ def test_a_missed_case_lowers_the_mean_and_is_counted():
     gold = blobs(0)
     good = voxel_scores(pred=gold, gold=gold)
     missed = voxel_scores(pred=np.zeros_like(gold), gold=gold)
-    summary = aggregate([good, missed])
+    summary = summarize({"a": asdict(good), "b": asdict(missed)})
     assert (summary.n_cases, summary.n_missed) == (2, 1)
     assert (summary.mean["dice"], summary.sd["dice"]) == (0.5, pytest.approx(np.sqrt(0.5)))
     assert summary.mean["hd95_um"] == pytest.approx(np.sqrt(81 + 196 + 144) / 2)
     assert "missed" not in summary.mean
-    assert aggregate([good]).sd["dice"] == 0.0
+    assert not {"n_pred", "n_gold"} & set(summary.mean)
+    assert summarize({"a": asdict(good)}).sd["dice"] == 0.0
     with pytest.raises(InputError, match="no case"):
-        aggregate([])
+        summarize({})
 
 
 def patches(seed: int, n: int) -> dict[str, torch.Tensor]:

@@ -1,0 +1,116 @@
+"""Scores two files against each other: masks, trees, or a mask against a tree. It needs no run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill3d.errors import InputError
+from distill3d.metrics.by_case import mask_scores
+from distill3d.metrics.tree import tree_scores
+from distill3d.metrics.voxel import DEFAULT_TOLERANCE_VOX
+from distill3d.swc import read_swc
+from distill3d.trace_settings import TraceConfig
+from distill3d.tracing.trace import trace
+from distill3d.tree import Tree
+from distill3d.volume import Volume, read_volume
+
+TREE_SUFFIX = ".swc"
+
+
+def score_files(
+    pred: Path | str,
+    gold: Path | str,
+    *,
+    spacing_um: tuple[float, float, float] | None = None,
+    vaa3d_compat: bool = False,
+) -> dict[str, Any]:
+    """Score a file against a gold one.
+
+    Two masks: every voxel that is not 0 is neuron. Two trees: in the unit of the files, or in micrometers if a spacing
+    is given. A mask against a tree: the mask is traced with the default settings, then trees are scored, in voxels.
+
+    Args:
+        pred: a mask in any format of `read_volume`, or an SWC file.
+        gold: the same.
+        spacing_um: ZYX voxel size; of masks it wins over the file's, trees are multiplied by it.
+        vaa3d_compat: of trees, see `distill3d.metrics.tree.tree_scores`.
+
+    Returns:
+        Masks: ``dice, precision, recall, f1, hd95, cldice, betti0_error, betti1_error`` and more; distances in um, or
+        in voxels where nothing says the spacing. Trees: ``esa, dsa, pds, precision, recall, f1, length_pred,
+        length_gold`` and more, in ``unit``.
+
+    Raises:
+        InputError: a file cannot be read, or the masks have different shapes.
+    """
+    pred, gold = Path(pred), Path(gold)
+    is_tree = [path.suffix.lower() == TREE_SUFFIX for path in (pred, gold)]
+    if all(is_tree):
+        return _tree_files(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat)
+    if any(is_tree):
+        return _mixed(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat)
+    return _mask_files(pred, gold, spacing_um)
+
+
+def _tree_files(
+    pred: Path, gold: Path, spacing_um: tuple[float, float, float] | None, *, vaa3d_compat: bool
+) -> dict[str, Any]:
+    scale = spacing_um or (1.0, 1.0, 1.0)
+    trees = [read_swc(path, spacing_um=scale, allow_empty=True) for path in (pred, gold)]
+    unit = "vox" if spacing_um is None else "um"
+    scores = tree_scores(pred=trees[0], gold=trees[1], spacing_um=scale, unit=unit, vaa3d_compat=vaa3d_compat)
+    return {"pred": str(pred), "gold": str(gold), "kind": "trees", **asdict(scores)}
+
+
+def _mixed(
+    pred: Path, gold: Path, spacing_um: tuple[float, float, float] | None, *, vaa3d_compat: bool
+) -> dict[str, Any]:
+    """Trace the mask, whichever of the two it is, and compare in voxels."""
+    mask = next(path for path in (pred, gold) if path.suffix.lower() != TREE_SUFFIX)
+    volume = read_volume(mask, spacing_um=spacing_um, allow_blank=True)
+
+    def tree_of(path: Path) -> Tree:
+        if path == mask:
+            return trace(volume.data, volume.spacing_um, TraceConfig(input="mask"))
+        return read_swc(path, spacing_um=volume.spacing_um, allow_empty=True)
+
+    scores = tree_scores(
+        pred=tree_of(pred),
+        gold=tree_of(gold),
+        spacing_um=volume.spacing_um,
+        vaa3d_compat=vaa3d_compat,
+        shape_zyx=volume.shape,
+    )
+    return {"pred": str(pred), "gold": str(gold), "kind": "mask and tree", **asdict(scores)}
+
+
+def _mask_files(pred: Path, gold: Path, spacing_um: Sequence[float] | None) -> dict[str, Any]:
+    volumes = [read_volume(path, spacing_um=spacing_um, allow_blank=True) for path in (pred, gold)]
+    if volumes[0].shape != volumes[1].shape:
+        raise InputError(
+            f"{pred} has shape {volumes[0].shape}, {gold} has {volumes[1].shape}; accepted: the same shape [Z, Y, X]"
+        )
+    if volumes[0].spacing_um != volumes[1].spacing_um:
+        raise InputError(
+            f"{pred} has spacing {volumes[0].spacing_um} um, {gold} has {volumes[1].spacing_um}; accepted: the same, "
+            "or --spacing z,y,x"
+        )
+    spacing = volumes[1].spacing_um
+    scores = mask_scores(pred=_mask(volumes[0]), gold=_mask(volumes[1]), spacing_um=spacing)
+    named = {
+        "f1": scores["dice"],  # the harmonic mean of precision and recall
+        "hd95": scores.pop("hd95_um"),
+        "asd": scores.pop("asd_um"),
+        "tolerance_vox": DEFAULT_TOLERANCE_VOX,
+    }
+    return {"pred": str(pred), "gold": str(gold), "kind": "masks", "spacing_um": list(spacing), **scores, **named}
+
+
+def _mask(volume: Volume) -> NDArray[np.bool_]:
+    return np.asarray(volume.data != 0)

@@ -1,0 +1,120 @@
+"""Chooses how a run's predictions are traced, on its validation cases alone. It never looks at a test case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from distill3d.callbacks import progress_bar
+from distill3d.data.datamodule import DistillDataModule
+from distill3d.data.prepared import PreparedCase
+from distill3d.errors import InputError
+from distill3d.evaluation import trace_settings
+from distill3d.experiment import experiment_from_plain
+from distill3d.inference import inference_device, predict_prob, read_prob, write_prob
+from distill3d.metrics.tree import tree_scores
+from distill3d.module import load_module
+from distill3d.run_folder import RunFolder, write_json
+from distill3d.trace_settings import TraceConfig
+from distill3d.tracing.trace import trace
+
+Found = list[tuple[PreparedCase, NDArray[np.float32]]]
+
+
+def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Console | None = None) -> dict[str, Any]:
+    """Search threshold, gap and spur length that give the best length F1 on the validation cases.
+
+    The first trial is what the run uses now, so the result is never worse on these cases. ``evaluate`` uses what was
+    found from then on.
+
+    Source: Optuna's TPE sampler (Bergstra et al. 2011, Algorithms for hyper-parameter optimization).
+
+    Args:
+        run: a finished run's folder; predictions of the validation cases are made if they are not there.
+        trials: settings tried, 1 or more.
+        seed: of the search.
+        console: where progress goes; stderr by default.
+
+    Returns:
+        What is written to ``trace.json``: ``best`` settings, ``f1`` with them, ``f1_before``, and every trial.
+
+    Raises:
+        InputError: not a run, or no validation case has a gold tree.
+    """
+    import optuna  # noqa: PLC0415 - half a second, wanted by this verb only
+
+    folder, console = RunFolder(Path(run)), console or Console(stderr=True)
+    found = _predictions(folder, console)
+    base = trace_settings(folder)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study.enqueue_trial({"threshold": base.threshold, "gap_um": base.gap_um, "spur_um": base.spur_um})
+    with progress_bar(console) as bar:
+        task = bar.add_task("tuning the trace", total=trials, info="")
+
+        def objective(trial: optuna.Trial) -> float:
+            score = _mean_f1(found, _suggested(base, trial))
+            bar.update(task, advance=1, info=f"best F1 {max(score, _best_so_far(study)):.3f}")
+            return score
+
+        study.optimize(objective, n_trials=trials)
+    result = {
+        "best": study.best_params,
+        "f1": study.best_value,
+        "f1_before": study.trials[0].value,
+        "cases": [case.name for case, _ in found],
+        "trials": [{**trial.params, "f1": trial.value} for trial in study.trials],
+    }
+    write_json(folder.tuned, result)
+    return result
+
+
+def _best_so_far(study: Any) -> float:  # noqa: ANN401 - Optuna's Study, imported late
+    values = [trial.value for trial in study.trials if trial.value is not None]
+    return max(values, default=0.0)
+
+
+def _suggested(base: TraceConfig, trial: Any) -> TraceConfig:  # noqa: ANN401 - Optuna's Trial, imported late
+    suggest: Callable[..., float] = trial.suggest_float
+    return replace(
+        base,
+        threshold=suggest("threshold", 0.05, 0.95),
+        gap_um=suggest("gap_um", 0.0, 30.0),
+        spur_um=suggest("spur_um", 0.0, 30.0),
+    )
+
+
+def _mean_f1(found: Found, settings: TraceConfig) -> float:
+    scores = []
+    for case, prob in found:
+        gold = case.tree()
+        if gold is not None:
+            pred = trace(prob, case.spacing_um, settings)
+            scores.append(tree_scores(pred=pred, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape).f1)
+    return float(np.mean(scores))
+
+
+def _predictions(folder: RunFolder, console: Console) -> Found:
+    """Return the validation cases that have a gold tree with their predictions, predicted now if they are not yet."""
+    experiment = experiment_from_plain(folder.read_config())
+    data = DistillDataModule(experiment)
+    data.prepare_data()
+    cases = [case for case in data.cases("val") if case.has_tree]
+    if not cases:
+        raise InputError(f"{folder.path}: no validation case has a gold tree; accepted: one or more under data.val")
+    missing = [case for case in cases if not folder.prob(case.name).is_file()]
+    if missing:
+        module = load_module(folder.best)
+        module.to(inference_device(module))
+        with progress_bar(console) as bar:
+            task = bar.add_task("predicting", total=len(missing), info="")
+            for case in missing:
+                write_prob(folder.prob(case.name), predict_prob(module, case.image), case.spacing_um)
+                bar.advance(task)
+    return [(case, read_prob(folder.prob(case.name))) for case in cases]

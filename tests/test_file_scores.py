@@ -1,0 +1,107 @@
+"""`evaluate --pred --gold`: two masks, two trees, a mask against a tree, and what cannot be compared."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from distill3d.errors import InputError
+from distill3d.file_scores import score_files
+from distill3d.raster import rasterize
+from distill3d.swc import read_swc, write_swc
+from distill3d.tree import Tree
+from distill3d.volume import Volume, write_volume
+
+MASK_KEYS = {"dice", "precision", "recall", "f1", "hd95", "cldice", "betti0_error", "betti1_error"}
+TREE_KEYS = {"esa", "dsa", "pds", "precision", "recall", "f1", "length_pred", "length_gold"}
+
+
+def line(y=10.0, length=40.0):
+    points = np.array([[8.0, y, 4.0], [8.0, y, 4.0 + length]])
+    return Tree(points, np.full(2, 2.0), np.array([-1, 0]), np.array([1, 3]))
+
+
+def mask_file(path, tree, spacing_um=(1.0, 1.0, 1.0)):
+    mask = rasterize(tree, (16, 24, 60), spacing_um=(1.0, 1.0, 1.0), radius="fixed", radius_um=2.0)
+    write_volume(path, Volume(mask.astype(np.uint8) * 255, spacing_um))
+    return path
+
+
+def test_masks_get_all_scores_and_a_perfect_one_is_perfect(tmp_path):
+    gold = mask_file(tmp_path / "gold.tif", line())
+    same = score_files(gold, gold)
+    assert set(same) >= MASK_KEYS
+    assert [same[key] for key in ("dice", "precision", "recall", "f1", "cldice")] == [1] * 5
+    assert [same[key] for key in ("hd95", "betti0_error", "betti1_error")] == [0] * 3
+    short = score_files(mask_file(tmp_path / "short.tif", line(length=20.0)), gold)
+    assert short["precision"] == 1
+    assert 0.4 < short["recall"] < 0.7
+    assert short["f1"] == pytest.approx(2 * short["recall"] / (1 + short["recall"]))
+    assert short["f1"] == pytest.approx(short["dice"])
+
+
+def test_distances_of_masks_follow_the_spacing(tmp_path):
+    plain = [mask_file(tmp_path / name, line(y)) for name, y in (("a.tif", 10.0), ("b.tif", 14.0))]
+    in_voxels, in_um = score_files(*plain), score_files(*plain, spacing_um=(1.0, 0.5, 0.5))
+    assert in_voxels["hd95"] == pytest.approx(4.0, abs=0.3)
+    assert in_um["hd95"] == pytest.approx(in_voxels["hd95"] / 2)
+
+
+def test_trees_are_scored_in_the_unit_of_their_files_or_in_um(tmp_path):
+    paths = [tmp_path / "pred.swc", tmp_path / "gold.swc"]
+    for path, y in zip(paths, (13.0, 10.0), strict=True):
+        write_swc(path, line(y))
+    found = score_files(*paths)
+    assert set(found) >= TREE_KEYS
+    assert (found["esa"], found["dsa"], found["pds"], found["unit"]) == (3.0, 3.0, 1.0, "vox")
+    assert (found["f1"], found["length_gold"]) == (1.0, 40.0)
+    scaled = score_files(*paths, spacing_um=(2.0, 2.0, 2.0))
+    assert (scaled["esa"], scaled["unit"], scaled["f1"], scaled["length_gold"]) == (6.0, "um", 0.0, 80.0)
+
+
+def test_a_mask_is_traced_to_be_compared_with_a_tree(tmp_path):
+    gold = tmp_path / "gold.swc"
+    write_swc(gold, line())
+    found = score_files(mask_file(tmp_path / "mask.tif", line()), gold)
+    assert set(found) >= TREE_KEYS
+    assert found["f1"] == 1.0
+    assert found["esa"] < 1.0
+
+
+def test_an_empty_mask_is_missed_and_not_perfect(tmp_path):
+    gold = mask_file(tmp_path / "gold.tif", line())
+    empty = tmp_path / "empty.tif"
+    write_volume(empty, Volume(np.zeros((16, 24, 60), np.uint8), (1.0, 1.0, 1.0)))
+    found = score_files(empty, gold)
+    assert (found["dice"], found["missed"]) == (0.0, 1.0)
+    assert found["hd95"] == pytest.approx(np.linalg.norm((16, 24, 60)))
+
+
+def test_masks_of_different_shape_end_with_exit_code_2_and_one_line(tmp_path):
+    gold = mask_file(tmp_path / "gold.tif", line())
+    other = tmp_path / "other.tif"
+    write_volume(other, Volume(np.ones((4, 5, 6), np.uint8), (1.0, 1.0, 1.0)))
+    with pytest.raises(InputError, match=r"\(4, 5, 6\).*\(16, 24, 60\)"):
+        score_files(other, gold)
+    command = [sys.executable, "-m", "distill3d", "evaluate", "--pred", str(other), "--gold", str(gold), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_the_command_prints_one_object(tmp_path):
+    gold = mask_file(tmp_path / "gold.tif", line())
+    command = [sys.executable, "-m", "distill3d", "evaluate", "--pred", str(gold), "--gold", str(gold), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) >= MASK_KEYS
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 6])
+def test_real_gold_against_itself_is_perfect(data_dir, number):
+    gold = data_dir / "pairs" / f"OP_{number}.swc"
+    found = score_files(gold, gold)
+    assert (found["esa"], found["dsa"], found["pds"], found["f1"]) == (pytest.approx(0, abs=1e-9), 0, 0, 1)
+    assert found["length_gold"] == pytest.approx(read_swc(gold).length_um)

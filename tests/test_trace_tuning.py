@@ -1,0 +1,78 @@
+"""Settings of a trace chosen on validation cases only, and used from then on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from distill3d import run
+from distill3d.data.datamodule import DistillDataModule
+from distill3d.errors import InputError
+from distill3d.evaluation import evaluate, trace_settings
+from distill3d.inference import write_prob
+from distill3d.run_folder import RunFolder
+from distill3d.swc import read_swc
+from distill3d.trace_tuning import tune_trace
+
+
+@pytest.fixture
+def perfect(tiny):
+    """A run whose predictions are its gold: of validation dimmed, so that the threshold of 0.5 finds nothing."""
+    experiment = tiny("data.shape_zyx=[24,64,64]")
+    folder = RunFolder(run.fit(experiment))
+    data = DistillDataModule(experiment)
+    for split, brightness in (("val", 0.4), ("test", 1.0)):
+        for case in data.cases(split):
+            write_prob(folder.prob(case.name), brightness * case.mask, case.spacing_um)
+    return folder
+
+
+def test_a_perfect_probability_becomes_a_perfect_tree(perfect):
+    results = evaluate(perfect.path)
+    assert results["mean"]["dice"] == 1
+    assert results["mean"]["tree_f1"] > 0.95  # side branches within a spur's length are cut
+    case = next(iter(results["cases"]))
+    assert read_swc(perfect.swc(case)).n_nodes > 5
+    assert (perfect.figures / f"{case}_tree.png").stat().st_size > 10_000
+
+
+def test_tuning_looks_at_validation_cases_only_and_is_used_from_then_on(perfect, monkeypatch):
+    looked_at = []
+    cases = DistillDataModule.cases
+    monkeypatch.setattr(DistillDataModule, "cases", lambda self, split: looked_at.append(split) or cases(self, split))
+    result = tune_trace(perfect.path, trials=12)
+    assert set(looked_at) == {"val"}
+    assert result["f1_before"] == 0
+    assert result["f1"] > 0.9
+    assert result["best"]["threshold"] < 0.4
+    assert json.loads(perfect.tuned.read_text()) == result
+    assert trace_settings(perfect).threshold == result["best"]["threshold"]
+    assert evaluate(perfect.path)["trace"]["threshold"] == result["best"]["threshold"]
+
+
+def test_the_same_seed_tries_the_same_settings(perfect):
+    first = tune_trace(perfect.path, trials=6, seed=3)
+    perfect.tuned.unlink()
+    assert tune_trace(perfect.path, trials=6, seed=3) == first
+
+
+def test_a_run_without_predictions_of_validation_cases_makes_them(tiny):
+    folder = RunFolder(run.fit(tiny()))
+    tune_trace(folder.path, trials=1)
+    assert all(folder.prob(name).is_file() for name in DistillDataModule(tiny()).case_names("val"))
+
+
+def test_a_run_that_is_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not a run folder"):
+        tune_trace(tmp_path, trials=1)
+
+
+def test_a_case_that_is_missed_lowers_the_mean_of_trees_too(tiny):
+    experiment = replace(tiny())
+    folder = RunFolder(run.fit(experiment))
+    case = DistillDataModule(experiment).cases("test")[0]
+    write_prob(folder.prob(case.name), 0.0 * case.mask, case.spacing_um)
+    results = evaluate(folder.path)
+    assert results["n_missed"] == 1
+    assert results["cases"][case.name]["tree_f1"] == 0
+    assert results["cases"][case.name]["tree_esa"] > 10
