@@ -42,11 +42,12 @@ def record(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     def keep(path: str, output: object) -> None:
         if not isinstance(output, Tensor):
             raise ConfigError(f"layer {path!r} gives a {type(output).__name__}; accepted: layers that give one tensor")
-        found[path] = output
+        found[path] = output.clone()  # what follows may work in place, as ReLUs of timm's networks do
 
+    layers = {path: net.get_submodule(path) for path in paths}
     handles = [
-        net.get_submodule(path).register_forward_hook(lambda _net, _args, output, path=path: keep(path, output))
-        for path in dict.fromkeys(paths)
+        layer.register_forward_hook(lambda _net, _args, output, path=path: keep(path, output))
+        for path, layer in layers.items()
     ]
     try:
         yield found
