@@ -37,6 +37,22 @@ class OtherConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PairConfig:
+    layer: str
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if self.weight < 0:
+            raise ValueError(f"weight={self.weight} is negative; accepted: 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairsConfig:
+    pairs: dict[str, PairConfig] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)  # plain values need no builder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NestingConfig:
     child: object = component("strategy", default="toy")
 
@@ -193,6 +209,77 @@ def test_components_nest(write):
     loaded = load(write("base.yaml", BASE), "strategy={name: nesting, child: {name: other, height: 7}}")
     assert loaded.strategy.config.child.config == OtherConfig(height=7)
     assert config.from_plain(config.as_plain(loaded)) == loaded
+
+
+@pytest.fixture
+def pairs_file(write):
+    """An experiment whose strategy holds a mapping of freely named settings."""
+    REGISTRIES["strategy"].register("pairs", config=PairsConfig)(type("Pairs", (), {}))
+    text = "strategy: {name: pairs, pairs: {mid: {layer: blocks.2}, late: {layer: blocks.4, weight: 2}}}\n"
+    return write("pairs.yaml", BASE + text)
+
+
+def test_freely_named_settings_become_dataclasses_in_their_order(pairs_file):
+    pairs = load(pairs_file).strategy.config.pairs
+    assert list(pairs.items()) == [
+        ("mid", PairConfig(layer="blocks.2")),
+        ("late", PairConfig(layer="blocks.4", weight=2.0)),
+    ]
+
+
+def test_no_mapping_at_all_is_the_default_and_an_empty_one_is_accepted(pairs_file, write):
+    plain = write("plain.yaml", BASE + "strategy: {name: pairs, weights: {a: 2}}\n")
+    assert load(plain).strategy.config == PairsConfig(weights={"a": 2.0})
+    assert load(plain, "strategy.pairs={}").strategy.config.pairs == {}
+    assert load(pairs_file, "strategy.pairs={}").strategy.config.pairs.keys() == {"mid", "late"}  # mappings merge
+
+
+def test_an_override_reaches_into_one_of_the_freely_named(pairs_file):
+    pairs = load(pairs_file, "strategy.pairs.mid.weight=0.5").strategy.config.pairs
+    assert pairs == {"mid": PairConfig(layer="blocks.2", weight=0.5), "late": PairConfig(layer="blocks.4", weight=2.0)}
+
+
+def test_a_child_adds_and_changes_freely_named_settings(pairs_file, write):
+    text = "base: pairs.yaml\nstrategy: {pairs: {mid: {layer: blocks.3}, deep: {layer: blocks.6}}}\n"
+    pairs = load(write("child.yaml", text)).strategy.config.pairs
+    assert {name: pair.layer for name, pair in pairs.items()} == {
+        "mid": "blocks.3",
+        "late": "blocks.4",
+        "deep": "blocks.6",
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "strategy.pairs.mid.wieght=1",
+            "command line: strategy.pairs.mid.wieght: unknown key 'wieght'; did you mean 'weight'?",
+        ),
+        ("strategy.pairs=3", "command line: strategy.pairs: must be a mapping of named settings, got 3"),
+        ("strategy.pairs=[a]", "command line: strategy.pairs: must be a mapping of named settings, got ['a']"),
+        ("strategy.pairs.mid=blocks.2", "command line: strategy.pairs.mid: must be a mapping of settings"),
+        ("strategy.pairs.new.weight=1", "strategy.pairs.new.layer: is missing and has no default"),
+        ("strategy.pairs.mid.weight=-1", "strategy.pairs.mid: weight=-1.0 is negative"),
+        ("strategy.pairs.mid.weight=much", "strategy.pairs.mid.weight: 'much' is not accepted"),
+        ("strategy.weights.a=much", "strategy.weights"),
+    ],
+)
+def test_what_is_wrong_with_one_of_the_freely_named_is_one_line_with_its_key(pairs_file, override, said):
+    (line,) = problems(pairs_file, override)
+    assert said in line
+
+
+def test_freely_named_settings_survive_the_way_through_a_checkpoint(pairs_file):
+    loaded = load(pairs_file, "strategy.pairs.mid.weight=0.5")
+    plain = config.as_plain(loaded)
+    assert plain["strategy"]["pairs"]["mid"] == {"layer": "blocks.2", "weight": 0.5}
+    assert config.from_plain(plain) == loaded
+
+
+def test_a_differing_freely_named_setting_is_reported_with_its_key(pairs_file):
+    rows = config.differences(load(pairs_file), load(pairs_file, "strategy.pairs.late.weight=1"))
+    assert rows == [("strategy.pairs.late.weight", 2.0, 1.0)]
 
 
 def test_only_differing_keys_are_reported(write):

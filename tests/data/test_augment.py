@@ -1,16 +1,19 @@
 """Augmentation: image, gold and known move together, planes respect spacing, and a seed decides everything."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import torch
 
-from distill3d.data.augment import Augment
+from distill3d.data.augment import Augment, read_turn
 from distill3d.data.patches import Patch
 from distill3d.errors import InputError
 from distill3d.schema import AugmentConfig
+from distill3d.types import UNTURNED, Turn
 from distill3d.volume import Volume, write_volume
 
 OFF = AugmentConfig(flip=0, rotate90=0, scale_intensity=0, shift_intensity=0, gamma=0, noise=0, blur=0)
@@ -189,6 +192,78 @@ def test_arrays_come_back_contiguous_and_typed_so_that_collating_copies_once():
 def test_every_switch_is_tested_here():
     switches = {f.name for f in fields(AugmentConfig)} - {"hard", "hard_backgrounds", "hard_contrast"}
     assert switches == {*GEOMETRY, *INTENSITY}
+
+
+def turned(turn, array):
+    return turn.apply(torch.from_numpy(np.ascontiguousarray(array))).numpy()
+
+
+CUBE = {"shape": (16, 16, 16), "spacing": (1.0, 1.0, 1.0)}  # turns in all three planes
+SQUARE = {"shape": (6, 16, 16), "spacing": (3.0, 1.0, 1.0)}  # in one
+ROW_SQUARE = {"shape": (16, 6, 16), "spacing": (1.0, 2.0, 1.0)}  # in another
+FLAT = {"shape": (6, 16, 12), "spacing": (3.0, 1.0, 1.0)}  # in none
+
+
+@pytest.mark.parametrize("kind", [CUBE, SQUARE, ROW_SQUARE], ids=["cube", "yx square", "zx square"])
+@pytest.mark.parametrize("settings", [{"flip": 0.5}, {"rotate90": 0.7}, {"flip": 0.5, "rotate90": 0.7}])
+def test_the_turn_a_patch_carries_is_what_became_of_it(kind, settings):
+    patch, augment = patch_of(**kind), only(**settings)
+    turns = set()
+    for seed in range(60):
+        moved = augment(patch, rng(seed))
+        turns.add(moved.turn)
+        for name in ("image", "target", "known"):
+            assert np.array_equal(turned(moved.turn, getattr(patch, name)), getattr(moved, name)), (seed, moved.turn)
+        assert moved.origin_zyx_vox == patch.origin_zyx_vox  # of the box it was cut from
+    assert len(turns) > 3
+
+
+def test_the_turn_is_right_where_only_flips_are_possible():
+    patch = patch_of(**FLAT)
+    for seed in range(20):
+        moved = only(flip=0.5)(patch, rng(seed))
+        assert moved.turn.source_axes == (0, 1, 2)
+        assert np.array_equal(turned(moved.turn, patch.target), moved.target)
+
+
+def test_intensity_changes_and_free_rotations_leave_the_turn_of_flips_and_quarter_turns():
+    patch = patch_of(**SQUARE)
+    settings = {"flip": 0.5, "rotate90": 0.7}
+    for seed in range(20):
+        plain = only(**settings)(patch, rng(seed))
+        changed = only(**settings, **dict.fromkeys(INTENSITY, 1))(patch, rng(seed))
+        assert changed.turn == plain.turn
+        assert np.array_equal(turned(changed.turn, patch.target), changed.target)
+        assert only(**settings, rotate=1)(patch, rng(seed)).turn == plain.turn
+
+
+def test_a_patch_that_nothing_turned_says_so():
+    assert only(blur=1)(patch_of(), rng(0)).turn == UNTURNED
+
+
+def test_a_cube_is_turned_to_every_order_of_axes_and_every_flip():
+    augment, patch = only(flip=0.5, rotate90=0.7), patch_of((2, 2, 2), (1.0, 1.0, 1.0))
+    turns = [augment(patch, rng(seed)).turn for seed in range(50)]
+    assert len({turn.source_axes for turn in turns}) == 6
+    assert len({turn.flipped for turn in turns}) == 8
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+def test_every_turn_of_the_corners_is_read_as_numpy_made_it(axes):
+    corners = np.arange(8).reshape(2, 2, 2)
+    box = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    for flipped in itertools.product((False, True), repeat=3):
+        backwards = tuple(axis for axis, flip in enumerate(flipped) if flip)
+        turn = read_turn(np.flip(corners.transpose(axes), backwards))
+        assert turn == Turn(axes, flipped)
+        assert np.array_equal(turned(turn, box), np.flip(box.transpose(axes), backwards))
+
+
+def test_a_turn_leaves_leading_axes_alone():
+    maps = torch.rand(5, 2, 3, 4, 6)
+    turn = Turn((2, 0, 1), (True, False, True))
+    expected = torch.stack([turn.apply(each) for each in maps.flatten(0, 1)]).unflatten(0, (5, 2))
+    assert torch.equal(turn.apply(maps), expected)
 
 
 @pytest.fixture
