@@ -99,7 +99,7 @@ class GradientBalance:
 
     With ``mode=gradient`` a term's weight is multiplied by the ratio of the gradients' norms, supervised to its own,
     measured every few steps and smoothed: weight 1 then means "as strong as the labels", whatever the term's unit.
-    ``mode=fixed`` changes nothing and costs nothing.
+    A term is measured first when its weight is first above 0. ``mode=fixed`` changes nothing and costs nothing.
 
     Source: Chen et al. 2018, GradNorm, arXiv 1711.02257, for the idea of balancing by norms at shared weights; setting
     the ratio directly instead of learning it is ours.
@@ -133,22 +133,23 @@ class GradientBalance:
             step: of the training.
             reduce: mean of a tensor over all processes, so that all use the same weights.
         """
-        added = [name for name in terms if name not in supervised]
-        if self.config.mode == "fixed" or not added:
+        on = [name for name, term in terms.items() if name not in supervised and term.weight]
+        if self.config.mode == "fixed" or not on:
             return dict(terms)
-        if step % self.config.every == 0 or not self.scales:
-            self._measure(terms, added, list(parameters), reduce)
+        if step % self.config.every == 0 or not self.scales.keys() >= set(on):
+            labels = torch.stack([term.weight * term.value for name, term in terms.items() if name in supervised])
+            self._measure(labels.sum(), {name: terms[name].value for name in on}, list(parameters), reduce)
         return {name: LossTerm(term.value, term.weight * self.scales.get(name, 1.0)) for name, term in terms.items()}
 
     def _measure(
-        self, terms: Mapping[str, LossTerm], added: list[str], parameters: list[nn.Parameter], reduce: Reduce
+        self, labels: Tensor, added: Mapping[str, Tensor], parameters: list[nn.Parameter], reduce: Reduce
     ) -> None:
         wanted = [p for p in parameters if p.requires_grad]
-        labels = torch.stack([t.weight * t.value for name, t in terms.items() if name not in added]).sum()
-        norms = [_norm(value, wanted) for value in (labels, *(terms[name].value for name in added))]
-        ours, *theirs = reduce(torch.stack(norms)).tolist()
+        ours, *theirs = reduce(torch.stack([_norm(value, wanted) for value in (labels, *added.values())])).tolist()
         for name, norm in zip(added, theirs, strict=True):
-            ratio = min(ours / norm, self.config.limit) if norm else 1.0
+            if not ours or not norm:  # this batch says nothing of the ratio
+                continue
+            ratio = min(ours / norm, self.config.limit)
             old = self.scales.get(name, ratio)
             self.scales[name] = self.config.smoothing * old + (1 - self.config.smoothing) * ratio
 
