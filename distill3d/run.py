@@ -178,7 +178,7 @@ def _train(
     checkpoint: Path | None,
 ) -> None:
     clock, started = StepClock(), time.perf_counter()
-    audit = GradientAudit(every=experiment.trainer.audit_every)
+    audit, before = GradientAudit(every=experiment.trainer.audit_every), _images_seen(module)
     trainer = make_trainer(experiment.trainer, folder, loggers, [clock, audit])
     train(trainer, module, data, folder=folder, checkpoint=checkpoint)
     if trainer.is_global_zero:
@@ -191,11 +191,15 @@ def _train(
             "steps": trainer.global_step,
             "devices": trainer.world_size,
             **clock.cost(),
-            "teacher_images": 0 if module.teacher is None else module.teacher.images_seen,
+            "teacher_images": _images_seen(module) - before,  # during training; filling the cache is not in it
         }
         identity = as_plain(module.teacher_identity) if module.teacher_identity else None
         write_json(folder.gradients, {"history": audit.history})
         write_json(folder.fit, {"cost": cost, "teacher": identity, "provenance": provenance()})
+
+
+def _images_seen(module: DistillModule) -> int:
+    return 0 if module.teacher is None else module.teacher.images_seen
 
 
 # ---------------------------------------------------------------- after training
