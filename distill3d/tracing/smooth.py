@@ -21,9 +21,11 @@ def smooth(skeleton: Skeleton, window_um: float) -> Skeleton:
         skeleton: without cycles.
         window_um: length of the window along the branch, >= 0; 0 moves nothing.
     """
+    if not window_um:
+        return skeleton
     points = skeleton.points_zyx_um.copy()
     for branch in _branches(skeleton):
-        points[branch] = _running_mean(skeleton.points_zyx_um[branch], window_um)
+        points[branch[1:-1]] = _running_mean(skeleton.points_zyx_um[branch], window_um)[1:-1]
     return Skeleton(points, skeleton.radii_um, skeleton.edges)
 
 
