@@ -76,10 +76,10 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Map
         if not isinstance(logger, WandbLogger):
             continue
         run = logger.experiment
-        columns = list(next(iter(results["cases"].values()), {}))
+        columns = list(dict.fromkeys(name for scores in results["cases"].values() for name in scores))
         table = wandb.Table(columns=["case", *columns])
         for case, scores in results["cases"].items():
-            table.add_data(case, *(scores[column] for column in columns))
+            table.add_data(case, *(scores.get(column) for column in columns))  # no gold tree, no scores of one
         run.log({"cases": table} | {name: wandb.Image(str(path)) for name, path in pictures.items()})
     log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()})
 
