@@ -110,7 +110,9 @@ def trace(
 
     config = trace_config([*(settings or []), *context.args])
     tree = trace_file(prob, out, config, spacing_um=_spacing(spacing))
-    _out().print(f"{out}  {len(tree.roots)} trees, {tree.length_um:.1f} um, {len(tree.tips)} tips", soft_wrap=True)
+    _out().print(
+        f"{out}  trees {len(tree.roots)}, length {tree.length_um:.1f} um, tips {len(tree.tips)}", soft_wrap=True
+    )
 
 
 @app.command()

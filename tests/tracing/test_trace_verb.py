@@ -30,10 +30,10 @@ def command(*arguments):
 def test_settings_follow_as_words_or_with_set(stack, capsys, words):
     out = stack.with_name("tree.swc")
     app(["trace", str(stack), "--out", str(out), *words], standalone_mode=False)
-    assert "2 trees" in capsys.readouterr().out
+    assert "trees 2," in capsys.readouterr().out
     assert len(read_swc(out).roots) == 2
     app(["trace", str(stack), "--out", str(out)], standalone_mode=False)
-    assert "1 trees" in capsys.readouterr().out
+    assert "trees 1," in capsys.readouterr().out
     assert len(read_swc(out).roots) == 1
 
 
@@ -50,7 +50,7 @@ def test_nothing_found_is_said_and_is_no_failure(tmp_path):
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
     assert "no neuron found; values from 3 to 3" in done.stderr
-    assert "0 trees" in done.stdout
+    assert "trees 0," in done.stdout
     assert (tmp_path / "tree.swc").read_text().startswith("#")
 
 
