@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distill3d.raster import rasterize
     from distill3d.run import fit
     from distill3d.swc import read_swc, write_swc
+    from distill3d.tracing.trace import trace
     from distill3d.volume import read_volume, write_volume
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "rasterize",
     "read_swc",
     "read_volume",
+    "trace",
     "write_swc",
     "write_volume",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "rasterize": "distill3d.raster",
     "read_swc": "distill3d.swc",
     "read_volume": "distill3d.volume",
+    "trace": "distill3d.tracing.trace",
     "write_swc": "distill3d.swc",
     "write_volume": "distill3d.volume",
 }
