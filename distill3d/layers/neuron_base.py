@@ -76,17 +76,17 @@ class NeuronConv3d(nn.Module, ABC):
             bias: what its bias starts at; None for none.
             zero: whether its response, but for the bias, starts at zero; else kernels are drawn by torch's own law.
         """
+        conv = self.linear
         if self.match == "width":
-            conv = self.linear
-            branch = convolution_like(conv, conv.in_channels, conv.out_channels, groups=conv.groups)
+            branch = convolution = convolution_like(conv, filters=conv.out_channels)
             start = branch.weight
         else:
-            branch = NarrowConv3d(self.linear)
-            start = branch.gain
+            branch = NarrowConv3d(conv)
+            convolution, start = branch.kernel, branch.gain
         if zero:
             nn.init.zeros_(start)
         if bias is not None:
-            branch.bias = nn.Parameter(start.new_full((self.linear.out_channels,), bias))
+            convolution.bias = nn.Parameter(start.new_full((conv.out_channels,), bias))
         return branch
 
     @final
@@ -99,30 +99,23 @@ class NeuronConv3d(nn.Module, ABC):
 class NarrowConv3d(nn.Module):
     """A convolution of a layer's geometry with one filter that all output channels share, each with its own gain.
 
-    Its kernel [O, I, Z, Y, X] has rank 1: ``gain[o] * kernel[i, z, y, x]``, so that it has about 1 / O of the layer's
-    parameters. Without groups its multiplications are as few; in a grouped layer, where all groups share the filter,
-    they are the layer's.
+    Its kernel [O, I, Z, Y, X] has rank 1: ``gain[o] * kernel[i, z, y, x]``, and all groups of a grouped layer share it:
+    about 1 / O of the layer's parameters. It takes as long as the layer: depthwise and pointwise layers are faster with
+    the composed kernel, on CPUs, than with one filter whose response is spread over the channels.
 
     Args:
         conv: the layer whose geometry and width it takes; its values are not used.
     """
 
-    bias: nn.Parameter | None
-
     def __init__(self, conv: nn.Conv3d) -> None:
         super().__init__()
-        self.kernel = convolution_like(conv, conv.in_channels, 1, groups=conv.groups)
+        self.kernel = convolution_like(conv, filters=1)
         self.gain = nn.Parameter(torch.randn_like(conv.weight[:, 0, 0, 0, 0]))
-        self.register_parameter("bias", None)
 
     def forward(self, image: Tensor) -> Tensor:
         """Convolve [B, C, Z, Y, X]."""
-        if self.kernel.groups == 1:
-            filtered = per_channel(self.gain, self.kernel(image))
-        else:  # folding the groups into the batch would save nothing: 20 times slower than a depthwise layer on CPUs
-            weight = self.gain.view(-1, 1, 1, 1, 1) * self.kernel.weight
-            filtered = functional_call(self.kernel, {"weight": weight}, (image,))
-        return filtered if self.bias is None else filtered + self.bias.to(filtered.dtype).view(-1, 1, 1, 1)
+        weight = self.gain.view(-1, 1, 1, 1, 1) * self.kernel.weight
+        return functional_call(self.kernel, {"weight": weight}, (image,))
 
 
 def at_least(minimum: int, **values: int) -> None:
@@ -137,18 +130,15 @@ def per_channel(gain: Tensor, image: Tensor) -> Tensor:
     return gain.to(image.dtype).view(-1, 1, 1, 1) * image
 
 
-def convolution_like(conv: nn.Conv3d, in_channels: int, out_channels: int, *, groups: int) -> nn.Conv3d:
-    """Build a convolution of the class and geometry of ``conv``, without bias, with a kernel of torch's own law.
+def convolution_like(conv: nn.Conv3d, *, filters: int) -> nn.Conv3d:
+    """Build a convolution of the class and geometry of ``conv``, without bias, with kernels of torch's own law.
 
     Args:
-        conv: kernel size, stride, padding, dilation and whatever its class adds are taken from it.
-        in_channels: of the new one.
-        out_channels: of the new one.
-        groups: of the new one.
+        conv: channels, groups, kernel size, stride, padding, dilation and whatever its class adds are taken from it.
+        filters: how many there are: the output channels, or fewer for `NarrowConv3d`.
     """
     twin = copy.deepcopy(conv)
-    twin.in_channels, twin.out_channels, twin.groups = in_channels, out_channels, groups
-    twin.weight = nn.Parameter(conv.weight.new_empty(out_channels, in_channels // groups, *conv.kernel_size))
+    twin.weight = nn.Parameter(conv.weight.new_empty(filters, *conv.weight.shape[1:]))
     twin.bias = None
     if isinstance(twin, PlaneConv3d):
         twin.shift = None

@@ -133,7 +133,9 @@ def nearest_distances(points: np.ndarray, segments: Segments) -> np.ndarray:
     """
     segments = _without_repeated_points(segments)
     samples, owner, gap = _samples(segments)
-    tree, distances = KDTree(samples, balanced_tree=False), np.empty(len(points))
+    # Plain midpoint splits and large leaves: searches from far away, the slow ones, take two thirds of the time.
+    tree = KDTree(samples, leafsize=32, balanced_tree=False, compact_nodes=False)
+    distances = np.empty(len(points))
     for chunk in _chunks(np.arange(len(points)), _CHUNK):
         away, sample = map(np.asarray, tree.query(points[chunk], k=_NEIGHBORS))
         radius = np.sqrt(away[:, 0] ** 2 + gap**2 / 4) * (1 + SLACK)

@@ -21,13 +21,22 @@ from distill3d.tree import Tree
 CUBE = (256, 256, 256)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Times are those of the processor, so that a busy machine tells the same; threads would count double."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def seconds(work, repeats):
-    """Median of the times of a call, and what it returned."""
+    """Median of the processor's seconds of a call, and what it returned."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         found = work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times), found
 
 
@@ -140,4 +149,4 @@ def test_hd95_against_monai(data_dir, radius, spacing, kind):
         f" topology_scores {topology * 1e3:.0f} ms\n"
     )
     assert found == pytest.approx(expected, rel=1e-5)
-    assert theirs > 4 * ours  # six are measured on a quiet machine
+    assert theirs > 6 * ours
