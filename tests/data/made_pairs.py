@@ -54,6 +54,7 @@ def experiment_of(folder, *, patches=None, trainer=None, seed=0, **data):
         student=NOTHING,
         teacher=NOTHING,
         strategy=NOTHING,
+        neurons=NOTHING,
         losses={},
         patches=patches or patches_of(),
         trainer=trainer or TrainerConfig(steps=4 * STEPS, validate_every=STEPS),
