@@ -1,0 +1,150 @@
+"""CKA between layers of student and teacher: known answers, and networks that stay as they were."""
+
+import itertools
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from distill3d.data.datamodule import DistillDataModule
+from distill3d.layer_similarity import PATCHES, layer_similarity, similarity_batch, similarity_figure
+from distill3d.losses.similarity import linear_cka
+from distill3d.students import ConvNet3d, ConvNet3dConfig
+from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.transfer import Inflate, InflateConfig
+from distill3d.types import AXES, Batch
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return Timm2d(Timm2dConfig(architecture="test_efficientnet", weights="random"))
+
+
+def student_of(teacher, *, inflated):
+    torch.manual_seed(1)
+    settings = {"stages": 3, "depth_strides": (1, 1, 1), "encoder_norm": "batch", "decoder": (4, 4, 4)}
+    student = ConvNet3d(ConvNet3dConfig(encoder="test_efficientnet", **settings))
+    if inflated:
+        Inflate(InflateConfig(mode="center")).transfer(student=student, teacher=teacher)
+    return student
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Blobs that do not change within a cell of slices; sides of 64, so that the teacher needs no padding."""
+    coarse = torch.rand(3, 1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    image = coarse.repeat_interleave(8, dim=2).repeat_interleave(2, dim=3).repeat_interleave(2, dim=4)
+    return Batch(
+        image=image,
+        target=torch.zeros_like(image),
+        known=torch.ones_like(image, dtype=torch.bool),
+        spacing_um=torch.ones(3, 3),
+        origin_zyx_vox=torch.zeros(3, 3, dtype=torch.int64),
+        cases=("a", "b", "c"),
+    )
+
+
+@pytest.fixture(scope="module")
+def found(teacher, batch):
+    return layer_similarity(student_of(teacher, inflated=True), teacher, batch)
+
+
+def table(found, axis):
+    return np.array(found["cka"][axis])
+
+
+SAME = ("conv_stem", "blocks.0", "blocks.1", "blocks.2")
+
+
+def pair(found, layer, axis, other=None):
+    return table(found, axis)[found["student"].index(f"encoder.{layer}"), found["teacher"].index(other or layer)]
+
+
+def test_all_blocks_of_both_are_compared_along_all_axes(found):
+    assert set(found["student"]) >= {f"encoder.{layer}" for layer in SAME}
+    assert set(found["teacher"]) >= {*SAME, "blocks.3"}
+    assert "global_pool" not in found["teacher"]
+    assert list(found["cka"]) == list(AXES)
+    for axis in AXES:
+        assert table(found, axis).shape == (len(found["student"]), len(found["teacher"]))
+
+
+@pytest.mark.parametrize("layer", SAME)
+def test_a_student_that_is_its_teacher_slice_by_slice_is_like_it_across_z_and_less_so_elsewhere(found, layer):
+    assert pair(found, layer, "z") > 0.99
+    assert pair(found, layer, "y") < 0.9
+    assert pair(found, layer, "x") < 0.9
+    others = [pair(found, layer, "z", other) for other in found["teacher"] if other != layer]
+    assert max(others) < pair(found, layer, "z")
+
+
+def test_a_student_from_scratch_is_less_like_it(found, teacher, batch):
+    scratch = layer_similarity(student_of(teacher, inflated=False), teacher, batch)
+    for layer in SAME:
+        assert pair(scratch, layer, "z") < pair(found, layer, "z")
+    assert pair(scratch, "blocks.2", "z") < 0.8
+
+
+def test_all_values_are_between_0_and_1(found):
+    for axis in AXES:
+        assert table(found, axis).min() >= 0
+        assert table(found, axis).max() <= 1 + 1e-6
+
+
+def test_the_deepest_value_is_linear_cka_of_maps_averaged_by_hand(found, teacher, batch):
+    # Cells of 8 voxels: blocks.2 halves three times, so a cell is one of its places, and 8 equal slices of depth.
+    student = student_of(teacher, inflated=True).eval()
+    with torch.no_grad():
+        ours = student.observe(batch.image, ["encoder.blocks.2"]).features["encoder.blocks.2"]
+        ours = ours.unflatten(2, (2, 8)).mean(3)
+        slices = [batch.image[:, :, z] for z in (0, 8)]
+        theirs = torch.stack([teacher.maps(each, ["blocks.2"])["blocks.2"] for each in slices], dim=2)
+    rows = [maps.movedim(1, -1).flatten(0, 3) for maps in (ours, theirs)]
+    assert pair(found, "blocks.2", "z") == pytest.approx(linear_cka(*rows).item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_neither_mode_nor_weights_nor_statistics_change(teacher, batch, training):
+    student = student_of(teacher, inflated=False).train(training)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    layer_similarity(student, teacher, batch)
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+    assert all(module.training is training for module in student.modules())
+    assert not any(module.training for module in teacher.modules())
+    assert all(p.grad is None and p.requires_grad for p in student.parameters())
+    assert not any(module._forward_hooks for module in itertools.chain(student.modules(), teacher.net.modules()))
+
+
+def test_it_looks_at_the_first_validation_patches(tiny):
+    data = DistillDataModule(tiny("patches.val_patches=6"))
+    data.prepare_data()
+    data.setup("fit")
+    looked = similarity_batch(data)
+    assert len(looked.cases) == PATCHES
+    assert set(looked.cases) == {"sim_002"}
+    assert looked.target.flatten(1).any(1).all()  # around gold first
+    few = DistillDataModule(tiny("patches.val_patches=1"))
+    few.prepare_data()
+    assert len(similarity_batch(few).cases) == 1
+
+
+def made(value, *, axes=("z", "x"), rows=3, columns=2):
+    cka = {axis: [[value] * columns for _ in range(rows)] for axis in axes}
+    names = [f"blocks.{k}" for k in range(rows)]
+    return {"student": names, "teacher": names[:columns], "cka": cka}
+
+
+def share_of(image, color):
+    return (np.abs(image * 255 - np.array(color)) < 2).all(axis=-1).mean()
+
+
+def test_the_picture_shows_before_above_after(tmp_path):
+    path = similarity_figure(tmp_path / "new" / "map.png", "title", before=made(0.0), after=made(1.0))
+    image = matplotlib.image.imread(path)[..., :3]
+    top, bottom = np.array_split(image, 2)
+    dark, bright = (68, 1, 84), (253, 231, 37)  # ends of viridis
+    assert share_of(top, dark) > 0.1
+    assert share_of(bottom, bright) > 0.1
+    assert share_of(bottom, dark) < 0.05
+    assert share_of(top, bright) < 0.05
