@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
+from skeletons import through_pooling
 from torch import nn
 
 ROUNDS, SIZE = 7, (2, 1, 32, 96, 96)
@@ -45,23 +46,6 @@ class Straightforward(nn.Module):
         graph = states.flatten(2) @ nodes.mT / nodes.shape[2]
         graph = self.update(F.relu(self.adjacency(graph.mT).mT + graph))
         return image + self.norm(self.extend((graph @ nodes).view(states.shape)))
-
-
-def pooled_skeleton(prob, iterations):
-    """The soft skeleton through max pooling and autograd, as usually written."""
-
-    def erode(value):
-        sizes = [(3, 1, 1), (1, 3, 1), (1, 1, 3)]
-        z, y, x = (-F.max_pool3d(-value, size, 1, tuple(n // 2 for n in size)) for size in sizes)
-        return torch.minimum(torch.minimum(z, y), x)
-
-    skeleton = torch.zeros_like(prob)
-    for _ in range(iterations + 1):
-        following = erode(prob)
-        rest = F.relu(prob - F.max_pool3d(following, 3, 1, 1))
-        skeleton = skeleton + F.relu(rest - skeleton * rest)
-        prob = following
-    return skeleton
 
 
 def side_by_side(calls, base, rounds=ROUNDS):
@@ -134,7 +118,7 @@ def test_the_soft_skeleton_against_pooling():
     known = torch.ones(SIZE, dtype=torch.bool)
     ways = {
         "ours": lambda: soft_skeleton(prob, known, iterations=3),
-        "straightforward": lambda: pooled_skeleton(prob, iterations=3),
+        "straightforward": lambda: through_pooling(prob, iterations=3),
     }
     middle, ratio = side_by_side({name: lambda way=way: down(way()) for name, way in ways.items()}, "straightforward")
     memory = {name: kept(way) for name, way in ways.items()}

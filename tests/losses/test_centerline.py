@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import test_overlap
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from distill3d.losses import (
 )
 from distill3d.losses.soft_skeleton import soft_skeleton
 from distill3d.registry import LOSSES, Component
-from distill3d.types import SKELETON, Batch, Prediction
+from distill3d.types import SKELETON, Prediction
 
 SHAPE = (2, 1, 4, 6, 7)
 LOSS_OF = {
@@ -37,15 +38,7 @@ WITH_SKELETON = ("skeleton_recall", "skeleton_cross_entropy", "skeleton_dice")
 
 def batch_of(target, known=None, skeleton=None):
     skeleton = target > 0.5 if skeleton is None else skeleton
-    return Batch(
-        image=torch.zeros_like(target),
-        target=target,
-        known=torch.ones_like(target, dtype=torch.bool) if known is None else known,
-        spacing_um=torch.ones(len(target), 3),
-        origin_zyx_vox=torch.zeros(len(target), 3, dtype=torch.int64),
-        cases=tuple("abcdefgh"[: len(target)]),
-        skeletons={"mask_0": skeleton},
-    )
+    return replace(test_overlap.batch_of(target, known), skeletons={"mask_0": skeleton})
 
 
 def value_of(term, logits, target, known=None, skeleton=None, loss=None):
@@ -55,12 +48,7 @@ def value_of(term, logits, target, known=None, skeleton=None, loss=None):
 
 
 def random_case(seed, shape=SHAPE):
-    rng = torch.Generator().manual_seed(seed)
-    logits = torch.randn(shape, generator=rng)
-    target = (torch.rand(shape, generator=rng) < 0.4).float()
-    known = torch.rand(shape, generator=rng) < 0.6
-    known[:, :, 0, 0, 0] = True
-    return logits, target, known
+    return test_overlap.random_case(seed, shape)
 
 
 def bar(shape=(1, 1, 9, 9, 24)):
@@ -244,39 +232,35 @@ def test_following_the_gradient_finds_the_neurite(term):
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_patch_without_known_voxels_adds_no_gradient_and_no_nan(term):
-    logits, target, known = random_case(7)
-    known[0] = False
-    logits.requires_grad_()
-    value = value_of(term, logits, target, known)
-    (gradient,) = torch.autograd.grad(value, logits)
-    assert torch.isfinite(value)
-    assert torch.isfinite(gradient).all()
-    assert (gradient[0] == 0).all()
-    assert (gradient[1] != 0).any()
+def test_a_batch_is_the_mean_of_its_patches_also_where_one_has_no_known_voxel(term):
+    # So is its gradient: what processes that share a batch compute, DDP averages to the whole.
+    patches = [random_case(seed, (1, *SHAPE[1:])) for seed in range(3)]
+    patches[1][2][:] = False
+    whole = [torch.cat(parts).requires_grad_(parts[0].is_floating_point()) for parts in zip(*patches, strict=True)]
+    value = value_of(term, *whole)
+    (gradient,) = torch.autograd.grad(value, whole[0])
+    values, gradients = [], []
+    for logits, target, known in patches:
+        logits.requires_grad_()
+        values.append(value_of(term, logits, target, known))
+        gradients += torch.autograd.grad(values[-1], logits)
+    torch.testing.assert_close(value, torch.stack(values).mean())
+    torch.testing.assert_close(gradient, torch.cat(gradients) / 3)
+    assert values[1] == 0
+    assert not gradient[1].any()
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_two_halves_of_a_batch_average_to_the_whole_though_their_known_voxels_differ(term):
-    logits, target, known = random_case(11, (4, 1, 3, 4, 5))
-    known[0] = False
-    known[1, :, :, 1:] = False
-    whole = value_of(term, logits, target, known)
-    halves = [value_of(term, logits[part], target[part], known[part]) for part in (slice(0, 2), slice(2, 4))]
-    assert float((halves[0] + halves[1]) / 2) == pytest.approx(float(whole), rel=1e-6)
-
-
-@pytest.mark.parametrize("term", TERMS)
-def test_bf16_autocast_gives_the_float32_value_of_the_same_logits(term):
+def test_half_precision_logits_lose_nothing_but_their_own_digits_and_get_a_gradient(term):
     logits, target, known = random_case(13)
-    logits = logits.bfloat16().requires_grad_()
+    half = logits.bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = value_of(term, logits, target, known)
-    assert mixed.dtype == torch.float32
-    assert torch.equal(mixed, value_of(term, logits.float(), target, known))
-    (gradient,) = torch.autograd.grad(mixed, logits)
-    assert gradient.any()
-    assert torch.isfinite(gradient).all()
+        value = value_of(term, half.requires_grad_(), target, known)
+    assert value.dtype == torch.float32
+    assert value.detach() == value_of(term, half.detach().float(), target, known)
+    value.backward()
+    assert torch.isfinite(half.grad).all()
+    assert half.grad.any()
 
 
 # ---------------------------------------------------------------- what they ask for

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skeletons import through_pooling
 
 from distill3d.losses.soft_skeleton import soft_skeleton
 
@@ -34,23 +34,6 @@ def by_definition(prob, known, iterations):
         missing *= 1 - np.maximum(eroded - over(following, known, CUBE, max), 0)
         eroded = following
     return (1 - missing) * known
-
-
-def through_pooling(prob, iterations):
-    """As usually written, through max pooling and with autograd; all voxels known."""
-
-    def erode(value):
-        sizes = [(3, 1, 1), (1, 3, 1), (1, 1, 3)]
-        pooled = [-F.max_pool3d(-value, size, 1, tuple(n // 2 for n in size)) for size in sizes]
-        return torch.stack(pooled).amin(0)
-
-    skeleton = torch.zeros_like(prob)
-    for _ in range(iterations + 1):
-        following = erode(prob)
-        rest = F.relu(prob - F.max_pool3d(following, 3, 1, 1))
-        skeleton = skeleton + F.relu(rest - skeleton * rest)
-        prob = following
-    return skeleton
 
 
 def random_map(shape, seed, *, share_known=1.0, levels=None):
