@@ -68,9 +68,10 @@ def test_weights_of_the_hub_are_named_as_timm_names_them(name):
 
 def _few_slices(name):
     """Show the teacher less: few simulated stacks, of real ones the patches only."""
-    if not name.startswith("op_"):
+    experiment = load_experiment(name)
+    if experiment.data.name == "simulated":
         return ("data.train=2", "data.val=1", "data.test=1")
-    view = getattr(load_experiment(name).strategy.config, "view", None)
+    view = getattr(experiment.strategy.config, "view", None)
     return () if view is None else ("strategy.view.source=patch",)
 
 
