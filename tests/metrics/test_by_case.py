@@ -115,17 +115,18 @@ def work(rank: int, port: int, queue) -> None:
 
 
 @pytest.mark.slow  # two more imports of torch
+@pytest.mark.timeout(600)
 def test_two_real_processes_compute_the_same_on_both():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = mp.get_context("spawn")
     queue = context.SimpleQueue()
-    processes = [context.Process(target=work, args=(rank, port, queue)) for rank in range(2)]
+    processes = [context.Process(target=work, args=(rank, port, queue), daemon=True) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(280)
     assert [process.exitcode for process in processes] == [0, 0]
     found = sorted(queue.get() for _ in processes)
     assert found[0][1:] == found[1][1:]
