@@ -263,6 +263,11 @@ def test_a_child_adds_and_changes_freely_named_settings(pairs_file, write):
         ("strategy.pairs.mid.weight=-1", "strategy.pairs.mid: weight=-1.0 is negative"),
         ("strategy.pairs.mid.weight=much", "strategy.pairs.mid.weight: 'much' is not accepted"),
         ("strategy.weights.a=much", "strategy.weights"),
+        (
+            "strategy.pairs={a.b: {layer: blocks.2}}",
+            "command line: strategy.pairs.a.b: 'a.b' has a dot, at which keys are split; accepted: a name without",
+        ),
+        ("losses={a.b: {name: overlap}}", "losses.a.b: 'a.b' has a dot"),
     ],
 )
 def test_what_is_wrong_with_one_of_the_freely_named_is_one_line_with_its_key(pairs_file, override, said):

@@ -102,7 +102,8 @@ def _spread(form: str, numbers: Sequence[Sequence[str]]) -> str:
 def main_layers(net: nn.Module) -> tuple[str, ...]:
     """Return the paths of a network's blocks, in order: what a newcomer would draw as boxes.
 
-    Containers (lists and sequences) are opened, and so is an ``encoder``; everything else is one box.
+    Containers (lists and sequences) are opened, but for what does nothing in them, and so is an ``encoder``; everything
+    else is one box.
     """
 
     def boxes(module: nn.Module, prefix: str) -> Iterator[str]:
@@ -111,7 +112,8 @@ def main_layers(net: nn.Module) -> tuple[str, ...]:
             if name == "encoder":
                 yield from boxes(child, f"{path}.")
             elif isinstance(child, nn.ModuleList) or (type(child) is nn.Sequential and len(child)):
-                yield from (f"{path}.{inner}" for inner, _ in child.named_children())
+                inner = child.named_children()
+                yield from (f"{path}.{part}" for part, layer in inner if not isinstance(layer, nn.Identity))
             else:
                 yield path
 

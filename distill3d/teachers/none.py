@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 from torch import nn
 
+from distill3d.errors import ConfigError
 from distill3d.registry import TEACHERS
 from distill3d.teachers.base import Teacher, TeacherIdentity
 
@@ -29,3 +31,15 @@ class NoTeacher(Teacher):
             input_mean=(0.5, 0.5, 0.5),
             input_std=(0.5, 0.5, 0.5),
         )
+
+    def check_layers(self, layers: Sequence[str]) -> None:
+        """Refuse every layer.
+
+        Raises:
+            ConfigError: one is asked for.
+        """
+        if layers:
+            raise ConfigError(
+                f"teacher.name=none has no layer {layers[0]!r}; "
+                "accepted: a teacher with one, such as teacher.name=timm2d"
+            )

@@ -23,6 +23,10 @@ class CombineConfig:
 
     parts: dict[str, Component] = components("strategy", default="none")  # by a name of yours, in the order they run
 
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("parts={}: accepted: one or more strategies, each by a name of yours")
+
 
 @STRATEGIES.register("combine", config=CombineConfig)
 @final

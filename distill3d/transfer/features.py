@@ -94,14 +94,14 @@ class Features(TransferStrategy):
         """Draw the projections; nothing of the teacher's weights is taken.
 
         Raises:
-            ConfigError: a layer that the teacher does not have, or that gives no map.
+            ConfigError: a layer that the teacher does not have, or one of either side that gives no map.
         """
         teacher.check_layers([pair.teacher for pair in self.pairs.values()])
-        if self.projections:
-            ours = student_channels(student, [pair.student for pair in self.pairs.values()])
-            theirs = teacher_channels(teacher, [pair.teacher for pair in self.pairs.values()])
-            for name, pair in self.pairs.items():
-                cast("Projection", self.projections[name]).build(ours[pair.student], theirs[pair.teacher])
+        ours = student_channels(student, [pair.student for pair in self.pairs.values()])
+        theirs = teacher_channels(teacher, [pair.teacher for pair in self.pairs.values()])
+        for name, projection in self.projections.items():
+            pair = self.pairs[name]
+            cast("Projection", projection).build(ours[pair.student], theirs[pair.teacher])
         return untouched(student)
 
     def requests(self) -> tuple[TeacherRequest, ...]:
@@ -109,12 +109,12 @@ class Features(TransferStrategy):
         return tuple(self._request(pair, axis) for pair in self.pairs.values() for axis in self.config.view.axes)
 
     def requests_now(self) -> tuple[TeacherRequest, ...]:
-        """Return all, but none while the schedule is at 0."""
+        """Return all, but none while the weight is 0."""
         return self.requests() if self._factor() else ()
 
     def forward(self, *, student: Prediction, teacher: Prediction, batch: Batch) -> dict[str, LossTerm]:
         """Return a term per pair."""
-        factor = self.config.weight * self._factor()
+        factor = self._factor()
         terms = {}
         for number, (name, pair) in enumerate(self.pairs.items()):
             if not factor:  # the same terms, and all parameters in use, on every rank and in every step
@@ -143,7 +143,7 @@ class Features(TransferStrategy):
         return TeacherRequest(layer=pair.teacher, axis=axis, grid_of=pair.student, view=self.config.view)
 
     def _factor(self) -> float:
-        return schedule_factor(self.config.schedule, step=self.step, steps=self.steps)
+        return self.config.weight * schedule_factor(self.config.schedule, step=self.step, steps=self.steps)
 
 
 def _deepest(student: Student) -> PairConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
+
 from distill3d.losses.distill import soft_binary_kl
 from distill3d.losses.schedule import ScheduleConfig, schedule_factor
 from distill3d.registry import STRATEGIES
@@ -63,21 +65,23 @@ class Logits(TransferStrategy):
         return tuple(TeacherRequest(layer=LOGITS, axis=axis, grid_of="", view=view) for axis in view.axes)
 
     def requests_now(self) -> tuple[TeacherRequest, ...]:
-        """Return all, but none while the schedule is at 0."""
+        """Return all, but none while the weight is 0."""
         return self.requests() if self._factor() else ()
 
     def forward(self, *, student: Prediction, teacher: Prediction, batch: Batch) -> dict[str, LossTerm]:
         """Return the one term."""
-        factor = self.config.weight * self._factor()
+        factor = self._factor()
         value = student.logits.sum() * 0
         if factor:
+            # Not `teacher.logits`, in which the axes of another part of a combination would vote too.
+            vote = torch.stack([teacher.features[request.key] for request in self.requests()]).mean(0)
             value = soft_binary_kl(
                 student_logits=student.logits,
-                teacher_logits=teacher.logits,
+                teacher_logits=vote,
                 temperature=self.config.temperature,
                 known=batch.known,
             )
         return {"logits": LossTerm(value, factor)}
 
     def _factor(self) -> float:
-        return schedule_factor(self.config.schedule, step=self.step, steps=self.steps)
+        return self.config.weight * schedule_factor(self.config.schedule, step=self.step, steps=self.steps)

@@ -154,7 +154,8 @@ class TeacherView:
         self, axis: Axis, view: ViewConfig, batch: Batch, chosen: Sequence[int]
     ) -> dict[str, list[SliceMaps]]:
         """Run the teacher on slices of the patches, for all layers that are seen in this way."""
-        layers = [request.layer for request in self.requests if (request.axis, request.view) == (axis, view)]
+        wanted = (request.layer for request in self.requests if (request.axis, request.view) == (axis, view))
+        layers = list(dict.fromkeys(wanted))  # two layers of the student may learn from one of the teacher
         order, found = slice_order(axis), {layer: [] for layer in layers}
         # Pixels made square by the spacing differ in number where the patches' spacings do.
         parts = batch.image.split(1) if view.square else [batch.image]

@@ -181,11 +181,11 @@ def test_main_layers_are_the_blocks_in_the_order_they_run(name, first, blocks, l
     assert set(blocks) <= set(found)
 
 
-def test_main_layers_open_an_encoder_and_take_an_empty_sequence_as_one():
+def test_main_layers_open_an_encoder_take_an_empty_sequence_as_one_and_leave_out_what_does_nothing():
     net = nn.Module()
     net.encoder = small()
     net.empty = nn.Sequential()
-    net.steps = nn.ModuleList([nn.Identity(), nn.Identity()])
+    net.steps = nn.ModuleList([nn.ReLU(), nn.ReLU(), nn.Identity()])
     net.head = nn.Conv2d(1, 1, 1)
     assert main_layers(net) == (
         "encoder.0",

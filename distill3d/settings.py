@@ -1,0 +1,154 @@
+"""From merged settings to frozen dataclasses, or to all that is wrong with them. It reads no file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from distill3d.registry import REGISTRIES, Component
+
+
+@dataclass(frozen=True, slots=True)
+class RawExperiment:
+    """Merged but not validated settings.
+
+    Attributes:
+        name: of the experiment.
+        settings: plain containers.
+        origins: dotted key -> the file (or ``"command line"``) that said it, for error lines.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    origins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_pretraining(self) -> bool:
+        """True for a file that trains a 2D network: it alone says which ``architecture`` at its top level."""
+        return "architecture" in self.settings
+
+
+class Builder:
+    """Walks the schema along the settings and gathers problems instead of stopping at the first."""
+
+    def __init__(self, raw: RawExperiment) -> None:
+        self.raw = raw
+        self.problems: list[str] = []
+
+    def complain(self, path: str, text: str) -> None:
+        """Note a problem with the file that said the key, or that said what holds it."""
+        origin, probe = None, path
+        while origin is None and probe:
+            origin = self.raw.origins.get(probe)
+            probe = probe.rpartition(".")[0]
+        self.problems.append(f"{origin or self.raw.name}: {path}: {text}")
+
+    def dataclass(self, cls: type, settings: object, path: str) -> object:
+        """Return an instance of ``cls``, or None after complaining."""
+        if not isinstance(settings, Mapping):
+            self.complain(path, f"must be a mapping of settings, got {settings!r}")
+            return None
+        before = len(self.problems)
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        dot = f"{path}." if path else ""
+        for key in settings:
+            if key not in fields:
+                self.complain(f"{dot}{key}", _unknown(str(key), list(fields)))
+        hints = get_type_hints(cls)
+        values = {
+            name: self.value(f, hints[name], settings, f"{dot}{name}")
+            for name, f in fields.items()
+            if name in settings or "registry" in f.metadata or self.required(f, f"{dot}{name}")
+        }
+        if len(self.problems) > before:
+            return None
+        try:
+            return cls(**values)
+        except ValueError as err:
+            self.complain(path or self.raw.name, str(err))
+            return None
+
+    def required(self, f: dataclasses.Field[Any], path: str) -> bool:
+        """Complain of a missing key without a default; never take part in the values."""
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            self.complain(path, "is missing and has no default")
+        return False
+
+    def value(self, f: dataclasses.Field[Any], hint: Any, settings: Mapping[str, Any], path: str) -> object:  # noqa: ANN401 - a type hint
+        """Return the value of one field, or None after complaining."""
+        if "registry" in f.metadata:
+            return self.from_registry(f, settings.get(f.name), path)
+        given = settings[f.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            return self.dataclass(hint, given, path)
+        if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]):
+            return self.named(get_args(hint)[1], given, path)
+        try:
+            leaf = OmegaConf.structured(dataclasses.make_dataclass("Leaf", [("value", hint)]))
+            merged: Any = OmegaConf.to_container(OmegaConf.merge(leaf, {"value": given}))
+            return merged["value"]
+        except OmegaConfBaseException as err:
+            self.complain(path, f"{given!r} is not accepted: {_clean(err, given)}")
+            return None
+
+    def named(self, cls: type, given: object, path: str) -> object:
+        """Return a mapping of freely named instances of ``cls``, or None after complaining."""
+        if not isinstance(given, Mapping):
+            self.complain(path, f"must be a mapping of named settings, got {given!r}")
+            return None
+        self.names(given, path)
+        return {str(key): self.dataclass(cls, value, f"{path}.{key}") for key, value in given.items()}
+
+    def names(self, given: Mapping[str, Any], path: str) -> None:
+        """Complain of freely chosen names that no dotted key could reach."""
+        for key in given:
+            if "." in str(key):
+                self.complain(f"{path}.{key}", f"{key!r} has a dot, at which keys are split; accepted: a name without")
+
+    def from_registry(self, f: dataclasses.Field[Any], given: object, path: str) -> object:
+        """Return one component, or a mapping of them by name, or None after complaining."""
+        kind, default = f.metadata["registry"], f.metadata["default"]
+        if not f.metadata["many"]:
+            return self.component(kind, {"name": default} if given is None and default else given, path)
+        if given is None and default:
+            given = {default: {"name": default}}
+        if not isinstance(given, Mapping):
+            self.complain(path, f"must be a mapping of named {kind} settings, got {given!r}")
+            return None
+        self.names(given, path)
+        return {key: self.component(kind, value, f"{path}.{key}", str(key)) for key, value in given.items()}
+
+    def component(self, kind: str, given: object, path: str, implied: str | None = None) -> Component | None:
+        """Return a component with its validated settings, or None after complaining."""
+        registry = REGISTRIES[kind]
+        if not isinstance(given, Mapping):
+            self.complain(path, f"must be a mapping with a name, got {given!r}; known: {', '.join(registry.names())}")
+            return None
+        name = given.get("name", implied)
+        if name not in registry:
+            self.complain(f"{path}.name", _unknown(str(name), list(registry.names()), f"unknown {kind}"))
+            return None
+        settings = {key: value for key, value in given.items() if key != "name"}
+        config = self.dataclass(registry[name].config, settings, path)
+        return None if config is None else Component(name, config)
+
+
+def _unknown(key: str, known: list[str], what: str = "unknown key") -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else ""
+    return f"{what} {key!r}; {hint or 'known: ' + ', '.join(sorted(known))}"
+
+
+def _clean(err: Exception, given: object) -> str:
+    return first_line(err).replace("'$VALUE'", repr(given)).replace("'$VALUE_TYPE'", repr(type(given).__name__))
+
+
+def first_line(err: Exception) -> str:
+    """Return the first line of what an exception says."""
+    return str(err).strip().splitlines()[0]
