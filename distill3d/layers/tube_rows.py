@@ -164,8 +164,8 @@ def scatter(rows: Tensor, address: Tensor, share: Tensor) -> Tensor:
     address, order = address.flatten().sort(stable=True)
     count = torch.bincount(address, minlength=len(rows))
     share = share.to(rows.dtype).flatten().index_select(0, order)
-    starts = count.cumsum(0) - count
-    return F.embedding_bag(order >> source_bits, rows, starts, mode="sum", per_sample_weights=share)
+    starts, source = count.cumsum(0) - count, order.bitwise_right_shift_(source_bits)
+    return F.embedding_bag(source, rows, starts, mode="sum", per_sample_weights=share)
 
 
 def without_middle(taps: Tensor) -> Tensor:

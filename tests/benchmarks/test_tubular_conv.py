@@ -81,9 +81,21 @@ def small_net(law):
 
 def step(net, image):
     """Forward and backward, also to the image, as within a network."""
-    net(image.requires_grad_()).square().mean().backward()
+    net(image.requires_grad_()).sum().backward()
     net.zero_grad()
     image.grad = None
+
+
+def median_seconds(nets, image):
+    """Seconds of a step of each; rounds alternate, so that other load meets all, and the first one warms up."""
+
+    def clock(net):
+        start = time.perf_counter()
+        step(net, image)
+        return time.perf_counter() - start
+
+    rounds = [{arm: clock(net) for arm, net in nets.items()} for _ in range(ROUNDS + 1)]
+    return {arm: statistics.median(seconds[arm] for seconds in rounds[1:]) for arm in nets}
 
 
 MEASURE = """
@@ -113,7 +125,7 @@ def peak_of(net, *, channels, shape, threads=1):
     return [int(number) / GIB for number in line.split()]
 
 
-@pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads} threads")
+@pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads}_threads")
 def threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -130,14 +142,7 @@ def test_a_tubular_convolution_against_the_straightforward_one(law, taps, thread
     expected = nets["tube_conv"](image)
     for arm in ARMS[1:]:
         torch.testing.assert_close(nets[arm](image), expected, rtol=1e-3, atol=1e-3)
-    seconds = {arm: [] for arm in ARMS}
-    for number in range(ROUNDS + 1):
-        for arm, net in nets.items():
-            start = time.perf_counter()
-            step(net, image)
-            if number:  # the first one warms up
-                seconds[arm].append(time.perf_counter() - start)
-    middle = {arm: statistics.median(values) for arm, values in seconds.items()}
+    middle = median_seconds(nets, image)
     peak = {
         arm: peak_of(f"build({arm!r}, {taps}, {law!r})", channels=CHANNELS, shape=(SIZE,) * 3, threads=threads)[0]
         for arm in ARMS

@@ -80,21 +80,19 @@ def snake_tap(axis, k, taps, numbers, extent):
     return moved
 
 
+# The three formulas in (x, y, z) of two angles, as the method states them, for a distance of 1.
+DIRECTIONS = {
+    "x": lambda b, c: (math.cos(b) * math.cos(c), math.cos(b) * math.sin(c), -math.sin(b)),
+    "y": lambda a, c: (-math.cos(a) * math.sin(c), math.cos(a) * math.cos(c), math.sin(a)),
+    "z": lambda a, b: (math.cos(a) * math.sin(b), -math.sin(a), math.cos(a) * math.cos(b)),
+}
+
+
 def angle_tap(axis, k, taps, numbers, extent):
-    """The three formulas in (x, y, z), as the method states them, in ZYX."""
+    """The first two numbers turn the taps before the center, the last two those after it."""
     s = k - taps // 2
-    first, second = math.pi / 4 * extent * (numbers[:2] if s < 0 else numbers[2:])
-    sin, cos = math.sin, math.cos
-    if axis == 2:
-        b, c = first, second
-        x, y, z = s * cos(b) * cos(c), s * cos(b) * sin(c), -s * sin(b)
-    elif axis == 1:
-        a, c = first, second
-        x, y, z = -s * cos(a) * sin(c), s * cos(a) * cos(c), s * sin(a)
-    else:
-        a, b = first, second
-        x, y, z = s * cos(a) * sin(b), -s * sin(a), s * cos(a) * cos(b)
-    return [z, y, x]
+    angles = math.pi / 4 * extent * (numbers[:2] if s < 0 else numbers[2:])
+    return [s * d for d in reversed(DIRECTIONS["zyx"[axis]](*angles))]
 
 
 def reference(conv, image, *, axis, law, taps, extent, groups):
