@@ -1,6 +1,6 @@
 # distill3d: `make` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment check test test-all smoke bench clean
+.PHONY: help setup experiment sweep check test test-all smoke bench clean
 
 PYTHON ?= python3
 CONSTRAINTS ?= .constraints.txt
@@ -12,7 +12,7 @@ export DISTILL3D_DATA ?= ../shared/data
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  NAME=<experiment>  ARGS='--resume | --overwrite | key=value ...'"
+	@echo "  NAME=<experiment or sweep>  ARGS='--resume | --overwrite | key=value ...'  WORKERS=<trials at a time>"
 
 setup: $(STAMP) ## make .venv and install
 
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml .constraints.txt
 
 experiment: $(STAMP) ## run one experiment: NAME=tubular
 	@$(BIN)/distill3d fit $(or $(NAME),'') $(ARGS)
+
+sweep: $(STAMP) ## run a sweep: NAME=strategies
+	@$(BIN)/python -m distill3d sweep run $(or $(NAME),'') $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 smoke: $(STAMP) ## two real steps of NAME with logging, checkpoint and resume
 	@$(BIN)/distill3d fit $(or $(NAME),tubular) --smoke $(ARGS)

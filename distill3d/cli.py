@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from distill3d.catalog import find_experiment, questions
+from distill3d.sweep.verbs import sweep_app
 
 app = typer.Typer(
     name="distill3d",
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(sweep_app)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 EPILOG = "Any setting can follow as key=value or --key=value, for example trainer.steps=100."
 TRACE_EPILOG = "Settings (see tracing/settings.py) can follow as key=value, for example input=image gap_um=5."

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from distill3d.config import as_plain
+from distill3d.asked import disagreements
+from distill3d.config import as_plain, flatten
+from distill3d.errors import InputError
 from distill3d.process import is_main_process
 from distill3d.registry import Component
 from distill3d.run_folder import RunFolder, write_text
@@ -27,17 +30,41 @@ def make_loggers(experiment: Experiment | Pretraining, folder: RunFolder, *, fir
         experiment: what runs.
         folder: where it runs.
         first_step: 0, or the step a resumed run continues from.
+
+    Raises:
+        InputError: a W&B agent started this run with other settings than its sweep asks for.
     """
+    asked = sweep_parameters()
+    if wrong := disagreements(asked, as_plain(experiment)):
+        raise InputError(*(f"W&B sweep: {line}" for line in wrong))
     curves = folder.path / "curves" / f"from_step{first_step}"
     if is_main_process() and curves.exists():
         shutil.rmtree(curves)  # steps that were lost and are now taken again
-    loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=curves.name)]
+    loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=curves.name, flush_logs_every_n_steps=1)]
     if (mode := _mode(experiment)) != "disabled":
-        loggers.append(_wandb_logger(experiment, folder, mode))
+        loggers.append(_wandb_logger(experiment, folder, mode, asked))
     return loggers
 
 
-def _wandb_logger(experiment: Experiment | Pretraining, folder: RunFolder, mode: str) -> WandbLogger:
+def sweep_parameters() -> dict[str, Any]:
+    """What the sweep of a W&B agent asks of this process; empty where no agent started it.
+
+    The agent names a file with them in the environment, which the other ranks inherit. They are only compared with the
+    settings, never applied: those come from the command line, the same on every rank.
+    """
+    path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
+    if path is None or "WANDB_SWEEP_ID" not in os.environ:
+        return {}
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as err:
+        raise InputError(f"{path}: the sweep's parameters are not readable: {err}") from err
+    return {key: given["value"] for key, given in content.items() if isinstance(given, Mapping) and "value" in given}
+
+
+def _wandb_logger(
+    experiment: Experiment | Pretraining, folder: RunFolder, mode: str, asked: Mapping[str, Any]
+) -> WandbLogger:
     """Start the W&B run in the main process; the other ranks get a logger that logs nothing."""
     if not is_main_process():
         return WandbLogger()
@@ -49,19 +76,27 @@ def _wandb_logger(experiment: Experiment | Pretraining, folder: RunFolder, mode:
         id=_run_id(folder),
         resume="allow",
         mode=mode,  # pyright: ignore[reportArgumentType] - one of the three it accepts, or W&B says so
-        group=experiment.name,
+        group=os.environ.get("WANDB_RUN_GROUP", experiment.name),  # a sweep's runs belong together
         name=f"{experiment.name}-seed{experiment.seed}",
         tags=[
             part.name
             for f in dataclasses.fields(experiment)
             if isinstance(part := getattr(experiment, f.name), Component)
-        ],
-        config=as_plain(experiment),
+        ]
+        + [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag],
+        config=_logged(experiment, asked),
         settings=wandb.Settings(console="off", silent=True, init_timeout=60),
     )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbLogger(experiment=run)
+
+
+def _logged(experiment: Experiment | Pretraining, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings; where a sweep has locked a whole section, that section under dotted keys."""
+    settings = as_plain(experiment)
+    locked = {key: settings.pop(key) for key in list(settings) if key in asked}
+    return settings | {key: value for key, value in flatten(locked).items() if key not in asked}
 
 
 def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
@@ -90,6 +125,13 @@ def log_summary(loggers: list[Logger], summary: Mapping[str, float]) -> None:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update(dict(summary))
             logger.experiment.finish()
+
+
+def log_stop(loggers: list[Logger], reason: str) -> None:
+    """Note in W&B that a run was stopped from outside: its exit code alone looks like a failure."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and is_main_process():
+            logger.experiment.summary["stopped"] = reason
 
 
 def _mode(experiment: Experiment | Pretraining) -> str:

@@ -66,8 +66,12 @@ def fit(
     experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
     console = console or Console(stderr=True)
     folder = RunFolder(Path(experiment.runs) / experiment.name / f"seed{experiment.seed}")
-    if is_main_process() and not overwrite and finished_or_refused(folder, experiment, resume=resume):
-        console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
+    # torchrun and SLURM start all ranks at once: none may wait for others that have nothing to do. A rank that
+    # Lightning starts comes later, when the main one has claimed the folder: that is no run of somebody else.
+    asks = is_main_process() or folder.state == "done"
+    if asks and not overwrite and finished_or_refused(folder, experiment, resume=resume):
+        if is_main_process():
+            console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
     with quiet():
         L.seed_everything(experiment.seed, workers=True, verbose=False)

@@ -59,7 +59,7 @@ class Builder:
         dot = f"{path}." if path else ""
         for key in settings:
             if key not in fields:
-                self.complain(f"{dot}{key}", _unknown(str(key), list(fields)))
+                self.complain(f"{dot}{key}", unknown(str(key), list(fields)))
         hints = get_type_hints(cls)
         values = {
             name: self.value(f, hints[name], settings, f"{dot}{name}")
@@ -132,14 +132,15 @@ class Builder:
             return None
         name = given.get("name", implied)
         if name not in registry:
-            self.complain(f"{path}.name", _unknown(str(name), list(registry.names()), f"unknown {kind}"))
+            self.complain(f"{path}.name", unknown(str(name), list(registry.names()), f"unknown {kind}"))
             return None
         settings = {key: value for key, value in given.items() if key != "name"}
         config = self.dataclass(registry[name].config, settings, path)
         return None if config is None else Component(name, config)
 
 
-def _unknown(key: str, known: list[str], what: str = "unknown key") -> str:
+def unknown(key: str, known: list[str], what: str = "unknown key") -> str:
+    """Say that a name is unknown, with the nearest known one, else with all of them."""
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else ""
     return f"{what} {key!r}; {hint or 'known: ' + ', '.join(sorted(known))}"

@@ -14,12 +14,14 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from distill3d.callbacks import ExitOnSigterm, TrainingBar
+from distill3d.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
+from distill3d.loggers import log_stop
 from distill3d.process import is_main_process
 from distill3d.run_folder import RunFolder
 from distill3d.schema import TrainerConfig
 
 EXIT_INTERRUPT = 130
+STOPS = {EXIT_INTERRUPT: "Ctrl-C", EXIT_SIGTERM: "SIGTERM, as a sweep agent or a cluster sends it"}
 
 
 def make_trainer(
@@ -88,7 +90,10 @@ def train(
         if is_main_process():
             Console(stderr=True).print(f"stopped; --resume goes on from {folder.path}", soft_wrap=True)
         # Lightning ends an interrupted fit with 1; the shell's convention is 128 + SIGINT
-        raise SystemExit(EXIT_INTERRUPT if trainer.interrupted and err.code == 1 else err.code) from err
+        code = EXIT_INTERRUPT if trainer.interrupted and err.code == 1 else err.code
+        if code in STOPS:
+            log_stop(trainer.loggers, STOPS[code])
+        raise SystemExit(code) from err
 
 
 def step_of(checkpoint: Path | None) -> int:

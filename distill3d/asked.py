@@ -1,0 +1,76 @@
+"""Compares what somebody asked for with what an experiment's settings became. It changes neither.
+
+Under a W&B sweep the logged config shows the sweep's values, whatever the run was trained with. So both sides compare:
+the local runner before the first trial, a run of W&B's agent at its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill3d.config import parse_overrides
+from distill3d.errors import ConfigError
+
+_ABSENT = object()
+
+
+def disagreements(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Say which keys did not become what was asked for; a line each.
+
+    Args:
+        asked: dotted or nested keys, as a sweep passes them. Text counts as the YAML it is, since a command line has
+            only text; a mapping may name fewer keys than there are.
+        settings: resolved, as `distill3d.config.as_plain` gives them.
+
+    Example:
+        >>> disagreements({"optimizer.lr": 1.0, "seed": "3"}, {"optimizer": {"lr": 0.01}, "seed": 3})
+        ['optimizer.lr=1.0 was asked for, the settings have 0.01']
+    """
+    lines = []
+    for key, value in asked.items():
+        found = _look_up(settings, key)
+        if found is _ABSENT:
+            lines.append(f"{key}={value} was asked for, the settings have no such key")
+        elif not _same(_meant(value), found):
+            hint = "; write 'null' in quotes: W&B passes None as that word" if value is None else ""
+            lines.append(f"{key}={value} was asked for, the settings have {found!r}{hint}")
+    return lines
+
+
+def _look_up(settings: Any, key: str) -> Any:  # noqa: ANN401 - walks any settings
+    if not key:
+        return settings
+    if not isinstance(settings, Mapping):
+        return _ABSENT
+    # A name may itself hold dots, such as that of a part of `combine`: the longest that is there wins
+    names = key.split(".")
+    for end in range(len(names), 0, -1):
+        if (head := ".".join(names[:end])) in settings:
+            return _look_up(settings[head], ".".join(names[end:]))
+    return _ABSENT
+
+
+def _meant(value: Any) -> Any:  # noqa: ANN401 - whatever a sweep lists
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_overrides([f"value={value}"]).get("value")
+    except ConfigError:
+        return value
+
+
+def _same(asked: Any, found: Any) -> bool:  # noqa: ANN401 - as above
+    if isinstance(asked, str) and "${" in asked:
+        return True  # an interpolation: what it stands for is known only inside its file
+    if isinstance(asked, Mapping):
+        return isinstance(found, Mapping) and all(
+            key in found and _same(_meant(value), found[key]) for key, value in asked.items()
+        )
+    if isinstance(asked, Sequence) and not isinstance(asked, str):
+        if not isinstance(found, Sequence) or isinstance(found, str) or len(asked) != len(found):
+            return False
+        return all(_same(_meant(a), b) for a, b in zip(asked, found, strict=True))
+    if isinstance(asked, bool) or isinstance(found, bool) or asked is None or found is None:
+        return asked is found
+    return asked == found or str(asked) == str(found)

@@ -1,0 +1,97 @@
+"""What a trial achieved, read from what its run left. It scores nothing itself.
+
+A sweep's metric is called as W&B shows it: ``test/<score>``, the mean over the test cases in ``metrics.json``, or a
+value logged during training, ``val/dice`` or ``train/loss``, of which the best by the sweep's goal counts.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from distill3d.evaluation import NOT_SCORES
+from distill3d.metrics.by_case import COUNTS, SCORE_NAMES
+from distill3d.metrics.tree import TreeScores
+from distill3d.run_folder import RunFolder
+from distill3d.schema import Experiment
+from distill3d.settings import unknown
+from distill3d.sweep.settings import Metric, Sweep
+
+LOGGED = ("val/dice", "train/loss")
+
+
+def metric_names() -> tuple[str, ...]:
+    """Every name a sweep's metric can have."""
+    masks = (name for name in SCORE_NAMES if name not in COUNTS)
+    trees = (f"tree_{field.name}" for field in fields(TreeScores) if field.name not in NOT_SCORES)
+    return (*(f"test/{name}" for name in (*masks, *trees) if not name.endswith("missed")), *LOGGED)
+
+
+def metric_problems(sweep: Sweep, experiment: Experiment) -> list[str]:
+    """Say why a trial could not have the sweep's metric, or could not be stopped early by it."""
+    name, known = sweep.metric.name, list(metric_names())
+    if name not in known:
+        return [f"metric.name: {unknown(name, known, 'no run produces')}"]
+    if sweep.early_terminate is None:
+        return []
+    if name not in LOGGED:
+        return [f"early_terminate: {name} is known only at the end; accepted: metric.name {' or '.join(LOGGED)}"]
+    count = experiment.trainer.steps // experiment.trainer.validate_every
+    if name == "val/dice" and count <= sweep.early_terminate.first:
+        first = sweep.early_terminate.first
+        return [f"early_terminate: the first bracket is after {first} validations, a trial has {count}; nothing stops"]
+    return []
+
+
+def history(run: RunFolder, name: str) -> list[float]:
+    """Values of a metric in the order of training, also of a run that is still going on."""
+    values: dict[int, float] = {}
+    for path in sorted(_curves(run), key=_first_step):
+        start = _first_step(path)
+        values = {step: value for step, value in values.items() if step < start}  # lost with the killed part
+        values |= dict(_column(path, name))
+    return [values[step] for step in sorted(values)]
+
+
+def _curves(run: RunFolder) -> list[Path]:
+    return list((run.path / "curves").glob("from_step*/metrics.csv"))
+
+
+def _first_step(path: Path) -> int:
+    return int(path.parent.name.removeprefix("from_step"))
+
+
+def _column(path: Path, name: str) -> list[tuple[int, float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    pairs = []
+    for row in rows:
+        try:
+            pairs.append((int(row["step"]), float(row[name])))
+        except (KeyError, TypeError, ValueError):  # another metric's row, or one that is being written
+            continue
+    return pairs
+
+
+def best(values: list[float], metric: Metric) -> float | None:
+    """The best of the finite values by the sweep's goal; None if there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return None
+    return max(finite) if metric.goal == "maximize" else min(finite)
+
+
+def objective(run: RunFolder, metric: Metric) -> float | None:
+    """Return what a finished run achieved, None if it did not produce the metric."""
+    if metric.name in LOGGED:
+        return best(history(run, metric.name), metric)
+    value = scores(run).get(metric.name.removeprefix("test/"))
+    return None if value is None else best([float(value)], metric)
+
+
+def scores(run: RunFolder) -> dict[str, Any]:
+    """Mean scores of a finished run over its test cases; empty before."""
+    return run.read_json(run.metrics).get("mean", {})

@@ -1,0 +1,101 @@
+"""The verbs ``distill3d sweep ...``: they parse, call and print, and import nothing heavy before use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+sweep_app = typer.Typer(
+    name="sweep",
+    help="Run W&B sweep files on this machine, without a server. W&B runs the same files: wandb sweep, wandb agent.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+TABLE_WIDTH = 100
+
+Name = Annotated[str, typer.Argument(metavar="SWEEP", help="a name under sweeps/, or a YAML file")]
+Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="the sweep is kept in FOLDER/sweeps/<name>")]
+Storage = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="where its state is: postgresql://... or mysql://... lets machines share it"),
+]
+Workers = Annotated[int | None, typer.Option(help="trials at a time; GPUs or cores are dealt out to them")]
+Retries = Annotated[int, typer.Option(min=0, help="how often a trial that failed is tried again")]
+
+
+def _out() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=TABLE_WIDTH)
+
+
+@sweep_app.command()
+def run(
+    name: Name,
+    workers: Workers = None,
+    storage: Storage = None,
+    retries: Retries = 1,
+    runs: Runs = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only print what each trial would be called with")] = False,
+) -> None:
+    """Check every trial of a sweep, run them all, and show the table."""
+    from distill3d.sweep import start
+    from distill3d.sweep.read import find_sweep, read_sweep
+
+    path = find_sweep(name)
+    if dry_run:
+        for line in start.dry_run(read_sweep(path), runs):
+            typer.echo(line)
+        return
+    code = start.begin(path, runs=runs, workers=workers, storage=storage, retries=retries, console=_out())
+    raise typer.Exit(code)
+
+
+@sweep_app.command()
+def resume(
+    name: Name, workers: Workers = None, storage: Storage = None, retries: Retries = 1, runs: Runs = Path("runs")
+) -> None:
+    """Go on with a sweep that was begun: what is unfinished continues, what is finished stays."""
+    from distill3d.sweep import start
+
+    code = start.resume(name, runs=runs, workers=workers, storage=storage, retries=retries, console=_out())
+    raise typer.Exit(code)
+
+
+@sweep_app.command()
+def status(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> None:
+    """Show the state of every trial, also while the sweep runs."""
+    from distill3d.sweep import start
+    from distill3d.sweep.tables import counts, status_table
+
+    sweep, rows = start.state_of(name, runs=runs, storage=storage)
+    _out().print(status_table(sweep, rows, title=f"{sweep.name}: {counts(rows)}"))
+
+
+@sweep_app.command()
+def report(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> None:
+    """Compare the settings of a sweep, best first, over their seeds."""
+    from distill3d.sweep import start
+    from distill3d.sweep.tables import report_table
+
+    sweep, rows = start.state_of(name, runs=runs, storage=storage)
+    _out().print(report_table(sweep, rows))
+
+
+@sweep_app.command(name="export-slurm")
+def export_slurm(
+    name: Name,
+    runs: Runs = Path("runs"),
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="the script; runs/sweeps/<name>/array.sh")] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="trials that may run at a time")] = 4,
+    time: Annotated[str, typer.Option(help="limit of a trial; it goes on afterwards where it was")] = "04:00:00",
+    cpus: Annotated[int, typer.Option(min=1, help="cores per process")] = 4,
+) -> None:
+    """Write a grid or random sweep as a SLURM array job, a task per trial."""
+    from distill3d.sweep import start
+    from distill3d.sweep.read import find_sweep
+
+    script = start.export_slurm(find_sweep(name), runs=runs, out=out, at_once=at_once, time=time, cpus=cpus)
+    _out().print(f"submit    sbatch {script}", f"then      distill3d sweep report {name}", sep="\n", soft_wrap=True)

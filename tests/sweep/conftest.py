@@ -1,0 +1,82 @@
+"""Sweeps of fake trials, in a folder of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distill3d.sweep.read import parse_sweep
+
+FAKE = Path(__file__).with_name("fake_trial.py")
+GRID = """
+method: grid
+metric: {name: test/dice, goal: maximize}
+parameters:
+  seed: {values: [0, 1]}
+  optimizer.lr: {values: [0.001, 0.01, 0.1]}
+"""
+
+
+@pytest.fixture
+def head(tiny_file):
+    """The lines of a sweep file that say what a trial is: a fake one of the tiny experiment."""
+    return f'program: {FAKE}\ncommand: ["${{interpreter}}", "${{program}}", fit, {tiny_file}, "${{args}}"]\n'
+
+
+@pytest.fixture
+def sweep_file(head, tmp_path):
+    """Write a sweep of fake trials."""
+
+    def write(body=GRID, name="fakes"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(head + body)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def sweep_of(head):
+    """Read a sweep of fake trials from its text."""
+    return lambda body=GRID: parse_sweep(head + body, "fakes", origin="fakes.yaml")
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Start ``distill3d sweep ...`` in a process of its own, as a user would."""
+
+    started = []
+
+    def start(verb, *arguments, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distill3d", "sweep", verb, *map(str, arguments), "--runs", str(tmp_path / "runs")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - it starts no thread
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+        process.stdout.close()
+
+
+@pytest.fixture
+def finish(call):
+    """Run ``distill3d sweep ...`` to its end; returns exit code and output."""
+
+    def run(verb, *arguments, **environment):
+        process = call(verb, *arguments, **environment)
+        out, _ = process.communicate(timeout=240)
+        return process.returncode, out
+
+    return run

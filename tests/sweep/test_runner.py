@@ -1,0 +1,314 @@
+"""What the runner does with trials, shown with fake ones."""
+
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from distill3d.errors import ConfigError, InputError
+from distill3d.sweep import search, start
+from distill3d.sweep.machine import MARK, survivors
+
+pytestmark = pytest.mark.slow  # many processes: minutes on a busy machine
+
+ONE = """
+method: grid
+metric: {name: test/dice, goal: maximize}
+parameters:
+  optimizer.lr: {values: [0.1]}
+"""
+LRS = """
+method: grid
+metric: {name: test/dice, goal: maximize}
+parameters:
+  optimizer.lr: {values: [0.001, 0.01, 0.1]}
+"""
+
+
+@pytest.fixture
+def sweep(sweep_file, tmp_path):
+    """Begin or resume a sweep in this process; returns exit code and what was printed."""
+
+    def run(verb="begin", body=LRS, *, workers=1, retries=1, storage=None):
+        out = io.StringIO()
+        options = {"runs": tmp_path / "runs", "workers": workers, "storage": storage, "retries": retries}
+        path = sweep_file(body)
+        code = getattr(start, verb)(
+            path if verb == "begin" else "fakes", **options, console=Console(file=out, width=100)
+        )
+        return code, out.getvalue()
+
+    return run
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return lambda: start.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]
+
+
+@pytest.fixture
+def calls(tmp_path):
+    """Trial number -> what it was called with, every time."""
+
+    def read():
+        found = sorted((tmp_path / "runs/sweeps/fakes/trials").glob("*/tiny/seed*/calls.txt"))
+        return {int(path.parents[2].name): path.read_text().splitlines() for path in found}
+
+    return read
+
+
+def test_every_trial_of_a_grid_runs_once_and_the_best_setting_comes_first(sweep, rows, calls):
+    body = LRS.replace("parameters:", "parameters:\n  seed: {values: [0, 1]}")
+    code, out = sweep(body=body, workers=2)
+    assert code == 0
+    assert [row.state for row in rows()] == ["finished"] * 6
+    assert {number: len(times) for number, times in calls().items()} == dict.fromkeys(range(6), 1)
+    table = out[out.index("setting") :]
+    assert table.index("optimizer.lr=0.1") < table.index("optimizer.lr=0.01") < table.index("optimizer.lr=0.001")
+    assert "0.600 +- 0.000" in table
+    assert "3.5 +- 0.7" in table  # HD95 of seeds 0 and 1: 3 and 4 um
+    assert max(map(len, table.splitlines()[:-2])) <= 100
+
+
+def test_the_lowest_comes_first_where_the_goal_is_to_minimize(sweep):
+    _, out = sweep(body=LRS.replace("maximize", "minimize"))
+    table = out[out.index("setting") :]
+    assert table.index("optimizer.lr=0.001") < table.index("optimizer.lr=0.1")
+
+
+def test_a_trial_is_called_with_what_the_sweep_asks_and_a_folder_of_its_own(sweep, calls, tmp_path):
+    sweep()
+    assert calls()[1] == [f"--optimizer.lr=0.01 runs={tmp_path}/runs/sweeps/fakes/trials/0001"]
+
+
+def test_a_sweep_that_was_begun_is_not_begun_again(sweep):
+    sweep()
+    with pytest.raises(InputError, match="accepted: distill3d sweep resume fakes"):
+        sweep()
+
+
+def test_resuming_a_finished_sweep_repeats_nothing(sweep, calls):
+    sweep()
+    before = calls()
+    assert sweep("resume")[0] == 0
+    assert calls() == before
+
+
+def test_a_failed_trial_is_tried_again_up_to_the_limit_and_its_reason_is_kept(sweep, rows, calls, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "0.01")
+    code, out = sweep(retries=2)
+    assert code == 1
+    assert len(calls()[1]) == 3
+    assert [row.state for row in rows()] == ["finished", "failed", "finished"]
+    assert rows()[1].reason == "exit 1: fake: the loss is not finite"
+    assert rows()[1].attempt == 3
+    assert "distill3d sweep resume fakes goes on" in out
+    code, _ = sweep("resume", retries=2)
+    assert (code, len(calls()[1])) == (1, 3)
+    monkeypatch.delenv("FAKE_FAIL")
+    assert sweep("resume", retries=3)[0] == 0
+    assert len(calls()[1]) == 4
+
+
+def test_a_trial_that_failed_by_chance_finishes_anew_at_the_second_try(sweep, rows, calls, monkeypatch):
+    monkeypatch.setenv("FAKE_ONCE", "0.01")
+    assert sweep()[0] == 0
+    assert [call.rsplit(" ", 1)[-1] == "--overwrite" for call in calls()[1]] == [False, True]
+    assert rows()[1].before == "exit 1: fake: the loss is not finite"
+
+
+def wait_for(condition, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def trials_of(folder):
+    return [process for number in range(3) for process in survivors(str(folder / f"{number:04d}"))]
+
+
+def test_a_trial_that_got_sigterm_is_stopped_not_finished_and_goes_on_when_resumed(
+    sweep_file, call, rows, sweep, calls, tmp_path
+):
+    folder = tmp_path / "runs/sweeps/fakes/trials"
+    process = call("run", sweep_file(LRS), FAKE_HANG="0.01")
+    victim = wait_for(lambda: survivors(str(folder / "0001")))
+    wait_for(lambda: 1 in calls())
+    victim[0].terminate()
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, out
+    assert [row.state for row in rows()] == ["finished", "stopped", "finished"]
+    assert rows()[1].reason == "SIGTERM (exit 143)"
+    assert sweep("resume")[0] == 0
+    assert calls()[1][1].endswith(" --resume")
+    assert [len(times) for times in calls().values()] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_runner_takes_its_trials_with_it(sweep_file, call, rows, tmp_path, signum, code):
+    folder = tmp_path / "runs/sweeps/fakes/trials"
+    process = call("run", sweep_file(LRS), "--workers", "2", FAKE_SLEEP="600", FAKE_CHILD="1")
+    wait_for(lambda: len(trials_of(folder)) == 4)  # two trials, a child of each
+    process.send_signal(signum)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == code, out
+    assert "Traceback" not in out
+    wait_for(lambda: not trials_of(folder), seconds=10)
+    assert [row.state for row in rows()] == ["stopped", "stopped", "waiting"]
+
+
+def test_after_kill_9_of_the_runner_every_trial_is_done_exactly_once(sweep_file, call, sweep, rows, calls, tmp_path):
+    folder = tmp_path / "runs/sweeps/fakes/trials"
+    process = call("run", sweep_file(LRS), FAKE_HANG="0.01", FAKE_CHILD="1")
+    wait_for(lambda: 1 in calls())
+    process.kill()
+    process.communicate(timeout=60)
+    assert [row.state for row in rows()] == ["finished", "running", "waiting"]
+    left = trials_of(folder)
+    assert left
+    assert sweep("resume")[0] == 0
+    assert not [process for process in left if process.is_running()]
+    assert [row.state for row in rows()] == ["finished"] * 3
+    assert rows()[1].before == "its runner was killed"
+    assert [len(times) for times in calls().values()] == [1, 2, 1]
+    study = search._study("fakes", search.default_storage(folder.parent))
+    assert sorted(attempt.number for attempt in search.attempts(study) if attempt.state == "finished") == [0, 1, 2]
+
+
+def test_a_trial_that_finished_while_no_runner_was_there_is_not_repeated(sweep, rows, calls, sweep_file, tmp_path):
+    folder = tmp_path / "runs/sweeps/fakes"
+    study = search.open_study(start.read_sweep(sweep_file(LRS)), search.default_storage(folder))
+    study.ask()  # a runner took it, started it, and was killed
+    run = folder / "trials/0000/tiny/seed0"
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text(json.dumps({"mean": {"dice": 0.9}}))
+    (run / "done.json").write_text("{}")
+    assert sweep("resume")[0] == 0
+    assert rows()[0].value == 0.9
+    assert sorted(calls()) == [1, 2]
+
+
+def test_a_runner_that_was_killed_while_it_put_trials_in_line_loses_none(
+    sweep, sweep_file, rows, tmp_path, monkeypatch
+):
+    address = search.default_storage(tmp_path / "runs/sweeps/fakes")
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "planned", lambda sweep: [*search.grid(sweep)[:2], 1 / 0])
+        with pytest.raises(ZeroDivisionError):
+            search.open_study(start.read_sweep(sweep_file(LRS)), address)
+    assert sweep("resume")[0] == 0
+    assert [row.number for row in rows()] == [0, 1, 2]
+
+
+def test_two_runners_do_not_share_a_sqlite_file(sweep, sweep_file, call, tmp_path):
+    process = call("run", sweep_file(ONE), FAKE_HANG="0.1")
+    wait_for(lambda: survivors(str(tmp_path / "runs/sweeps/fakes/trials/0000")))
+    with pytest.raises(InputError, match="another runner has this sweep"):
+        sweep("resume", ONE)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_exit_0_without_done_json_is_no_success(sweep, rows, sweep_file, tmp_path):
+    body = ONE + f'command: ["${{env}}", "true", fit, {tmp_path / "tiny.yaml"}, "${{args}}"]\n'
+    text = sweep_file(body).read_text().splitlines()
+    (tmp_path / "fakes.yaml").write_text("\n".join(line for line in text if "interpreter" not in line))
+    out = io.StringIO()
+    options = {"runs": tmp_path / "runs", "workers": 1, "storage": None, "retries": 0}
+    assert start.begin(tmp_path / "fakes.yaml", **options, console=Console(file=out)) == 1
+    assert rows()[0].reason == "exit 0, but no done.json"
+
+
+def test_a_done_json_of_an_earlier_run_does_not_make_a_failure_a_success(sweep, rows, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_FAIL", "0.1")
+    run = tmp_path / "runs/sweeps/fakes/trials/0000/tiny/seed0"
+    run.mkdir(parents=True)
+    (run / "done.json").write_text("{}")
+    assert sweep(body=ONE, retries=0)[0] == 1
+    assert rows()[0].state == "failed"
+
+
+def test_a_finished_run_without_the_metric_ends_the_sweep_in_one_line(sweep):
+    with pytest.raises(ConfigError, match=r"metrics\.json has no test/precision") as caught:
+        sweep(body=LRS.replace("test/dice", "test/precision"))
+    assert len(caught.value.lines) == 1
+
+
+def test_no_new_trial_starts_once_the_target_is_reached(sweep, rows):
+    body = LRS.replace("goal: maximize", "goal: maximize, target: 0.505")
+    code, out = sweep(body=body)
+    assert [row.state for row in rows()] == ["finished", "finished", "waiting"]
+    assert "the target is reached" in out
+    assert code == 0
+
+
+def test_random_search_ends_at_its_cap_and_differs_from_trial_to_trial(sweep, rows):
+    body = """
+method: random
+run_cap: 4
+metric: {name: test/dice, goal: maximize}
+parameters:
+  optimizer.lr: {distribution: log_uniform_values, min: 1.0e-4, max: 0.1}
+"""
+    assert sweep(body=body)[0] == 0
+    drawn = [row.values["optimizer.lr"] for row in rows()]
+    assert len(set(drawn)) == 4
+    assert all(1e-4 <= lr <= 0.1 for lr in drawn)
+
+
+def test_bayes_search_comes_near_the_optimum_of_a_known_function(sweep_of, tmp_path):
+    sweep = sweep_of("""
+method: bayes
+run_cap: 40
+metric: {name: test/dice, goal: maximize}
+parameters:
+  optimizer.lr: {distribution: log_uniform_values, min: 1.0e-4, max: 1.0}
+  optimizer.weight_decay: {distribution: uniform, min: 0.0, max: 1.0}
+""")
+    study = search.open_study(sweep, search.default_storage(tmp_path))
+    values = []
+    for number in range(40):
+        trial = study.ask()
+        study.sampler = search.sampler(sweep, number)
+        drawn = search.draw(sweep, trial)
+        values.append(-((drawn["optimizer.weight_decay"] - 0.3) ** 2) - (drawn["optimizer.lr"] - 0.01) ** 2)
+        study.tell(trial, values[-1])
+    assert max(values[10:]) > max(values[:10])
+    assert max(values) > -0.01
+
+
+def test_hyperband_stops_a_laggard_and_keeps_the_best(sweep, rows, monkeypatch):
+    monkeypatch.setenv("FAKE_SLEEP", "18")
+    body = """
+method: grid
+metric: {name: val/dice, goal: maximize}
+early_terminate: {type: hyperband, min_iter: 2, eta: 3}
+parameters:
+  optimizer.lr: {values: [0.1, 0.001]}
+"""
+    monkeypatch.setattr(start, "check", lambda *_: None)  # the tiny experiment validates twice, the fake nine times
+    assert sweep(body=body, workers=2)[0] == 0
+    assert [row.state for row in rows()] == ["finished", "pruned"]
+    assert rows()[1].reason.startswith("behind at iteration ")
+
+
+def test_a_mark_in_the_environment_finds_what_a_trial_started(tmp_path, monkeypatch):
+    monkeypatch.setenv(MARK, str(tmp_path))
+    process = psutil.Popen(["sleep", "60"])
+    try:
+        assert [found.pid for found in survivors(str(tmp_path))] == [process.pid]
+        assert survivors(str(tmp_path / "other")) == []
+    finally:
+        process.kill()
+        process.wait()
+    assert os.getpid() not in [found.pid for found in survivors(str(tmp_path))]
+    assert Path(tmp_path).is_dir()

@@ -1,0 +1,110 @@
+"""A sweep as a SLURM array job, run by a bash script that plays srun and scontrol."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distill3d.errors import ConfigError
+from distill3d.sweep import start
+
+pytestmark = pytest.mark.slow  # many processes: minutes on a busy machine
+
+GRID = """
+method: grid
+metric: {name: test/dice, goal: maximize}
+parameters:
+  optimizer.lr: {values: [0.01, 0.1]}
+"""
+
+
+@pytest.fixture
+def script(sweep_file, tmp_path):
+    def write(body=GRID):
+        path = sweep_file(body)
+        return start.export_slurm(path, runs=tmp_path / "runs", out=None, at_once=2, time="01:00:00", cpus=4)
+
+    return write
+
+
+@pytest.fixture
+def submit(tmp_path):
+    """Run one task of the array; returns the exit code and what was asked of scontrol."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, text in {
+        "srun": '#!/bin/bash\n[ "$1" = --kill-on-bad-exit=1 ] || exit 9\nshift\n"$@"',
+        "scontrol": f'#!/bin/bash\necho "$@" >> {tmp_path}/asked',
+    }.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+
+    def run(path, task, **environment):
+        (tmp_path / "asked").unlink(missing_ok=True)
+        env = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_JOB_ID": "77"} | environment
+        env["PATH"] = os.pathsep.join([str(tools), str(Path(sys.executable).parent), env["PATH"]])
+        done = subprocess.run(["bash", str(path)], env=env, check=False, capture_output=True, text=True, timeout=60)
+        asked = tmp_path / "asked"
+        return done.returncode, asked.read_text().strip() if asked.is_file() else ""
+
+    return run
+
+
+def states(tmp_path):
+    return [row.state for row in start.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]]
+
+
+def test_each_task_runs_its_trial_and_the_folders_tell_the_report(script, submit, tmp_path):
+    path = script()
+    assert states(tmp_path) == ["waiting", "waiting"]
+    assert submit(path, 1) == (0, "")
+    assert states(tmp_path) == ["waiting", "finished"]
+    assert submit(path, 0) == (0, "")
+    rows = start.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]
+    assert [row.value for row in rows] == [0.51, 0.6]
+    assert submit(path, 2)[0] == 2  # there is no third
+
+
+def test_a_trial_that_was_sent_sigterm_puts_itself_back_in_line_and_a_failed_one_does_not(script, submit):
+    path = script()
+    path.write_text(path.read_text().replace("set -u", "set -u\nsrun() { return $CODE; }"))
+    assert submit(path, 1, CODE="143") == (143, "requeue 77_1")
+    assert submit(path, 1, CODE="1") == (1, "")
+
+
+def test_a_requeued_task_resumes(script, submit, tmp_path):
+    path = script()
+    submit(path, 0)
+    submit(path, 0)
+    calls = tmp_path / "runs/sweeps/fakes/trials/0000/tiny/seed0/calls.txt"
+    assert all(line.endswith(" --resume") for line in calls.read_text().splitlines())
+
+
+def test_the_script_asks_for_what_a_trial_needs(script, tmp_path):
+    lines = script(GRID + "  trainer.devices: {value: 2}\n  trainer.num_nodes: {value: 3}\n").read_text().splitlines()
+    for wanted in ("--array=0-1%2", "--nodes=3", "--ntasks-per-node=2", "--time=01:00:00", "--requeue"):
+        assert f"#SBATCH {wanted}" in lines
+    assert not [line for line in lines if "gpus" in line]  # the tiny experiment runs on the CPU
+    gpu = script(GRID + "  trainer.accelerator: {value: gpu}\n  trainer.devices: {value: 4}\n").read_text()
+    assert "#SBATCH --gpus-per-node=4\n" in gpu
+    assert subprocess.run(["bash", "-n"], input=gpu, text=True, check=False).returncode == 0
+
+
+def test_trials_of_different_size_and_bayes_are_no_array_job(script):
+    with pytest.raises(ConfigError, match="an array job gives the same to all"):
+        script(GRID + "  trainer.devices: {values: [1, 2]}\n")
+    with pytest.raises(ConfigError, match="bayes needs results"):
+        script(GRID.replace("method: grid", "method: bayes\nrun_cap: 3"))
+
+
+def test_a_random_sweep_draws_the_same_values_for_the_script_and_the_report(script, tmp_path):
+    path = script(
+        GRID.replace("method: grid", "method: random\nrun_cap: 3").replace(
+            "{values: [0.01, 0.1]}", "{min: 0.0, max: 1.0}"
+        )
+    )
+    rows = start.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]
+    assert len({row.values["optimizer.lr"] for row in rows}) == 3
+    assert all(f"--optimizer.lr={row.values['optimizer.lr']}" in path.read_text() for row in rows)
