@@ -159,7 +159,8 @@ def _say(side: _Side, tolerance_vox: float) -> str:
     longest, count = side.stretches[0], len(side.stretches)
     total = sum(stretch.length_vox for stretch in side.stretches)
     head = f"longest of {count} {side.name} stretches" if count > 1 else f"only {side.name} stretch"
-    part = "" if _within(longest.points_zyx_vox, side.box).all() else ", its middle"
+    seen = _within(longest.points_zyx_vox, side.box).all(axis=1)
+    part = "" if seen.all() else ", shown in part" if seen.any() else ", outside the image"
     slices = f"slices {side.box[0][0]} to {side.box[1][0]}"
     return f"{head}: {longest.length_vox:.0f} of {total:.0f} voxels{part}; {slices}"
 
@@ -177,7 +178,7 @@ def _overview(figure: Figure, scene: _Scene) -> None:
         ax.tick_params(labelleft=plane is not ZY, labelbottom=plane is not XY)
         for number, side in (("1", scene.gold), ("2", scene.pred)):
             if side.box is not None:
-                _mark(ax, number, side.box, plane)
+                _mark(ax, number, side.box, plane, at_start=side is scene.gold)
 
 
 def _closeup(figure: Figure, top: float, box: _Box, scene: _Scene) -> None:
@@ -218,14 +219,15 @@ def _show(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], note: str 
     drawn.set_extent((low[right] - 0.5, high[right] + 0.5, high[down] + 0.5, low[down] - 0.5))
     ax.set_autoscale_on(False)
     ax.tick_params(labelsize=6.5, length=2, pad=1.5)
-    ax.locator_params(nbins=5, integer=True)
+    for axis, inches in zip(("x", "y"), np.multiply(ax.get_position().size, SIZE), strict=True):
+        ax.locator_params(axis=axis, nbins=int(np.clip(2.5 * inches, 1, 5)), integer=True, min_n_ticks=1)
     _label(ax, "ZYX"[right] + "ZYX"[down] + note, (0, 1), (3, -3), va="top", xycoords="axes fraction")
 
 
 def _trees(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], *, closeup: bool) -> None:
     """Draw what of both trees lies in the box; in an overview, what agrees is drawn once, as gold."""
     layers = [(scene.pred, False, RIGHT, 0.8)] * closeup + [
-        (scene.gold, False, HIT, 1.0 + 0.4 * closeup),
+        (scene.gold, False, HIT, 1.2 + 0.4 * closeup),
         (scene.pred, True, FALSE, 1.6 + 0.4 * closeup),
         (scene.gold, True, LOST, 1.6 + 0.4 * closeup),
     ]
@@ -233,20 +235,29 @@ def _trees(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], *, closeu
         pieces, which = side.pieces, side.wrong == wrong
         drawn = which & _within(pieces.points_zyx_vox, box).all(axis=1)
         middle, half = (values[drawn][:, plane[::-1]] for values in (pieces.points_zyx_vox, pieces.halves_zyx_vox))
-        lines = list(np.stack([middle - half, middle + half], axis=1))
+        # A piece that is seen end on is a dot: round caps need some length.
+        lines = list(np.stack([middle - half, middle + half + 0.02], axis=1))
         # A dark rim sets the colors off from bright neurites.
         for shade, more in (("black", 1.2), (color, 0.0)):
-            ax.add_collection(LineCollection(lines, colors=[shade], linewidths=width + more, capstyle="round"))
+            ax.add_collection(
+                LineCollection(lines, colors=[shade], linewidths=width + more, capstyle="round", snap=False)
+            )
 
 
 def _within(points: np.ndarray, box: _Box) -> _Flags:
     return (points >= box[0] - 0.5) & (points <= box[1] + 0.5)
 
 
-def _mark(ax: Axes, number: str, box: _Box, plane: tuple[int, int]) -> None:
+def _mark(ax: Axes, number: str, box: _Box, plane: tuple[int, int], *, at_start: bool) -> None:
+    """Draw a box and its number at the first or the last corner, so that those of two boxes seldom meet."""
     (top, left), (bottom, right) = (ends[list(plane)] for ends in box)
-    ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.9))
-    _label(ax, number, (left, top), (-2, 2), fontsize=9, ha="right", va="bottom")
+    for color, width in (("black", 2.0), ("white", 0.9)):
+        edge = {"edgecolor": color, "linewidth": width}
+        ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **edge))
+    if at_start:
+        _label(ax, number, (left, top), (-2, 2), fontsize=9, ha="right", va="bottom")
+    else:
+        _label(ax, number, (right, bottom), (2, -2), fontsize=9, ha="left", va="top")
 
 
 def _label(ax: Axes, text: str, at: tuple[float, float], offset: tuple[int, int], **how: Any) -> None:  # noqa: ANN401 - matplotlib's own

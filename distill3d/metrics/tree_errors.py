@@ -80,6 +80,9 @@ def pieces_within(pieces: TreePieces, *, of: TreePieces, tolerance_vox: float) -
 def error_stretches(pieces: TreePieces, wrong: NDArray[np.bool_]) -> list[Stretch]:
     """Join wrong pieces that are neighbors in the tree to stretches, the longest first.
 
+    What has no length counts for nothing in the scores and is left out, unless the tree has no length at all. Trees of
+    a forest are not joined where they touch.
+
     Args:
         pieces: P of them.
         wrong: [P].
@@ -98,7 +101,8 @@ def error_stretches(pieces: TreePieces, wrong: NDArray[np.bool_]) -> list[Stretc
     order = np.argsort(labels, kind="stable")
     groups = np.split(members[order], np.flatnonzero(np.diff(labels[order])) + 1)
     stretches = [_stretch(pieces.points_zyx_vox[group], pieces.lengths_vox[group]) for group in groups]
-    return sorted(stretches, key=lambda stretch: -stretch.length_vox)
+    counted = [stretch for stretch in stretches if stretch.length_vox or not pieces.lengths_vox.any()]
+    return sorted(counted, key=lambda stretch: -stretch.length_vox)
 
 
 def _stretch(points: np.ndarray, lengths: np.ndarray) -> Stretch:
