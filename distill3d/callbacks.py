@@ -143,10 +143,23 @@ class StepClock(L.Callback):
 class ExitOnSigterm(L.Callback):
     """Ends the process with code 143 on SIGTERM; Lightning alone would end with 0, as if the run were complete."""
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace Lightning's handler, which broadcasts and can hang when a rank is inside a collective."""
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over for the validation before the first step."""
+        self._take_over(trainer)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over where there was no validation before the first step."""
+        self._take_over(trainer)
+
+    def _take_over(self, trainer: L.Trainer) -> None:
+        """Replace Lightning's handler, which broadcasts and hangs when a rank is inside a collective.
+
+        Lightning sets its handler after ``on_fit_start`` and calls the one it finds only after its broadcast: set
+        any earlier, this one would not be reached.
+        """
 
         def stop(_signum: int, _frame: FrameType | None) -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's watch sends another one for a killed rank
             launcher = trainer.strategy.launcher
             if isinstance(launcher, _SubprocessScriptLauncher):
                 launcher.kill(signal.SIGKILL)  # the other ranks cannot finish a collective without this one

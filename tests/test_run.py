@@ -200,15 +200,18 @@ def test_two_processes_give_the_parameters_of_one_with_the_same_global_batch(tin
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_stopped_run_ends_with_the_shells_code_and_can_be_resumed(tiny_file, tmp_path, signum, code, devices):
     arguments = ["trainer.steps=4000", f"trainer.devices={devices}", "patches.batch_size=1"]
-    process = distill3d("fit", str(tiny_file), *arguments)
     folder = RunFolder(tmp_path / "runs" / "tiny" / "seed0")
-    deadline = time.monotonic() + 120
-    while not folder.last.is_file():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signum)
-    _, err = process.communicate(timeout=60)
+    with distill3d("fit", str(tiny_file), *arguments) as process:
+        try:
+            deadline = time.monotonic() + 240
+            while not folder.last.is_file():
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            process.send_signal(signum)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert err.count("--resume goes on from") == 1

@@ -1,0 +1,222 @@
+"""What a report says, as plain data. ``report.json`` is this; page, Markdown and terminal only lay it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["BETTER", "WORSE", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """A column: one number a case is judged by.
+
+    Args:
+        key: in ``metrics.json``, such as ``hd95_um``.
+        label: for people, such as ``HD95``.
+        unit: ``um``, ``vox`` or empty.
+        higher_is_better: whether a larger value is the better one.
+        digits: after the decimal point.
+    """
+
+    key: str
+    label: str
+    unit: str
+    higher_is_better: bool
+    digits: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A mean over cases and seeds.
+
+    Args:
+        mean: None where no case has a value.
+        low: end of the 95 % interval; None where there is too little to say.
+        high: the other end.
+        sd_seeds: standard deviation of the per-seed means; None for one seed.
+        n_cases: cases with a value in at least one seed.
+        n_seeds: seeds.
+        n_missing: pairs of case and seed without a value (missed cases have no distance, for one).
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    sd_seeds: float | None
+    n_cases: int
+    n_seeds: int
+    n_missing: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """An arm minus the baseline in one score, over the cases and seeds both have.
+
+    Args:
+        arm: its name.
+        score: a score's key.
+        mean: arm minus baseline, in the score's unit; None where they share no pair.
+        low: end of the 95 % interval of the mean; None where there is too little to say.
+        high: the other end.
+        p: of the paired test, two-sided, before correction.
+        p_holm: after Holm's correction over the arms of this score.
+        detectable: smallest true difference found with 80 % power at this sample size; None where unknown.
+        n_cases: shared.
+        n_seeds: shared.
+        verdict: about the arm, whichever direction is better.
+        why: one line: what decided, or why nothing is named.
+    """
+
+    arm: str
+    score: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    detectable: float | None
+    n_cases: int
+    n_seeds: int
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a run of an arm costs, the mean over its seeds; None where no run says it.
+
+    Args:
+        parameters: of the student as deployed.
+        trainable_parameters: in training.
+        flops_per_patch: of one forward pass of one training patch.
+        seconds_per_step: of training.
+        fit_seconds: of training in all.
+        peak_memory_gib: of training.
+        predict_seconds: for all held-out cases.
+    """
+
+    parameters: float | None = None
+    trainable_parameters: float | None = None
+    flops_per_patch: float | None = None
+    seconds_per_step: float | None = None
+    fit_seconds: float | None = None
+    peak_memory_gib: float | None = None
+    predict_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEntry:
+    """One run of an arm.
+
+    Args:
+        folder: as given or found, POSIX style.
+        seed: of the run.
+        cases: scores by case, then by key; None where a score has no value.
+        commit: of distill3d; None where unknown.
+        command: to reproduce it, one shell line.
+        packages: version by name.
+        machine: a line.
+    """
+
+    folder: str
+    seed: int
+    cases: Mapping[str, Mapping[str, float | None]]
+    commit: str | None
+    command: str
+    packages: Mapping[str, str]
+    machine: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """Runs that differ in their seed only.
+
+    Args:
+        name: unique in the report: the experiment's, with the settings that tell two arms of one experiment apart.
+        experiment: its name.
+        question: the experiment's.
+        settings: dotted keys in which the arms of this report differ, with this arm's values.
+        labelled: number of labelled training volumes; None where it cannot be told.
+        runs: by seed.
+        scores: estimate by score key.
+        cost: of a run.
+        teacher: a line such as ``tf_efficientnet_lite0, package ..., sha256 ...``; empty without a teacher.
+        random_teacher: whether the teacher's weights are random.
+    """
+
+    name: str
+    experiment: str
+    question: str
+    settings: Mapping[str, Any]
+    labelled: int | None
+    runs: tuple[RunEntry, ...]
+    scores: Mapping[str, Estimate]
+    cost: Cost
+    teacher: str
+    random_teacher: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """A key in which an arm differs from the baseline.
+
+    Args:
+        key: dotted.
+        arm: the arm's value, as text.
+        baseline: the baseline's value, as text.
+        fair: whether it may differ: it is under ``strategy``, ``teacher`` or ``student``.
+    """
+
+    key: str
+    arm: str
+    baseline: str
+    fair: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetCheck:
+    """Whether an arm and the baseline had the same data, steps, batch, augmentation and seeds.
+
+    Args:
+        arm: its name.
+        settings: that differ.
+        remarks: what else is unequal: seeds, cases, code, packages; one line each.
+        equal: whether no unfair setting and no unequal seeds or cases were found.
+    """
+
+    arm: str
+    settings: tuple[Setting, ...]
+    remarks: tuple[str, ...]
+    equal: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Everything a report says in numbers.
+
+    Args:
+        title: of the report.
+        created: UTC, ISO 8601.
+        baseline: name of the arm the others are compared with.
+        scores: columns, the main one first.
+        arms: the baseline first, then the best mean of the main score first.
+        references: classical methods such as ``otsu``: scores by case, then by key; they take part in no test.
+        differences: an entry per arm other than the baseline and score.
+        budget: an entry per arm other than the baseline.
+        remarks: what a reader must know before believing: unfinished runs left out, few seeds, random teachers.
+        test: name of the paired test, of the interval and of the correction, in one sentence.
+    """
+
+    title: str
+    created: str
+    baseline: str
+    scores: tuple[Score, ...]
+    arms: tuple[Arm, ...]
+    references: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
+    differences: tuple[Difference, ...] = ()
+    budget: tuple[BudgetCheck, ...] = ()
+    remarks: tuple[str, ...] = ()
+    test: str = ""
