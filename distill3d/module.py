@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill3d.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.config import as_plain
-from distill3d.errors import InputError, TrainingError
+from distill3d.errors import ConfigError, InputError, TrainingError
 from distill3d.experiment import experiment_from_plain
 from distill3d.gradients import GradientBalance
 from distill3d.losses.base import Loss
@@ -52,6 +52,7 @@ class DistillModule(L.LightningModule):
         self.strategy = STRATEGIES.build(experiment.strategy)
         self.strategy.adapt(self.student)
         self.losses = nn.ModuleDict({name: LOSSES.build(chosen) for name, chosen in experiment.losses.items()})
+        self._check_heads()
         self.balance = GradientBalance(experiment.balance)
         self.live_terms: dict[str, LossTerm] = {}  # of the step that runs, with their graphs, for the gradient audit
         self.supervised: frozenset[str] = frozenset()  # names of those that come from labels
@@ -61,6 +62,15 @@ class DistillModule(L.LightningModule):
         self.transferred: frozenset[str] = frozenset()
         self.conversion = Conversion()
         self.val_dice = DiceByCase(cases=val_cases, threshold=experiment.inference.threshold)
+
+    def _check_heads(self) -> None:
+        for name, loss in self.losses.items():
+            if isinstance(loss, Loss) and (missing := [head for head in loss.heads if head not in self.student.heads]):
+                raise ConfigError(
+                    f"losses.{name}: needs a student with a {missing[0]} head, and {self.experiment.student.name!r} "
+                    "with these settings has none; accepted: student.name=unet3d and student.skeleton_head=shared or "
+                    "own_decoder"
+                )
 
     def transfer(self, teacher: Teacher) -> TransferAudit:
         """Copy from the teacher, convert neurons, and keep the teacher only if the strategy runs it.
@@ -95,8 +105,11 @@ class DistillModule(L.LightningModule):
         self.strategy.begin_step(self.global_step, self.experiment.trainer.steps)
         student = self.student.observe(batch.image, self.strategy.student_layers())
         terms: dict[str, LossTerm] = {}
-        for loss in self.losses.values():
-            terms |= loss(student=student, batch=batch) if isinstance(loss, Loss) else {}
+        for name, loss in self.losses.items():
+            found = loss(student=student, batch=batch) if isinstance(loss, Loss) else {}
+            # a loss that goes by its own name needs no other; two of one kind must not overwrite each other's terms
+            own = name == self.experiment.losses[name].name
+            terms |= {term if own else f"{name}_{term}": value for term, value in found.items()}
         self.supervised = frozenset(terms)
         teacher = self._teacher_maps(student, batch)
         return terms | self.strategy(student=student, teacher=teacher, batch=batch)

@@ -131,6 +131,9 @@ class Builder:
             self.complain(path, f"must be a mapping with a name, got {given!r}; known: {', '.join(registry.names())}")
             return None
         name = given.get("name", implied)
+        if name is None:
+            self.complain(path, f"has no name; accepted: name: one of {', '.join(registry.names())}")
+            return None
         if name not in registry:
             self.complain(f"{path}.name", unknown(str(name), list(registry.names()), f"unknown {kind}"))
             return None

@@ -199,6 +199,11 @@ def test_missing_components_are_told(write):
     assert "student: must be a mapping with a name" in told
 
 
+def test_a_component_without_its_name_is_told_the_key(write):
+    (line,) = problems(write("base.yaml", BASE), "strategy={type: toy}")
+    assert "strategy: has no name; accepted: name: one of none, other, toy" in line
+
+
 def test_plain_settings_rebuild_the_same_experiment(write):
     loaded = load(write("base.yaml", BASE), "seed=3", "patches.augment.flip=0.1")
     assert config.from_plain(config.as_plain(loaded)) == loaded

@@ -1,12 +1,13 @@
 """The LightningModule: its sum of terms, its learning rates, its teacher."""
 
+import json
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from distill3d.errors import TrainingError
+from distill3d.errors import ConfigError, TrainingError
 from distill3d.module import DistillModule, learning_rate
 from distill3d.registry import STRATEGIES
 from distill3d.schema import OptimizerConfig
@@ -132,3 +133,20 @@ def test_a_loss_that_is_not_finite_names_cases(tiny):
     batch.image[0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"case0 at zyx \(0, 0, 0\); case1"):
         module.training_step(batch, 0)
+
+
+def test_a_student_without_the_head_that_a_loss_reads_is_refused_before_training(tiny):
+    with pytest.raises(ConfigError, match=r"losses\.lines: .*student\.skeleton_head=shared or own_decoder") as caught:
+        DistillModule(tiny("losses={overlap: {}, lines: {name: skeleton_head}}"))
+    assert len(caught.value.lines) == 1
+
+
+def test_two_losses_of_one_kind_keep_their_terms_apart(tiny):
+    kept = {
+        "overlap": {"dice": 1.0, "cross_entropy": 0.0},
+        "second": {"name": "overlap", "dice": 2.0, "cross_entropy": 0},
+    }
+    module = DistillModule(tiny(f"losses={json.dumps(kept)}"))
+    terms = module.terms(make_batch())
+    assert set(terms) == {"dice", "second_dice"}
+    assert (terms["dice"].weight, terms["second_dice"].weight) == (1.0, 2.0)

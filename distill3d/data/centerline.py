@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, label
 
 from distill3d.data.prepared import PreparedCase, code_hash, written_once
 from distill3d.errors import InputError
@@ -66,9 +66,13 @@ def skeleton_of(case: PreparedCase, target: SkeletonTarget) -> NDArray[np.bool_]
 
 
 def _line_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    from skimage.morphology import skeletonize  # noqa: PLC0415 - a quarter of a second, wanted only where a loss is
+    from distill3d.skeleton import skeleton  # noqa: PLC0415 - a quarter of a second, wanted only where a loss is
 
-    return skeletonize(mask) if mask.any() else np.zeros(mask.shape, bool)
+    if not mask.any():
+        return np.zeros(mask.shape, bool)
+    labels = np.empty(mask.shape, np.int32)
+    label(mask, structure=np.ones((3, 3, 3)), output=labels)
+    return skeleton(mask, labels)
 
 
 def _line_of_tree(case: PreparedCase) -> NDArray[np.bool_]:
@@ -79,7 +83,7 @@ def _line_of_tree(case: PreparedCase) -> NDArray[np.bool_]:
 
 
 def _file(case: PreparedCase, target: SkeletonTarget) -> Path:
-    content = [case.folder.name, target.name, code_hash(__name__, rasterize.__module__)]
+    content = [case.folder.name, target.name, code_hash(__name__, rasterize.__module__, "distill3d.skeleton")]
     address = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
     def write(folder: Path) -> dict[str, str]:

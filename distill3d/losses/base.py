@@ -42,7 +42,13 @@ class SkeletonTarget:
 
 
 class Loss(nn.Module, ABC):
-    """Turns a prediction and its batch into named raw terms with weights. Ignores voxels that are not ``known``."""
+    """Turns a prediction and its batch into named raw terms with weights. Ignores voxels that are not ``known``.
+
+    Attributes:
+        heads: names of the student's further heads whose logits it reads.
+    """
+
+    heads: tuple[str, ...] = ()
 
     def __init__(self, config: Any) -> None:  # noqa: ANN401 - each loss has its own config class
         super().__init__()

@@ -12,7 +12,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from distill3d.errors import ConfigError
 from distill3d.losses.base import Loss, SkeletonSource, SkeletonTarget
 from distill3d.losses.overlap import Overlap, OverlapConfig
 from distill3d.losses.soft_skeleton import soft_skeleton
@@ -171,6 +170,7 @@ class SkeletonHead(Loss):
     """
 
     config: SkeletonHeadConfig
+    heads = (SKELETON,)
 
     def __init__(self, config: SkeletonHeadConfig) -> None:
         super().__init__(config)
@@ -187,15 +187,7 @@ class SkeletonHead(Loss):
         Args:
             student: in training mode; its auxiliary logits hold "skeleton" [B, 1, Z, Y, X].
             batch: known and the skeleton of the same shape.
-
-        Raises:
-            ConfigError: the student has no skeleton head.
         """
-        if SKELETON not in student.auxiliary:
-            raise ConfigError(
-                "losses: skeleton_head needs a student with a skeleton head, in training mode, and this one gave none; "
-                "accepted: student.name=unet3d and student.skeleton_head=shared or own_decoder"
-            )
         (target,) = self.wants(self.config)
         terms = self.overlap(
             student=Prediction(logits=student.auxiliary[SKELETON]),

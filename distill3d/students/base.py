@@ -25,6 +25,7 @@ class Student(nn.Module, ABC):
         expected_copy_rate: share, by values, of the entries with a 2D counterpart that a teacher must have.
         deepest_layer: path of the layer with the coarsest map of the mirrored encoder, None where there is none.
         input_shift: the entry [out_channels], a bias or a buffer, that takes what the channels' differing means leave.
+        heads: names of the further heads that give auxiliary logits in training.
     """
 
     stride_zyx: tuple[int, int, int] = (1, 1, 1)
@@ -33,6 +34,7 @@ class Student(nn.Module, ABC):
     input_shift: str | None = None
     deepest_layer: str | None = None
     expected_copy_rate: float = 1.0
+    heads: tuple[str, ...] = ()
 
     def forward(self, image: Tensor) -> Prediction:
         """Segment [B, 1, Z, Y, X] intensities in [0, 1]; the logits have the image's size."""

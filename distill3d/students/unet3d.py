@@ -106,6 +106,7 @@ class UNet3d(Student):
         if self.skeleton_decoder is not None:
             init_leaky(self.skeleton_decoder)
         self.skeleton_head = None if config.skeleton_head == "none" else segmentation_head(widths[0])
+        self.heads = () if self.skeleton_head is None else (SKELETON,)
 
     def segment(self, image: Tensor) -> Tensor:
         """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""

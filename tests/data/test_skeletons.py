@@ -9,6 +9,7 @@ import pytest
 import torch
 from made_pairs import SPACING, experiment_of, patches_of, tree_of, write_pair
 from scipy.ndimage import distance_transform_edt, label
+from skimage.morphology import skeletonize
 
 from distill3d.data import centerline
 from distill3d.data.augment import Augment
@@ -109,6 +110,17 @@ def test_dilation_grows_the_line_by_face_neighbors_within_gold(shelf, target):
     assert np.array_equal(skeleton_of(case, target), expected)
     if target.dilation_vox:
         assert expected.sum() > line.sum()
+
+
+def test_a_neurite_of_even_thickness_keeps_its_line(shelf, monkeypatch):
+    """scikit-image alone deletes such a bar as a whole (its issue 3757)."""
+    bar = np.zeros(SHAPE, bool)
+    bar[3:5, 4:6, 4:24] = True
+    assert not skeletonize(bar).any()
+    monkeypatch.setattr(PreparedCase, "mask", property(lambda _: bar))
+    line = skeleton_of(shelf["a"], SkeletonTarget(source="mask", dilation_vox=0))
+    assert np.count_nonzero(line) >= 15
+    assert not (line & ~bar).any()
 
 
 @pytest.mark.parametrize("dilation", range(3))

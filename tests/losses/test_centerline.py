@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill3d.errors import ConfigError
 from distill3d.losses import (
     SkeletonHead,
     SkeletonHeadConfig,
@@ -286,14 +285,6 @@ def test_each_takes_the_skeleton_it_asked_for(term):
     second = type(loss)(other)(student=student, batch=both)[term].value
     assert torch.equal(first, loss(student=student, batch=batch)[term].value)
     assert not torch.allclose(first, second)
-
-
-def test_a_student_without_a_skeleton_head_is_one_line_that_says_what_to_set():
-    logits, target, _ = random_case(2)
-    with pytest.raises(ConfigError, match=r"student\.skeleton_head=shared or own_decoder") as caught:
-        LOSS_OF["skeleton_dice"](student=Prediction(logits=logits), batch=batch_of(target))
-    assert len(caught.value.lines) == 1
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

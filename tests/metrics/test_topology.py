@@ -9,9 +9,9 @@ from skimage.measure import euler_number
 from skimage.morphology import skeletonize
 
 from distill3d.errors import InputError
-from distill3d.metrics.skeleton import skeleton
 from distill3d.metrics.topology import betti_numbers, euler_characteristic, topology_scores
 from distill3d.raster import rasterize
+from distill3d.skeleton import skeleton
 from distill3d.swc import read_swc
 
 ALL = np.ones((3, 3, 3))

@@ -1,6 +1,6 @@
 """Hard skeletons of voxel masks, of which no part of a mask is missing.
 
-It traces no tree (``trace``) and scores nothing (``metrics.topology``).
+It traces no tree (``tracing``) and scores nothing (``metrics.topology``).
 """
 
 from __future__ import annotations
