@@ -147,7 +147,7 @@ def _mode(experiment: Experiment | Pretraining) -> str:
 
 def _run_id(folder: RunFolder) -> str:
     """Return the same id whenever this run is resumed."""
-    path = folder.path / "wandb_id"
+    path = folder.wandb_id
     if not path.is_file():
         write_text(path, uuid.uuid4().hex[:12])
     return path.read_text().strip()

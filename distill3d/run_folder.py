@@ -76,6 +76,11 @@ class RunFolder:
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
+    def wandb_id(self) -> Path:
+        """The run's id on W&B; absent where it was never logged there."""
+        return self.path / "wandb_id"
+
+    @property
     def figures(self) -> Path:
         """Pictures."""
         return self.path / "figures"
