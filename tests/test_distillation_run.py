@@ -1,0 +1,123 @@
+"""Whole runs with the teacher in the loop: in two processes, resumed, and without any teacher afterwards."""
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from distill3d import run
+from distill3d.config import as_plain
+from distill3d.errors import ConfigError
+from distill3d.module import load_module
+from distill3d.run_folder import RunFolder, write_yaml
+
+FEATURES = (
+    "student={name: convnet3d, encoder: test_efficientnet, stages: 2, decoder: [4, 4]}",
+    "teacher={name: timm2d, architecture: test_efficientnet, weights: random}",
+    "strategy={name: features, view: {axes: [z]}}",
+)
+STOP = "strategy.schedule.stop_step=2"
+CACHED = ("strategy.view.source=volume", "strategy.view.augment_after=true")
+
+
+def weights(folder):
+    return torch.load(folder.last, weights_only=True)["state_dict"]
+
+
+def close(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    return all(torch.allclose(a[k].double(), b[k].double(), **tolerance) for k in a)
+
+
+def cost(folder):
+    return json.loads(folder.fit.read_text())["cost"]
+
+
+def curve(folder, name):
+    with next((folder.path / "curves").glob("*/metrics.csv")).open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def finished(*arguments):
+    """Run the command line; return its exit code and what it said, and leave no process behind."""
+    command = [sys.executable, "-m", "distill3d", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            said = process.communicate(timeout=540)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said
+
+
+@pytest.mark.timeout(600)  # two more imports of torch, on a machine that may be busy
+def test_two_processes_match_features_as_one_does_and_go_on_when_the_schedule_stops(tiny, tmp_path):
+    experiment = tiny(*FEATURES, STOP, "trainer.log_every=1")
+    one = RunFolder(run.fit(experiment))
+    plain = {**as_plain(experiment), "runs": str(tmp_path / "two")}
+    file = tmp_path / "settings" / "tiny.yaml"
+    write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
+    code, said = finished("fit", str(file), "trainer.devices=2", "patches.batch_size=1")
+    assert code == 0, said
+    two = RunFolder(tmp_path / "two" / "tiny" / "seed0")
+    assert close(weights(one), weights(two), rtol=1e-4, atol=1e-5)
+    assert cost(two)["devices"] == 2
+    values = curve(two, "train/features_deepest")
+    assert len(values) == 4
+    assert all(value > 0 for value in values[:2])
+    assert values[2:] == [0, 0]
+    # two steps of 16 slices for each patch; afterwards nobody asks the teacher
+    assert cost(one)["teacher_images"] == 2 * 2 * 16
+    assert cost(two)["teacher_images"] == 2 * 1 * 16
+
+
+class Crash(Callback):
+    """A machine that dies at the start of the second epoch."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise RuntimeError("power cut")
+
+
+def test_a_resumed_run_goes_on_with_its_projection_its_slices_and_its_balance(tiny, tmp_path, monkeypatch):
+    more = ("strategy.view.slices=3", "strategy.projection=mlp", "balance={mode: gradient, every: 3}")
+    experiment = tiny(*FEATURES, *more, "strategy.schedule={kind: cosine, warmup_steps: 2}")
+    whole = RunFolder(run.fit(replace(experiment, runs=str(tmp_path / "whole"))))
+    original = run.make_trainer
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "make_trainer", lambda s, f, lo, usual: original(s, f, lo, [*usual, Crash()]))
+        with pytest.raises(RuntimeError, match="power cut"):
+            run.fit(experiment)
+    resumed = RunFolder(run.fit(experiment, resume=True))
+    assert close(weights(whole), weights(resumed), rtol=0, atol=0)
+    scales = [torch.load(each.last, weights_only=True)["distill3d"]["balance"] for each in (whole, resumed)]
+    assert scales[0] == scales[1]
+    assert scales[0].keys() == {"features_deepest"}
+    module = load_module(whole.best)
+    assert module.teacher is None
+    assert module.strategy.projections["deepest"].is_built
+    assert module(torch.rand(1, 1, 8, 16, 16)).shape == (1, 1, 8, 16, 16)
+
+
+def test_with_the_cache_training_runs_no_teacher(tiny, cache):
+    folder = RunFolder(run.fit(tiny(*FEATURES, *CACHED, "trainer.audit_every=1")))
+    assert cost(folder)["teacher_images"] == 0
+    (before, after) = (json.loads(folder.similarity.read_text())[when]["cka"] for when in ("before", "after"))
+    assert before != after
+    assert (folder.figures / "similarity.png").stat().st_size > 10_000
+    assert (folder.figures / "gradients.png").stat().st_size > 10_000
+
+
+def test_a_wrong_layer_stops_before_anything_is_written(tiny, tmp_path):
+    pair = "strategy.pairs={mid: {student: encoder.blocks.1, teacher: block.1}}"
+    with pytest.raises(ConfigError, match=r"the teacher has no layer 'block\.1'; did you mean 'blocks\.1'\?"):
+        run.fit(tiny(*FEATURES, pair))
+    assert not (tmp_path / "runs").exists()
