@@ -162,6 +162,9 @@ class LoggingConfig:
     entity: str | None = None
 
 
+PROBE_FOLDS = 5  # of photos, over which a pretraining's probe chooses its strength
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CropConfig:
     """How photos become crops for `Pretraining`."""
@@ -175,10 +178,12 @@ class CropConfig:
     cutmix: float = 0.4  # probability of a rectangle from another crop
     batch_size: int = 32
     val_crops: int = 128  # of the held-out photos, always the same ones
+    probe_crops: int = 256  # of the training photos, that the linear probe is fitted on in the end
     workers: int = 1  # processes that cut crops; 0 does it in the training process
 
     def __post_init__(self) -> None:
         _at_least(1, pixels=self.pixels, batch_size=self.batch_size, val_crops=self.val_crops)
+        _at_least(PROBE_FOLDS, probe_crops=self.probe_crops)
         _at_least(self.pixels, teacher_pixels=self.teacher_pixels)
         _at_least(0, workers=self.workers)
         _within(0, 1, jitter=self.jitter, gray=self.gray, invert=self.invert, cutmix=self.cutmix)

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from distill3d.pretrain.module import ExplainedVariance, PhotoModule
 from distill3d.pretrain.photos import Crops, photos
+from distill3d.schema import PROBE_FOLDS
 
-TRAIN_CROPS = 256
 RIDGES = np.logspace(0, 8, 9)
-FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class _Gathered:
     photo: NDArray[np.integer]
 
 
-def probe(module: PhotoModule, *, crops: int = TRAIN_CROPS) -> list[float]:
+def probe(module: PhotoModule) -> list[float]:
     """Fit a ridge regression from frozen tokens to the teacher's feature maps; return what it explains elsewhere.
 
     The regression sees crops of the training photos only, and chooses its strength by leaving out some of those
@@ -36,15 +35,14 @@ def probe(module: PhotoModule, *, crops: int = TRAIN_CROPS) -> list[float]:
 
     Args:
         module: its ViT is probed, its teacher and statistics give the targets.
-        crops: of the training photos to fit on.
 
     Returns:
         Explained variance of each map in (-inf, 1].
     """
     config = module.settings.crops
-    fitted = _gather(module, Crops(photos("train"), config, seed=0, augment=False), crops)
+    fitted = _gather(module, Crops(photos("train"), config, seed=0, augment=False), config.probe_crops)
     held_out = _gather(module, Crops(photos("val"), config, seed=0, augment=False), config.val_crops)
-    folds = list(GroupKFold(FOLDS).split(fitted.tokens, groups=fitted.photo))
+    folds = list(GroupKFold(PROBE_FOLDS).split(fitted.tokens, groups=fitted.photo))
     explained = ExplainedVariance(len(fitted.maps))
     for index, (target, truth) in enumerate(zip(fitted.maps, held_out.maps, strict=True)):
         ridge = RidgeCV(RIDGES, cv=folds).fit(fitted.tokens.numpy(), target.numpy())
