@@ -1,6 +1,6 @@
 # distill3d: `make` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment sweep check test test-all smoke bench clean
+.PHONY: help setup experiment sweep report check test test-all smoke bench clean
 
 PYTHON ?= python3
 CONSTRAINTS ?= .constraints.txt
@@ -28,6 +28,9 @@ experiment: $(STAMP) ## run one experiment: NAME=tubular
 
 sweep: $(STAMP) ## run a sweep: NAME=strategies
 	@$(BIN)/python -m distill3d sweep run $(or $(NAME),'') $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+
+report: $(STAMP) ## compare runs in one page: ARGS='runs/op_scratch runs/op_inflate' OUT=report
+	@$(BIN)/python -m distill3d report $(ARGS) --out $(or $(OUT),report)
 
 smoke: $(STAMP) ## two real steps of NAME with logging, checkpoint and resume
 	@$(BIN)/distill3d fit $(or $(NAME),tubular) --smoke $(ARGS)

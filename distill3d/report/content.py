@@ -68,6 +68,7 @@ class Difference:
         n_seeds: shared.
         verdict: about the arm, whichever direction is better.
         why: one line: what decided, or why nothing is named.
+        p_cases: of the sign-flip test over cases, which must not contradict; None where there are too few.
     """
 
     arm: str
@@ -82,6 +83,7 @@ class Difference:
     n_seeds: int
     verdict: Verdict
     why: str
+    p_cases: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,7 +81,10 @@ def report(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> No
     from distill3d.sweep.tables import report_table
 
     sweep, rows = start.state_of(name, runs=runs, storage=storage)
-    _out().print(report_table(sweep, rows))
+    out = _out()
+    out.print(report_table(sweep, rows))
+    elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
+    out.print(f"is it true? distill3d report --sweep {sweep.name}{elsewhere}", soft_wrap=True, markup=False)
 
 
 @sweep_app.command(name="export-slurm")

@@ -1,0 +1,101 @@
+"""Numbers, units and names as text. It rounds; it computes nothing else."""
+
+from __future__ import annotations
+
+import re
+
+from markupsafe import Markup
+
+from distill3d.report.content import Score
+
+NONE = "\N{EN DASH}"  # where there is no value
+MINUS = "\N{MINUS SIGN}"
+_PARTS = re.compile(r"[^_.=/\[,-]*[_.=/\[,-]+|[^_.=/\[,-]+")
+_PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
+_UNITS = {"um": "\N{MICRO SIGN}m", "vox": "voxels"}
+
+
+def number(value: float | None, digits: int, *, signed: bool = False) -> str:
+    """Write a number with a true minus sign; a dash where there is none.
+
+    >>> number(0.12345, 3), number(-0.5, 1, signed=True), number(0.5, 1, signed=True), number(None, 3)
+    ('0.123', '−0.5', '+0.5', '–')
+    """
+    if value is None:
+        return NONE
+    text = f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}"
+    if not text.strip("+-0.,"):  # what rounds to zero has no sign
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None, digits: int, *, signed: bool = False) -> str:
+    """Write an interval; empty where there is none.
+
+    >>> interval(-0.1, 0.2, 2), interval(None, None, 2)
+    ('−0.10 to 0.20', '')
+    """
+    if low is None or high is None:
+        return ""
+    return f"{number(low, digits, signed=signed)} to {number(high, digits, signed=signed)}"
+
+
+def probability(p: float | None, *, equals: bool = False) -> str:
+    """Write a p-value.
+
+    Args:
+        p: in [0, 1].
+        equals: with an equals sign where it is not a bound, as in a sentence.
+
+    >>> probability(0.00004), probability(0.0423), probability(0.0423, equals=True), probability(None)
+    ('< 0.001', '0.042', '= 0.042', '–')
+    """
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{'= ' * equals}{p:.3f}"
+
+
+def quantity(value: float | None, unit: str = "") -> str:
+    """Write a count or a cost with three significant digits and an SI prefix.
+
+    >>> quantity(1_007_665), quantity(3.2e9, "FLOP"), quantity(123e6), quantity(0.0123, "s"), quantity(None, "s")
+    ('1.01 M', '3.20 GFLOP', '123 M', '0.0123 s', '–')
+    """
+    if value is None:
+        return NONE
+    prefix, size = next((pair for pair in _PREFIXES if abs(value) >= pair[1]), ("", 1.0))
+    digits = f"{value / size:#.3g}".removesuffix(".")
+    return f"{digits} {prefix}{unit}".strip()
+
+
+def unit_name(score: Score) -> str:
+    """Return a score's unit for people; empty where it has none."""
+    return _UNITS.get(score.unit, score.unit)
+
+
+def titled(score: Score) -> str:
+    """Return a score's label with its unit.
+
+    >>> titled(Score(key="hd95_um", label="HD95", unit="um", higher_is_better=False, digits=1))
+    'HD95 (µm)'
+    """
+    return f"{score.label} ({unit_name(score)})" if score.unit else score.label
+
+
+def short(name: str, length: int = 34) -> str:
+    """Cut a long name in the middle, so that what tells it apart stays.
+
+    >>> short("op_kd_inflate [strategy.parts.match.weight=0.5]", 24)
+    'op_kd_inflat….weight=0.5]'
+    """
+    half = length // 2
+    return name if len(name) <= length + 1 else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[half - length :]}"
+
+
+def breakable(name: str) -> Markup:
+    """Return a name, escaped, that may be broken behind what separates its parts.
+
+    >>> str(breakable("op_kd.x<"))
+    'op_<wbr>kd.<wbr>x&lt;'
+    """
+    return Markup("<wbr>").join(part for part in _PARTS.findall(name))

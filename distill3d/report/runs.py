@@ -1,0 +1,168 @@
+"""Finds finished runs and reads what a report needs of them. It compares nothing and writes nothing."""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill3d.config import flatten
+from distill3d.errors import InputError
+from distill3d.run_folder import RunFolder
+
+Rows = dict[str, dict[str, float | None]]  # case -> score -> value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What a finished run left.
+
+    Attributes:
+        folder: of the run.
+        settings: resolved, dotted keys.
+        seed: of the run.
+        cases: scores of the held-out cases.
+        references: classical methods on the same cases.
+        cost: as ``fit.json`` has it.
+        teacher: its identity; empty without one.
+        provenance: commit, packages, machine, command.
+        lacks: keys that a run of this version has and this one has not.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    seed: int
+    cases: Rows
+    references: Mapping[str, Rows]
+    cost: Mapping[str, Any]
+    teacher: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    lacks: tuple[str, ...] = ()
+
+
+def find_runs(
+    places: Sequence[str | Path], *, patterns: Sequence[str] = (), sweeps: Sequence[str] = (), runs: Path = Path("runs")
+) -> tuple[list[Path], list[str]]:
+    """Find the folders of finished runs, each once.
+
+    Args:
+        places: a run's folder, a folder of an experiment (all its seeds), or a folder that holds such; an experiment's
+            name stands for ``runs/<name>``; a glob pattern stands for what it matches.
+        patterns: more glob patterns.
+        sweeps: names of sweeps, whose trials are under ``runs/sweeps/<name>/trials``.
+        runs: folder of runs.
+
+    Returns:
+        The folders, and a line about each unfinished run that is left out.
+
+    Raises:
+        InputError: something given holds no run.
+    """
+    roots: list[Path] = [path for place in [*places, *patterns] for path in _matches(str(place), runs)]
+    for name in sweeps:
+        trials = runs / "sweeps" / Path(name).stem / "trials"
+        if not trials.is_dir():
+            raise InputError(f"{trials}: no such sweep here; accepted: a name under {runs / 'sweeps'}")
+        roots.append(trials)
+    found: dict[Path, Path] = {}
+    for root in roots:
+        inside = _runs_in(root)
+        if not inside:
+            raise InputError(f"{root}: holds no run; accepted: a folder with config.yaml, or one that holds such")
+        found |= {path.resolve(): path for path in inside if path.resolve() not in found}
+    done = [path for path in found.values() if RunFolder(path).state == "done"]
+    left_out = [f"{path.as_posix()}: unfinished, left out" for path in found.values() if path not in done]
+    if not done:
+        raise InputError(f"no finished run among {len(found)} found; accepted: run folders with done.json")
+    return done, left_out
+
+
+def _matches(place: str, runs: Path) -> list[Path]:
+    for path in (Path(place), runs / place):
+        if path.is_dir():
+            return [path]
+    found = [Path(match) for match in sorted(glob.glob(place, recursive=True)) if Path(match).is_dir()]  # noqa: PTH207 - patterns may be absolute
+    if not found:
+        raise InputError(
+            f"{place}: no such folder, and no pattern that matches one; accepted: runs/<experiment>/seed<k>"
+        )
+    return found
+
+
+def _runs_in(root: Path) -> list[Path]:
+    """Run folders at ``root`` or below it, not below another run, not in the smoke runs."""
+    if RunFolder(root).state != "absent":
+        return [root]
+    below = sorted(child for child in root.iterdir() if child.is_dir() and child.name != "smoke")
+    return [run for child in below for run in _runs_in(child)]
+
+
+def read_run(path: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        InputError: a file is missing, is not what it should be, or lacks what no report can do without.
+    """
+    folder = RunFolder(path)
+    settings = _read(folder.config)
+    metrics = _read(folder.metrics)
+    fit = {**metrics, **(_read(folder.fit) if folder.fit.is_file() else {})}
+    cases = _rows(metrics.get("cases"), folder.metrics)
+    baselines = metrics.get("baselines")
+    references = baselines if isinstance(baselines, Mapping) else {}
+    seed = settings.get("seed")
+    if not isinstance(seed, int) or not isinstance(settings.get("name"), str):
+        raise InputError(f"{folder.config}: has no seed or no name; accepted: a config.yaml that `fit` wrote")
+    parts = {key: fit.get(key) for key in ("cost", "teacher", "provenance")}
+    return Run(
+        folder=path,
+        settings=flatten(settings),
+        seed=seed,
+        cases=cases,
+        references={name: _rows(_mapping(ref).get("cases"), folder.metrics) for name, ref in references.items()},
+        cost=_mapping(parts["cost"]),
+        teacher=_mapping(parts["teacher"]),
+        provenance=_mapping(parts["provenance"]),
+        lacks=tuple(key for key, value in parts.items() if not isinstance(value, Mapping)),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: missing, though the run has done.json; accepted: a run that `fit` finished") from err
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        raise InputError(f"{path}: not readable: {' '.join(str(err).split())[:200]}") from err
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a mapping, has {type(content).__name__}")
+    return content
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _rows(cases: object, path: Path) -> Rows:
+    if not isinstance(cases, Mapping) or not all(isinstance(row, Mapping) for row in cases.values()):
+        raise InputError(f"{path}: cases must map each case to its scores; accepted: what `evaluate` writes")
+    return {str(case): {str(key): _number(value) for key, value in row.items()} for case, row in cases.items()}
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None: a missing value must not become a good or a bad one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def read_runs(paths: Iterable[Path]) -> list[Run]:
+    """Read finished runs, see `read_run`."""
+    return [read_run(path) for path in paths]

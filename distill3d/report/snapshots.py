@@ -1,0 +1,192 @@
+"""Small pictures of a case for the page: projections, errors and trees at one place, as WebP. It scores nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw
+from scipy.ndimage import binary_dilation, uniform_filter
+
+from distill3d.figures import FALSE, LOST
+from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE
+from distill3d.metrics.tree_errors import TreePieces, pieces_within, tree_pieces
+from distill3d.tree import Tree
+from distill3d.tree_figure import HIT, RIGHT
+
+WHOLE, CLOSE = 460, 380  # pixels of the longer side
+GAMMA = 0.6  # dim neurites are the ones that are missed
+SHARE, LEAST = 0.3, 64  # side of a close-up: of the image's shorter side, and voxels
+QUALITY = 72
+RIM = 3  # pixels
+Flat = NDArray[np.uint8]  # [Y, X, 3]
+_Rgb = tuple[float, float, float]
+
+
+@final
+class Box(NamedTuple):
+    """A place in the plane, in voxels; the ends are not part of it."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of the page.
+
+    Args:
+        uri: ``data:image/webp;base64,...``.
+        width: pixels.
+        height: pixels.
+        alt: what is seen, for who cannot see it.
+    """
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+
+
+def gray(image: NDArray[np.number]) -> Flat:
+    """Project a stack [Z, Y, X] along z, with dim structures lifted."""
+    flat = np.asarray(image).max(axis=0).astype(np.float32)
+    black, white = np.percentile(flat, (25, 99.8))
+    shade = np.clip((flat - black) / max(float(white - black), 1e-6), 0, 1) ** GAMMA
+    return _gray_rgb(np.rint(255 * shade))
+
+
+def mask_view(mask: NDArray[np.bool_]) -> Flat:
+    """Project a mask [Z, Y, X] along z, white on black."""
+    return _gray_rgb(255 * mask.any(axis=0))
+
+
+def _gray_rgb(shades: ArrayLike) -> Flat:
+    return np.repeat(np.asarray(shades, np.uint8)[..., None], 3, axis=2)
+
+
+def colored(errors: NDArray[np.floating]) -> Flat:
+    """Bring an error projection of `distill3d.figures.error_projection` to bytes."""
+    return np.rint(255 * errors).astype(np.uint8)
+
+
+def wrong_pixels(errors: Flat) -> NDArray[np.bool_]:
+    """Return where an error projection shows something missed or false, bool [Y, X].
+
+    What is within `RIM` pixels of what was found is left out unless that is all: a neurite drawn a voxel too thick is
+    wrong along its whole length, and would hide the branch that is missing.
+    """
+    found, false, lost = ((errors == np.rint(255 * np.array(color))).all(axis=2) for color in (HIT, FALSE, LOST))
+    wrong = false | lost
+    far = wrong & np.logical_not(binary_dilation(found, iterations=RIM))
+    return far if far.any() else wrong
+
+
+def worst_place(wrong: NDArray[np.floating]) -> Box:
+    """Return the square with the most wrong pixels, moved inward at a border.
+
+    Args:
+        wrong: [Y, X], how many arms are wrong there.
+
+    >>> wrong = np.zeros((200, 300)); wrong[150:160, 20:30] = 1
+    >>> worst_place(wrong)
+    Box(top=123, left=0, bottom=187, right=64)
+    """
+    side = min(*wrong.shape, max(LEAST, round(SHARE * min(wrong.shape))))
+    share = uniform_filter(wrong.astype(np.float32), size=side, mode="constant")
+    # Where many squares hold the same errors, the middle one shows them best.
+    best = np.argwhere(share >= share.max() * (1 - 1e-4))
+    y, x = best[len(best) // 2] if share.max() > 0 else np.array(wrong.shape) // 2
+    top, left = (int(np.clip(c - side // 2, 0, n - side)) for c, n in zip((y, x), wrong.shape, strict=True))
+    return Box(top, left, top + side, left + side)
+
+
+def cut(flat: Flat, box: Box) -> Flat:
+    """Return the part of a projection that lies in the box."""
+    return flat[box.top : box.bottom, box.left : box.right]
+
+
+def scaled(flat: Flat, longer_side: int, *, aspect: float = 1.0) -> Image.Image:
+    """Bring a projection to the size of the page.
+
+    Args:
+        flat: the projection.
+        longer_side: pixels of the result; a smaller whole projection stays as it is.
+        aspect: height of a voxel over its width.
+    """
+    height, width = flat.shape[0] * aspect, flat.shape[1]
+    factor = longer_side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return Image.fromarray(flat).resize(size, Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC)
+
+
+def with_box(image: Image.Image, box: Box, shape: Sequence[int]) -> Image.Image:
+    """Draw the place of the close-up into a picture of the whole projection."""
+    height, width = shape[:2]
+    x, y = image.width / width, image.height / height
+    corners = (box.left * x, box.top * y, box.right * x - 1, box.bottom * y - 1)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle(corners, outline=(0, 0, 0), width=3)
+    draw.rectangle(corners, outline=(255, 255, 255), width=1)
+    return image
+
+
+def with_trees(
+    image: Image.Image, box: Box, *, gold: Tree, pred: Tree | None, spacing_um: tuple[float, float, float]
+) -> Image.Image:
+    """Draw trees into a close-up: gold found or missed, predicted spurious; without a prediction, gold alone."""
+    of_gold = tree_pieces(gold, spacing_um)
+    if pred is None:
+        _lines(image, box, of_gold, np.ones(len(of_gold.lengths_vox), bool), RIGHT)
+        return image
+    of_pred = tree_pieces(pred, spacing_um)
+    tolerance = DEFAULT_TREE_TOLERANCE
+    found = pieces_within(of_gold, of=of_pred, tolerance_vox=tolerance)
+    right = pieces_within(of_pred, of=of_gold, tolerance_vox=tolerance)
+    for pieces, which, color in (
+        (of_gold, found, HIT),
+        (of_pred, ~right, FALSE),
+        (of_gold, ~found, LOST),
+    ):
+        _lines(image, box, pieces, which, color)
+    return image
+
+
+def _lines(image: Image.Image, box: Box, pieces: TreePieces, which: NDArray[np.bool_], color: _Rgb) -> None:
+    """Draw pieces with a dark rim, which sets them off from bright neurites."""
+    middle, half = pieces.points_zyx_vox[which][:, :0:-1], pieces.halves_zyx_vox[which][:, :0:-1]
+    size = np.array([box.right - box.left, box.bottom - box.top])
+    start = np.array([box.left, box.top])
+    inside = ((middle >= start - 1) & (middle <= start + size)).all(axis=1)
+    scale = np.array(image.size) / size
+    ends = (np.stack([middle - half, middle + half], axis=1)[inside] + 0.5 - start) * scale
+    draw = ImageDraw.Draw(image)
+    width = max(2, round(image.width / 130))
+    for shade, more in (((0, 0, 0), 2), (tuple(round(255 * c) for c in color), 0)):
+        for first, last in ends:
+            draw.line((*first, *last), fill=shade, width=width + more)
+
+
+def picture(image: Image.Image, alt: str, quality: int = QUALITY) -> Picture:
+    """Encode as WebP."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=4)
+    code = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(f"data:image/webp;base64,{code}", image.width, image.height, alt)
+
+
+def file_picture(path: Path, alt: str, width: int) -> Picture:
+    """Read a picture that a run left, scaled down to a width."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
+    return picture(image, alt)

@@ -1,0 +1,85 @@
+"""What makes two arms unequal, and what does not."""
+
+import pytest
+
+from distill3d.report.budget import check_budget
+from distill3d.report.grouping import group_runs
+from distill3d.report.runs import read_runs
+
+
+@pytest.fixture
+def check(write_run, tmp_path):
+    """Check a run with some settings against one with the usual ones."""
+
+    def run(settings=None, *, base=None, **kwargs):
+        arm = write_run("arm", settings=settings, root=tmp_path / "arm", **kwargs)
+        scratch = write_run(settings=base, root=tmp_path / "scratch")
+        (one,), _ = group_runs(read_runs([arm]))
+        (other,), _ = group_runs(read_runs([scratch]))
+        return check_budget(one, other)
+
+    return run
+
+
+def test_arms_that_differ_in_strategy_teacher_and_student_are_equal(check):
+    found = check({"strategy.name": "inflate", "teacher.name": "timm2d", "student.stages": 3})
+    assert found.equal
+    assert {setting.key: setting.fair for setting in found.settings} == {
+        "strategy.name": True,
+        "teacher.name": True,
+        "student.stages": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trainer.steps", 600),
+        ("patches.batch_size", 4),
+        ("patches.augment.flip", 0.0),
+        ("data.train", ["a"]),
+        ("losses.overlap.dice", 2.0),
+        ("balance.mode", "gradient"),
+        ("optimizer.lr", 0.1),
+        ("trainer.strategy", "ddp"),
+    ],
+)
+def test_data_steps_batch_augmentation_and_losses_may_not_differ(check, key, value):
+    found = check({key: value, "strategy.name": "inflate"})
+    assert not found.equal
+    assert [(s.key, s.arm, s.fair) for s in found.settings if not s.fair] == [(key, str(value), False)]
+    assert found.settings[0].key == key  # what is unfair comes first
+
+
+def test_where_a_run_is_kept_does_not_count(check):
+    found = check({"runs": "x", "cache": "y", "logging.project": "z"})
+    assert (found.equal, found.settings) == (True, ())
+
+
+def test_unequal_seeds_and_cases_are_said(check):
+    found = check(seed=3, dice={"case_0": 0.5, "other": 0.5})
+    assert not found.equal
+    assert any("seeds that the arm alone has: 3" in line for line in found.remarks)
+    assert any("cases that the baseline alone has: case_1, case_2, case_3 and 2 more" in line for line in found.remarks)
+
+
+def test_other_commits_and_packages_are_a_remark_only(check):
+    found = check(provenance={"commit": "f" * 40, "packages": {"torch": "2.0", "numpy": "2.4.6"}})
+    assert found.equal
+    assert any(line.startswith("commit: ffffffff; baseline: 5a6342ce") for line in found.remarks)
+    assert any("torch 2.0, baseline 2.14.1" in line for line in found.remarks)
+
+
+def test_a_key_that_an_older_run_lacks_counts_unless_the_other_has_its_default(check):
+    found = check(base={"trainer.audit_every": None, "optimizer.freeze_transferred_steps": None})
+    assert found.equal
+    assert any("trainer.audit_every: the baseline was run by a version without it" in line for line in found.remarks)
+    found = check({"trainer.audit_every": 7, "strategy.made_up": 1}, base={"trainer.audit_every": None})
+    assert [s.key for s in found.settings] == ["trainer.audit_every", "strategy.made_up"]
+    assert not found.equal
+
+
+def test_the_default_of_a_component_is_known_too(check):
+    found = check({"student.depth_padding": "zeros", "student.norm": "batch"})
+    assert any(line.startswith("student.depth_padding: the baseline was run") for line in found.remarks)
+    assert "student.norm" in [setting.key for setting in found.settings]

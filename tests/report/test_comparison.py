@@ -1,0 +1,139 @@
+"""A whole comparison from run folders: its numbers, its words, its JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from distill3d.errors import InputError
+from distill3d.report.comparison import as_json, compare, run_folders
+from distill3d.report.runs import read_run, read_runs
+from distill3d.report.scores import DEFAULT, pick
+from distill3d.report.verbs import compare_places, compare_two, write_numbers
+
+
+@pytest.fixture
+def comparison(three_arms):
+    return compare(read_runs(three_arms))
+
+
+def test_a_clear_gain_is_better_and_an_equal_arm_inconclusive(comparison):
+    verdicts = {(found.arm, found.score): found.verdict for found in comparison.differences}
+    assert verdicts["inflate", "dice"] == "BETTER"
+    assert verdicts["inflate", "hd95_um"] == "BETTER"
+    assert verdicts["kd", "dice"] == "INCONCLUSIVE"
+    assert len(verdicts) == 2 * len(comparison.scores)
+
+
+def test_means_are_those_of_the_files(comparison, three_arms):
+    def mean(name):
+        rows = [row["dice"] for path in three_arms if name in str(path) for row in read_run(path).cases.values()]
+        return np.mean(rows)
+
+    arms = {arm.name: arm for arm in comparison.arms}
+    assert arms["inflate"].scores["dice"].mean == pytest.approx(mean("inflate"))
+    (gain,) = [d for d in comparison.differences if (d.arm, d.score) == ("inflate", "dice")]
+    assert gain.mean == pytest.approx(mean("inflate") - mean("scratch"))
+    assert gain.low < gain.mean < gain.high
+    assert (gain.n_cases, gain.n_seeds) == (6, 3)
+
+
+def test_the_baseline_comes_first_then_the_best(comparison):
+    assert [arm.name for arm in comparison.arms] == ["scratch", "inflate", "kd"]
+    assert comparison.baseline == "scratch"
+
+
+def test_random_teachers_and_references_are_shown(comparison):
+    arms = {arm.name: arm for arm in comparison.arms}
+    assert arms["kd"].random_teacher
+    assert not arms["inflate"].random_teacher
+    assert "tf_efficientnet_lite0" in arms["inflate"].teacher
+    assert arms["scratch"].teacher == ""
+    assert any("RANDOM" in line and line.startswith("kd") for line in comparison.remarks)
+    assert comparison.references["otsu"]["case_0"]["dice"] == 0.3
+
+
+def test_cost_and_provenance_are_there(comparison):
+    arm = comparison.arms[0]
+    assert arm.cost.parameters == 1007665
+    assert arm.runs[1].command == "distill3d fit scratch seed=1"
+    assert arm.runs[0].machine == "Linux-6.1-x86_64, 2 cores, no GPU"
+    assert arm.labelled == 2
+    assert all(path.is_dir() for paths in run_folders(comparison).values() for path in paths)
+
+
+def test_the_json_has_no_nan_and_is_the_comparison(comparison, tmp_path):
+    write_numbers(comparison, tmp_path / "out")
+    read = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert read == json.loads(json.dumps(as_json(comparison), allow_nan=False))
+    assert read["arms"][0]["runs"][0]["cases"]["case_0"]["dice"] == comparison.arms[0].runs[0].cases["case_0"]["dice"]
+
+
+def test_cases_without_a_score_are_missing_pairs(write_run):
+    runs = []
+    for seed in range(3):
+        rows = {f"c{k}": {"dice": 0.5 + 0.01 * k, "hd95_um": float(k)} for k in range(6)}
+        del rows["c2"]["hd95_um"]
+        runs.append(write_run(seed=seed, dice=rows))
+    found = compare(read_runs(runs)).arms[0].scores["hd95_um"]
+    assert (found.n_cases, found.n_missing, found.mean) == (5, 3, pytest.approx((0 + 1 + 3 + 4 + 5) / 5))
+
+
+def test_only_shared_seeds_and_cases_are_paired(write_run):
+    runs = [write_run(seed=k, dice={"a": 0.5, "b": 0.6}) for k in (0, 1)]
+    runs += [write_run("arm", k, dice={"b": 0.7, "c": 0.1}, settings={"strategy.name": "x"}) for k in (1, 2)]
+    (found,) = compare(read_runs(runs), scores=["dice"]).differences
+    assert (found.n_cases, found.n_seeds, found.mean) == (1, 1, pytest.approx(0.1))
+    assert found.low is None
+    assert "1 seed and 1 case" in found.why
+
+
+def test_arms_that_share_nothing_are_compared_in_nothing(write_run):
+    runs = [write_run(dice={"a": 0.5}), write_run("arm", 1, dice={"b": 0.5}, settings={"strategy.name": "x"})]
+    (found,) = compare(read_runs(runs), scores=["dice"]).differences
+    assert (found.mean, found.verdict) == (None, "INCONCLUSIVE")
+
+
+def test_scores_can_be_chosen_and_a_wrong_one_lists_the_known(three_arms):
+    found = compare(read_runs(three_arms), scores=["tree_f1", "dice"])
+    assert [(score.key, score.higher_is_better) for score in found.scores] == [("tree_f1", True), ("dice", True)]
+    with pytest.raises(InputError, match="did you mean 'cldice'"):
+        compare(read_runs(three_arms), scores=["clDise"])
+
+
+def test_the_usual_scores_are_those_that_are_there():
+    assert [score.key for score in pick((), ["dice", "hd95_um", "n_pred"])] == ["dice", "hd95_um"]
+    assert len(pick((), DEFAULT)) == len(DEFAULT)
+    with pytest.raises(InputError, match="no run has any"):
+        pick((), ["n_pred"])
+
+
+def test_nothing_given_and_nothing_there_are_errors():
+    with pytest.raises(InputError, match="nothing to report on"):
+        compare_places([])
+    with pytest.raises(InputError, match="no finished run"):
+        compare([])
+
+
+def test_compare_two_takes_the_first_as_baseline(three_arms, tmp_path):
+    found = compare_two("inflate", "scratch", runs=tmp_path / "runs")
+    assert found.baseline == "inflate"
+    assert next(d for d in found.differences if d.score == "dice").verdict == "WORSE"
+
+
+def test_compare_two_refuses_one_arm_and_many(three_arms, tmp_path):
+    with pytest.raises(InputError, match="runs of one arm"):
+        compare_two("kd/seed0", "kd/seed1", runs=tmp_path / "runs")
+    with pytest.raises(InputError, match="holds 3 arms"):
+        compare_two(str(tmp_path / "runs"), "kd", runs=tmp_path / "runs")
+
+
+def test_one_case_names_no_winner(write_run, tmp_path):
+    """Differences of 0.2 from one neuron are what gets published elsewhere."""
+    runs = [write_run("a", k, dice={"OP_5": 0.4}, root=tmp_path / "one") for k in range(3)]
+    runs += [
+        write_run("b", k, dice={"OP_5": 0.6}, root=tmp_path / "one", settings={"strategy.name": "x"}) for k in range(3)
+    ]
+    found = compare(read_runs(runs), baseline="a")
+    assert {d.verdict for d in found.differences} == {"INCONCLUSIVE"}
+    assert any(line.startswith("a: 3 seeds and 1 case") for line in found.remarks)

@@ -1,0 +1,48 @@
+"""The Markdown has the numbers of the comparison, and nothing from a name becomes markup."""
+
+import dataclasses
+
+from distill3d.report.comparison import compare
+from distill3d.report.markdown import as_markdown, escape
+from distill3d.report.runs import read_runs
+
+NASTY = "a|b<script>`x`[y](z)*_#\n## no"
+
+
+def test_every_arm_score_verdict_and_folder_is_there(three_arms):
+    comparison = compare(read_runs(three_arms))
+    text = as_markdown(comparison)
+    for arm in comparison.arms:
+        assert escape(arm.name) in text
+        assert all(escape(run.folder) in text for run in arm.runs)
+    for score in comparison.scores:
+        assert escape(score.label) in text
+    gain = next(d for d in comparison.differences if (d.arm, d.score) == ("inflate", "dice"))
+    assert f"{gain.mean:+.3f} \\[{gain.low:+.3f}, {gain.high:+.3f}\\]".replace("+", "\\+") in text
+    assert "**BETTER**" in text
+    assert "**RANDOM TEACHER**" in text
+
+
+def test_all_rows_of_a_table_have_as_many_cells(three_arms):
+    tables = "\n".join(
+        line if line.startswith("|") else "" for line in as_markdown(compare(read_runs(three_arms))).split("\n")
+    )
+    for block in filter(None, tables.split("\n\n")):
+        assert len({line.replace("\\|", "").count("|") for line in block.strip().split("\n")}) == 1
+
+
+def test_names_are_escaped(three_arms):
+    comparison = compare(read_runs(three_arms))
+    arms = tuple(dataclasses.replace(arm, name=arm.name + NASTY) for arm in comparison.arms)
+    text = as_markdown(dataclasses.replace(comparison, arms=arms, title=NASTY, remarks=(NASTY,)))
+    assert "<script>" not in text
+    assert "\n## no" not in text
+    assert "a|b" not in text
+    assert "[y](z)" not in text
+
+
+def test_unequal_budgets_are_marked(write_run):
+    runs = [write_run(), write_run("arm", settings={"trainer.steps": 600, "strategy.name": "x"})]
+    text = as_markdown(compare(read_runs(runs)))
+    assert "arm: **NOT EQUAL**" in text
+    assert "| trainer.steps | 600 | 300 | **NO** |" in text

@@ -1,0 +1,140 @@
+"""Which runs are found, what is read of them, and what is said of those that cannot be used."""
+
+import json
+
+import pytest
+
+from distill3d.errors import InputError
+from distill3d.report.grouping import choose_baseline, group_runs
+from distill3d.report.runs import find_runs, read_run, read_runs
+
+
+def names(paths, root):
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def groups_of(paths):
+    return group_runs(read_runs(paths))[0]
+
+
+def test_a_run_an_experiment_a_folder_of_experiments_a_name_and_a_pattern_find_the_same(
+    three_arms, tmp_path, monkeypatch
+):
+    runs = tmp_path / "runs"
+    one, _ = find_runs([runs / "kd" / "seed1"])
+    assert names(one, runs) == ["kd/seed1"]
+    seeds = [f"kd/seed{k}" for k in range(3)]
+    assert names(find_runs([runs / "kd"])[0], runs) == seeds
+    assert names(find_runs(["kd"], runs=runs)[0], runs) == seeds
+    assert names(find_runs([], patterns=[f"{runs}/k*"])[0], runs) == seeds
+    assert len(find_runs([runs, runs / "kd"])[0]) == 9
+
+
+def test_the_trials_of_a_sweep_are_found_by_its_name(write_run, tmp_path):
+    for trial in ("0000", "0001"):
+        write_run(root=tmp_path / "runs" / "sweeps" / "lr" / "trials" / trial)
+    assert len(find_runs([], sweeps=["lr"], runs=tmp_path / "runs")[0]) == 2
+    with pytest.raises(InputError, match="no such sweep"):
+        find_runs([], sweeps=["lrr"], runs=tmp_path / "runs")
+
+
+def test_unfinished_runs_are_left_out_and_named(write_run, tmp_path):
+    write_run(seed=0)
+    write_run(seed=1, done=False)
+    found, left_out = find_runs([tmp_path / "runs"])
+    assert len(found) == 1
+    assert left_out == [f"{(tmp_path / 'runs/scratch/seed1').as_posix()}: unfinished, left out"]
+
+
+def test_smoke_runs_are_not_results(write_run, tmp_path):
+    write_run()
+    write_run(root=tmp_path / "runs" / "smoke")
+    assert len(find_runs([tmp_path / "runs"])[0]) == 1
+
+
+@pytest.mark.parametrize("place", ["nowhere", "runs/none*"])
+def test_a_place_that_holds_nothing_is_an_error_in_one_line(place, tmp_path):
+    with pytest.raises(InputError, match="no such folder") as err:
+        find_runs([str(tmp_path / place)])
+    assert len(err.value.lines) == 1
+
+
+def test_only_unfinished_runs_is_an_error(write_run):
+    with pytest.raises(InputError, match="no finished run"):
+        find_runs([write_run(done=False)])
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "config.yaml", "fit.json"])
+@pytest.mark.parametrize("text", ["{not", "[1]", '"x"', ""])
+def test_a_malformed_file_is_an_error_that_names_it_in_one_line(write_run, file, text):
+    path = write_run()
+    (path / file).write_text(text)
+    with pytest.raises(InputError, match=file) as err:
+        read_run(path)
+    assert "\n" not in str(err.value)
+
+
+def test_a_missing_file_of_scores_is_an_error(write_run):
+    path = write_run()
+    (path / "metrics.json").unlink()
+    with pytest.raises(InputError, match=r"metrics\.json: missing"):
+        read_run(path)
+
+
+def test_scores_that_are_no_numbers_are_missing_not_good(write_run):
+    path = write_run(dice={"a": 0.5})
+    metrics = json.loads((path / "metrics.json").read_text())
+    metrics["cases"]["a"] |= {"hd95_um": float("nan"), "cldice": None, "recall": "high"}
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    row = read_run(path).cases["a"]
+    assert (row["hd95_um"], row["cldice"], row["recall"], row["dice"]) == (None, None, None, 0.5)
+
+
+def test_what_an_older_run_lacks_is_said(write_run):
+    path = write_run()
+    metrics = json.loads((path / "metrics.json").read_text())
+    for key in ("cost", "teacher", "provenance", "baselines"):
+        del metrics[key]
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    (path / "fit.json").unlink()
+    assert read_run(path).lacks == ("cost", "teacher", "provenance")
+
+
+def test_seeds_folders_logging_and_machines_make_no_new_arm(write_run, tmp_path):
+    changed = {"runs": "elsewhere", "cache": "/c", "logging.wandb": "offline", "trainer.accelerator": "cpu"}
+    changed["patches.workers"] = 4
+    arms = groups_of([write_run(seed=0), write_run(seed=1, settings=changed, root=tmp_path / "b")])
+    assert [(arm.name, len(arm.runs)) for arm in arms] == [("scratch", 2)]
+
+
+def test_arms_of_one_experiment_are_named_by_what_differs(write_run, tmp_path):
+    arms = groups_of([write_run(root=tmp_path / str(lr), settings={"optimizer.lr": lr}) for lr in (0.1, 0.01)])
+    assert [arm.name for arm in arms] == ["scratch [optimizer.lr=0.1]", "scratch [optimizer.lr=0.01]"]
+
+
+def test_names_stay_unique_where_very_much_differs(write_run, tmp_path):
+    many = [{f"strategy.k{k}": 0 for k in range(9)} | {"strategy.k8": last} for last in (1, 2)]
+    many.append({f"strategy.k{k}": 5 for k in range(9)})
+    arms = groups_of([write_run(root=tmp_path / str(k), settings=each) for k, each in enumerate(many)])
+    assert len({arm.name for arm in arms}) == 3
+    assert all(len(arm.name) < 100 for arm in arms)
+
+
+def test_the_same_seed_twice_counts_once_and_is_said(write_run, tmp_path):
+    groups, remarks = group_runs(read_runs([write_run(), write_run(root=tmp_path / "again")]))
+    assert len(groups[0].runs) == 1
+    assert "again" in remarks[0]
+
+
+def test_the_baseline_is_the_one_without_strategy_or_the_one_named(three_arms):
+    arms = groups_of(three_arms)
+    assert choose_baseline(arms, None).name == "scratch"
+    assert choose_baseline(arms, "kd").name == "kd"
+    with pytest.raises(InputError, match="accepted: one of scratch, inflate, kd"):
+        choose_baseline(arms, "kdd")
+
+
+def test_two_arms_without_strategy_need_a_name(write_run, tmp_path):
+    arms = groups_of([write_run(), write_run("other")])
+    with pytest.raises(InputError, match="--baseline with one of scratch, other"):
+        choose_baseline(arms, None)

@@ -1,0 +1,87 @@
+"""What the terminal shows, at 100 columns, and the verbs as a user calls them."""
+
+import io
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from distill3d.report.comparison import compare
+from distill3d.report.runs import read_runs
+from distill3d.report.terminal import renderables
+from distill3d.report.verbs import compare_places, write_numbers
+
+
+def shown(comparison):
+    console = Console(width=100, file=io.StringIO())
+    for part in renderables(comparison):
+        console.print(part)
+    return console.file.getvalue()
+
+
+def test_scores_verdicts_reasons_and_budget_are_shown(three_arms):
+    text = shown(compare(read_runs(three_arms)))
+    for word in ("Dice", "HD95", "BETTER", "INCONCLUSIVE", "cases", "RANDOM TEACHER", "otsu", "Equal budget?", "equal"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_an_unfair_setting_and_long_names_are_shown_whole(write_run):
+    steps = {"trainer.steps": 600, "strategy.name": "[bold]x[/bold]"}
+    text = shown(compare(read_runs([write_run(), write_run("n" * 60, settings=steps)])))
+    assert "NOT EQUAL" in text
+    assert "trainer.steps" in text
+    assert "[bold]x[/bold]" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_compare_prints_the_verdict_and_a_mistake_is_one_line(three_arms, tmp_path):
+    def call(*arguments):
+        command = [sys.executable, "-m", "distill3d", "compare", *arguments, "--runs", str(tmp_path / "runs")]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = call("scratch", "inflate", "--scores", "dice")
+    assert done.returncode == 0, done.stderr
+    assert "BETTER" in done.stdout
+    wrong = call("scratch", "inflat")
+    assert wrong.returncode == 2
+    assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_the_terminal_needs_no_torch_and_no_plotly(three_arms, tmp_path):
+    code = (
+        "import sys\nfrom distill3d.cli import app\n"
+        f"app(['compare', 'scratch', 'kd', '--runs', {str(tmp_path / 'runs')!r}], standalone_mode=False)\n"
+        "heavy = {'torch', 'plotly', 'monai', 'lightning'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["report", "compare"])
+def test_help_says_what_is_accepted(verb):
+    done = subprocess.run(
+        [sys.executable, "-m", "distill3d", verb, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "baseline" in done.stdout
+
+
+def test_a_hundred_runs_of_twenty_cases_are_compared_in_seconds(write_run, tmp_path):
+    rng, cases = np.random.default_rng(0), [f"c{k}" for k in range(20)]
+    for arm in range(20):
+        settings = {"strategy.name": f"s{arm}" if arm else "none"}
+        for seed in range(5):
+            write_run(
+                f"arm{arm}", seed, dice=dict(zip(cases, rng.uniform(0.4, 0.8, 20), strict=True)), settings=settings
+            )
+    started = time.process_time()
+    comparison = compare_places([tmp_path / "runs"])
+    write_numbers(comparison, tmp_path / "report")
+    took = time.process_time() - started
+    assert len(comparison.differences) == 19 * len(comparison.scores)
+    assert took < 20, took

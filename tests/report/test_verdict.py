@@ -1,0 +1,104 @@
+"""When a winner is named, when not, and what is said about it."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from distill3d.report.verdict import judge
+
+
+def tables(n, size, ratio, *, seed=0, gain=0.0):
+    rng, (cases, seeds) = np.random.default_rng(seed), size
+    drawn = (rng.normal(size=(n, *shape)) for shape in ((cases, 1), (1, seeds), (cases, seeds)))
+    return gain + sum(sd * part for sd, part in zip(ratio, drawn, strict=True))
+
+
+def test_equal_arms_get_no_verdict_in_95_of_100():
+    """100 studies of each kind; the share is over all, a kind alone may be off by what 100 studies scatter."""
+    sizes, ratios = [(5, 3), (20, 3), (8, 5)], [(1, 0, 0.3), (0, 0, 1), (0, 1, 0.2), (0.3, 0.3, 1)]
+    quiet = []
+    for size, ratio in itertools.product(sizes, ratios):
+        found = [judge({"arm": one}, higher_is_better=True)["arm"] for one in tables(100, size, ratio, seed=11)]
+        quiet.append(np.mean([one.verdict == "INCONCLUSIVE" for one in found]))
+        assert quiet[-1] >= 0.9, (size, ratio)
+    assert np.mean(quiet) >= 0.95
+
+
+def test_none_of_five_equal_arms_gets_a_verdict_in_95_of_100_reports():
+    quiet = 0
+    for seed in range(100):
+        arms = dict(zip("abcde", tables(5, (8, 3), (1, 0.3, 0.5), seed=100 + seed), strict=True))
+        quiet += all(one.verdict == "INCONCLUSIVE" for one in judge(arms, higher_is_better=True).values())
+    assert quiet >= 95
+
+
+def test_a_measured_gain_of_two_and_a_half_standard_errors_is_better_and_a_true_one_of_four_nearly_always():
+    found = [
+        judge({"arm": one}, higher_is_better=True)["arm"] for one in tables(60, (50, 3), (1, 0, 0.3), seed=12, gain=0.6)
+    ]
+    assert sum(one.verdict == "BETTER" for one in found) >= 55
+    for one in found:
+        measured = one.tested.mean / one.tested.error
+        if one.tested.df > 30 and measured > 2.5:
+            assert one.verdict == "BETTER"
+        if measured < 1.8:
+            assert one.verdict == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(("shape", "words"), [((6, 2), "2 seeds"), ((4, 3), "4 cases"), ((1, 1), "1 seed and 1 case")])
+def test_with_too_little_no_winner_is_named_however_large_the_gain(shape, words):
+    found = judge({"arm": 1 + 1e-3 * np.random.default_rng(0).normal(size=shape)}, higher_is_better=True)["arm"]
+    assert found.verdict == "INCONCLUSIVE"
+    assert words in found.why
+    assert found.tested.mean == pytest.approx(1, abs=0.01)
+
+
+def test_less_distance_is_better():
+    less = -1 + 0.1 * np.random.default_rng(1).normal(size=(6, 3))
+    assert judge({"arm": less}, higher_is_better=False)["arm"].verdict == "BETTER"
+    assert judge({"arm": less}, higher_is_better=True)["arm"].verdict == "WORSE"
+
+
+def test_identical_arms_are_inconclusive_without_a_warning():
+    found = judge({"arm": np.zeros((6, 3))}, higher_is_better=True)["arm"]
+    assert (found.verdict, found.why, found.tested.low, found.tested.high) == ("INCONCLUSIVE", "no case differs", 0, 0)
+    assert found.detectable is None
+
+
+def test_the_same_gain_everywhere_is_a_gain():
+    assert judge({"arm": np.full((6, 3), 0.1)}, higher_is_better=True)["arm"].verdict == "BETTER"
+
+
+def test_no_shared_pair_says_so():
+    for table in (np.full((3, 3), np.nan), np.empty((0, 3)), np.empty((4, 0))):
+        found = judge({"arm": table}, higher_is_better=True)["arm"]
+        assert found.tested.mean is None
+        assert "no case and seed" in found.why
+
+
+def test_many_arms_make_a_verdict_harder():
+    one = tables(1, (10, 3), (1, 0, 0.3), seed=13, gain=0.9)[0]
+    alone = judge({"arm": one}, higher_is_better=True)["arm"]
+    others = {f"other {k}": table for k, table in enumerate(tables(9, (10, 3), (1, 0, 0.3), seed=14))}
+    among = judge({"arm": one, **others}, higher_is_better=True)["arm"]
+    assert among.tested.p == alone.tested.p
+    assert among.p_holm == pytest.approx(min(1.0, 10 * alone.p_holm), rel=0.2)
+    assert among.detectable > alone.detectable
+    assert "Holm over 10 arms" in among.why
+
+
+def test_seeds_that_disagree_prevent_a_verdict_that_cases_alone_would_give():
+    cases = 0.01 * np.random.default_rng(15).normal(size=(20, 1))
+    found = judge({"arm": cases + np.array([0.3, 0.2, -0.1])}, higher_is_better=True)["arm"]
+    assert found.tested.p_cases < 0.001
+    assert found.verdict == "INCONCLUSIVE"
+
+
+def test_one_case_without_values_is_left_out_and_one_gap_is_not():
+    table = 1 + 0.1 * np.random.default_rng(16).normal(size=(7, 3))
+    table[0] = np.nan
+    table[1, 1] = np.nan
+    found = judge({"arm": table}, higher_is_better=True)["arm"]
+    assert found.verdict == "BETTER"
+    assert "6 of 6 cases and 3 of 3 seeds" in found.why
