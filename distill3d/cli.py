@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from distill3d.catalog import find_experiment, questions
+from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(report_app)
 app.add_typer(sweep_app)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 EPILOG = "Any setting can follow as key=value or --key=value, for example trainer.steps=100."
@@ -231,65 +233,6 @@ def cache(
     out.print(cache_table(cache_experiment(experiment)))
 
 
-@app.command()
-def report(
-    places: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="run folders, or folders that hold runs")
-    ] = None,
-    sweep: Annotated[list[str] | None, typer.Option(metavar="NAME", help="all finished trials of a sweep")] = None,
-    pattern: Annotated[
-        list[str] | None, typer.Option("--glob", metavar="PATTERN", help="such as 'runs/op_*', in quotes")
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="for index.html, report.md, report.json")] = Path(
-        "report"
-    ),
-    baseline: Annotated[
-        str | None, typer.Option(metavar="ARM", help="what the others are compared with; else the one without strategy")
-    ] = None,
-    scores: Annotated[
-        str | None, typer.Option(metavar="KEY,KEY", help="columns, the main one first, by their keys in metrics.json")
-    ] = None,
-    title: Annotated[str, typer.Option(help="of the page")] = "",
-    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="where runs and sweeps are")] = Path("runs"),
-) -> None:
-    """Compare finished runs: statistics, an equal-budget check, and one page to open in a browser."""
-    from distill3d.report.terminal import renderables
-    from distill3d.report.verbs import compare_places, write_report
-
-    console = _out()
-    comparison = compare_places(
-        places or [],
-        patterns=pattern or [],
-        sweeps=sweep or [],
-        runs=runs,
-        baseline=baseline,
-        scores=_keys(scores),
-        title=title,
-        console=console,
-    )
-    files = write_report(comparison, out)
-    for part in renderables(comparison):
-        console.print(part)
-    for file in files:
-        console.print(str(file), soft_wrap=True, markup=False)
-
-
-@app.command()
-def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="the baseline: run, experiment under runs/, or pattern")],
-    b: Annotated[str, typer.Argument(metavar="B", help="what is compared with it")],
-    scores: Annotated[str | None, typer.Option(metavar="KEY,KEY", help="columns, the main one first")] = None,
-    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="where experiments' runs are")] = Path("runs"),
-) -> None:
-    """Say whether B is better than A, by how much, and whether that can be believed."""
-    from distill3d.report.terminal import renderables
-    from distill3d.report.verbs import compare_two
-
-    console = _out()
-    for part in renderables(compare_two(a, b, runs=runs, scores=_keys(scores), console=console)):
-        console.print(part)
-
-
 @app.command(name="list")
 def list_all() -> None:
     """List the experiments, and every component an experiment can name."""
@@ -313,33 +256,6 @@ def check(context: typer.Context, name: Name) -> None:
     _out().print(check_table(report))
     if report.problems:
         raise typer.Exit(1)
-
-
-def _keys(text: str | None) -> list[str]:
-    return [key.strip() for key in (text or "").split(",") if key.strip()]
-
-
-@app.command()
-def dashboard(
-    runs: Annotated[Path, typer.Argument(metavar="RUNS", help="a folder that holds runs")] = Path("runs"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="on this machine; 0 for a free one")] = 8765,
-    baseline: Annotated[
-        str | None, typer.Option(metavar="ARM", help="what the others are compared with; else the one without strategy")
-    ] = None,
-) -> None:
-    """Show the report of a folder of runs while they go on, at 127.0.0.1 only; it reads files and changes none."""
-    from distill3d.report.comparison import run_folders
-    from distill3d.report.content import Comparison
-    from distill3d.report.dashboard import serve
-    from distill3d.report.verbs import compare_places
-
-    def build(folders: tuple[Path, ...]) -> tuple[Comparison, dict[str, tuple[Path, ...]]]:
-        comparison = compare_places(folders, runs=runs, baseline=baseline, title=f"Runs of {runs}")
-        return comparison, run_folders(comparison)
-
-    out = _out()
-    serve(runs, port=port, build=build, on_start=lambda url: out.print(f"{url}  (Ctrl-C ends it)", soft_wrap=True))
-    raise typer.Exit(130)
 
 
 def _spacing(text: str | None) -> tuple[float, float, float] | None:

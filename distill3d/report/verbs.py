@@ -1,124 +1,141 @@
-"""What ``distill3d report`` and ``distill3d compare`` call: from places on disk to a comparison and its files."""
+"""The verbs that compare runs: they parse, call and print, and import nothing heavy before use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
-from rich.progress import track
 
-from distill3d.errors import InputError
-from distill3d.report.comparison import as_json, compare, run_folders
-from distill3d.report.content import Comparison
-from distill3d.report.grouping import group_runs
-from distill3d.report.markdown import as_markdown
-from distill3d.report.runs import Run, find_runs, read_run
-from distill3d.run_folder import write_json, write_text
+report_app = typer.Typer(rich_markup_mode=None)
+TABLE_WIDTH = 100
 
-
-def compare_places(
-    places: Sequence[str | Path],
-    *,
-    patterns: Sequence[str] = (),
-    sweeps: Sequence[str] = (),
-    runs: Path = Path("runs"),
-    baseline: str | None = None,
-    scores: Sequence[str] = (),
-    title: str = "",
-    console: Console | None = None,
-) -> Comparison:
-    """Find, read and compare runs; see `find_runs` and `compare`.
-
-    Raises:
-        InputError: nothing is found, a file cannot be read, or it is not clear what to compare.
-    """
-    if not [*places, *patterns, *sweeps]:
-        raise InputError("nothing to report on; accepted: RUN..., --glob PATTERN or --sweep NAME")
-    found, left_out = find_runs(places, patterns=patterns, sweeps=sweeps, runs=runs)
-    read = _read(found, console)
-    return _compare(read, baseline=baseline, scores=scores, title=title, remarks=left_out, console=console)
+Places = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="run folders, or folders that hold runs")]
+Sweeps = Annotated[list[str] | None, typer.Option("--sweep", metavar="NAME", help="all finished trials of a sweep")]
+Patterns = Annotated[list[str] | None, typer.Option("--glob", metavar="PATTERN", help="such as 'runs/op_*', in quotes")]
+Baseline = Annotated[
+    str | None, typer.Option(metavar="ARM", help="what the others are compared with; else the one without strategy")
+]
+Scores = Annotated[
+    str | None, typer.Option(metavar="KEY,KEY", help="columns, the main one first, by their keys in metrics.json")
+]
+Title = Annotated[str, typer.Option(help="of the report")]
+Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="where runs and sweeps are")]
 
 
-def compare_two(
-    a: str, b: str, *, runs: Path = Path("runs"), scores: Sequence[str] = (), console: Console | None = None
-) -> Comparison:
-    """Compare what is at ``b`` with what is at ``a``, the baseline.
+def _out() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=TABLE_WIDTH)
 
-    Raises:
-        InputError: one of them holds no finished run, or several arms.
-    """
-    sides, left_out = [], []
-    for place in (a, b):
-        found, unfinished = find_runs([place], runs=runs)
-        read = _read(found, console)
-        groups, _ = group_runs(read)
-        if len(groups) > 1:
-            names = ", ".join(group.name for group in groups)
-            raise InputError(
-                f"{place}: holds {len(groups)} arms ({names}); accepted: one arm, or distill3d report {place}"
-            )
-        sides.append(read)
-        left_out += unfinished
-    groups, _ = group_runs([*sides[0], *sides[1]])
-    if len(groups) == 1:
-        raise InputError(f"{a} and {b} are runs of one arm, {groups[0].name}; accepted: two arms")
-    first = {run.folder for run in sides[0]}
-    baseline = next(group.name for group in groups if group.runs[0].folder in first)
-    return _compare(
-        [*sides[0], *sides[1]], baseline=baseline, scores=scores, title="", remarks=left_out, console=console
+
+@report_app.command()
+def report(
+    places: Places = None,
+    sweep: Sweeps = None,
+    pattern: Patterns = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="for index.html, report.md, report.json")] = Path(
+        "report"
+    ),
+    baseline: Baseline = None,
+    scores: Scores = None,
+    title: Title = "",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Compare finished runs: statistics, an equal-budget check, and one page to open in a browser."""
+    from distill3d.report.places import compare_places, write_report
+    from distill3d.report.terminal import renderables
+
+    console = _out()
+    comparison = compare_places(
+        places or [],
+        patterns=pattern or [],
+        sweeps=sweep or [],
+        runs=runs,
+        baseline=baseline,
+        scores=_keys(scores),
+        title=title,
+        console=console,
     )
+    files = write_report(comparison, out)
+    for part in renderables(comparison):
+        console.print(part)
+    for file in files:
+        console.print(str(file), soft_wrap=True, markup=False)
 
 
-def _read(found: Sequence[Path], console: Console | None) -> list[Run]:
-    quiet = console is None or not console.is_terminal
-    return [read_run(path) for path in track(found, "reading runs", console=console, transient=True, disable=quiet)]
+@report_app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="the baseline: run, experiment under runs/, or pattern")],
+    b: Annotated[str, typer.Argument(metavar="B", help="what is compared with it")],
+    scores: Annotated[str | None, typer.Option(metavar="KEY,KEY", help="columns, the main one first")] = None,
+    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="where experiments' runs are")] = Path("runs"),
+) -> None:
+    """Say whether B is better than A, by how much, and whether that can be believed."""
+    from distill3d.report.places import compare_two
+    from distill3d.report.terminal import renderables
+
+    console = _out()
+    for part in renderables(compare_two(a, b, runs=runs, scores=_keys(scores), console=console)):
+        console.print(part)
 
 
-def _compare(
-    read: Sequence[Run],
-    *,
-    baseline: str | None,
-    scores: Sequence[str],
-    title: str,
-    remarks: Sequence[str],
-    console: Console | None,
-) -> Comparison:
-    if console is None:
-        return compare(read, baseline=baseline, scores=scores, title=title, remarks=remarks)
-    with console.status("statistics") as status:
-        return compare(
-            read,
-            baseline=baseline,
-            scores=scores,
-            title=title,
-            remarks=remarks,
-            on_score=lambda label: status.update(f"statistics: {label}"),
-        )
+@report_app.command()
+def dashboard(
+    runs: Annotated[Path, typer.Argument(metavar="RUNS", help="a folder that holds runs")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="on this machine; 0 for a free one")] = 8765,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="ARM", help="what the others are compared with; else the one without strategy")
+    ] = None,
+) -> None:
+    """Show the report of a folder of runs while they go on, at 127.0.0.1 only; it reads files and changes none."""
+    from distill3d.report.comparison import run_folders
+    from distill3d.report.content import Comparison
+    from distill3d.report.dashboard import serve
+    from distill3d.report.places import compare_places
+
+    def build(folders: tuple[Path, ...]) -> tuple[Comparison, dict[str, tuple[Path, ...]]]:
+        comparison = compare_places(folders, runs=runs, baseline=baseline, title=f"Runs of {runs}")
+        return comparison, run_folders(comparison)
+
+    out = _out()
+    serve(runs, port=port, build=build, on_start=lambda url: out.print(f"{url}  (Ctrl-C ends it)", soft_wrap=True))
+    raise typer.Exit(130)
 
 
-def write_report(comparison: Comparison, out: Path) -> list[Path]:
-    """Write ``report.json``, ``report.md`` and ``index.html``; returns them.
+@report_app.command(name="wandb-report")
+def wandb_report(
+    places: Places = None,
+    sweep: Sweeps = None,
+    pattern: Patterns = None,
+    baseline: Baseline = None,
+    scores: Scores = None,
+    title: Title = "",
+    project: Annotated[str, typer.Option(help="on W&B, where the runs are")] = "distill3d",
+    entity: Annotated[str, typer.Option(help="user or team; the key's own where left out")] = "",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write the comparison as a report on W&B, with live panels over the runs of every arm; wants a key."""
+    from distill3d.report.comparison import run_folders
+    from distill3d.report.markdown import as_markdown
+    from distill3d.report.places import compare_places
+    from distill3d.report.wandb_report import save, wandb_report
 
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    from distill3d.report.page import write_page  # noqa: PLC0415 - plotly; the terminal does without
+    console = _out()
+    comparison = compare_places(
+        places or [],
+        patterns=pattern or [],
+        sweeps=sweep or [],
+        runs=runs,
+        baseline=baseline,
+        scores=_keys(scores),
+        title=title,
+        console=console,
+    )
+    text = as_markdown(comparison)
+    report = wandb_report(comparison, run_folders(comparison), text=text, project=project, entity=entity)
+    console.print(save(report), soft_wrap=True, markup=False)
 
-    files = write_numbers(comparison, out)
-    return [*files, write_page(comparison, run_folders(comparison), out / "index.html")]
 
-
-def write_numbers(comparison: Comparison, out: Path) -> list[Path]:
-    """Write ``report.json`` and ``report.md``; returns them.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    files = [out / "report.json", out / "report.md"]
-    try:
-        write_json(files[0], as_json(comparison))
-        write_text(files[1], as_markdown(comparison))
-    except OSError as err:
-        raise InputError(f"{out}: cannot be written ({err.strerror}); accepted: --out with a folder of yours") from err
-    return files
+def _keys(text: str | None) -> list[str]:
+    return [key.strip() for key in (text or "").split(",") if key.strip()]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from distill3d.errors import InputError
 from distill3d.report.content import Comparison, Score
 from distill3d.run_folder import RunFolder
+from distill3d.settings import first_line
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import BarPlot, Layout, LinePlot, Report, Runset
@@ -64,6 +65,23 @@ def wandb_report(
         ],
         width="fluid",
     )
+
+
+def save(report: Report) -> str:
+    """Send a report to W&B; returns its address.
+
+    Raises:
+        InputError: W&B knows no key, or cannot be reached.
+    """
+    import wandb
+
+    try:
+        if not wandb.login(prompt=False, verify=False):
+            raise InputError("W&B knows no key; accepted: wandb login, or WANDB_API_KEY")
+        report.save()
+    except (wandb.Error, OSError) as err:
+        raise InputError(f"W&B did not take the report: {first_line(err)}; accepted: a key and a network") from err
+    return report.url
 
 
 def _runset(name: str, folders: Sequence[Path], project: str, entity: str) -> Runset:

@@ -14,8 +14,8 @@ from distill3d.report.comparison import run_folders
 from distill3d.report.curves import curve_charts
 from distill3d.report.dashboard import Dashboard, make_server
 from distill3d.report.page import render
+from distill3d.report.places import compare_places
 from distill3d.report.snapshots import Picture, picture, scaled
-from distill3d.report.verbs import compare_places
 from distill3d.report.worst import Card, WorstCase
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}

@@ -7,9 +7,9 @@ import pytest
 
 from distill3d.errors import InputError
 from distill3d.report.comparison import as_json, compare, run_folders
+from distill3d.report.places import compare_places, compare_two, write_numbers
 from distill3d.report.runs import read_run, read_runs
 from distill3d.report.scores import DEFAULT, pick
-from distill3d.report.verbs import compare_places, compare_two, write_numbers
 
 
 @pytest.fixture

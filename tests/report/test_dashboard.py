@@ -16,7 +16,7 @@ from comparisons import write_curves
 from distill3d.errors import InputError
 from distill3d.report.comparison import run_folders
 from distill3d.report.dashboard import Dashboard, make_server, serve
-from distill3d.report.verbs import compare_places
+from distill3d.report.places import compare_places
 from distill3d.report.watching import scan
 
 

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from distill3d.report.comparison import compare
+from distill3d.report.places import compare_places, write_numbers
 from distill3d.report.runs import read_runs
 from distill3d.report.terminal import renderables
-from distill3d.report.verbs import compare_places, write_numbers
 
 
 def shown(comparison):

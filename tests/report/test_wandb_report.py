@@ -7,7 +7,7 @@ from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, PanelGrid, 
 
 from distill3d.errors import InputError
 from distill3d.report.content import Arm, Comparison, Cost, Score
-from distill3d.report.wandb_report import wandb_report
+from distill3d.report.wandb_report import save, wandb_report
 
 DICE = Score(key="dice", label="Dice", unit="", higher_is_better=True, digits=3)
 HD95 = Score(key="hd95_um", label="HD95", unit="um", higher_is_better=False, digits=1)
@@ -86,3 +86,12 @@ def test_runs_that_were_never_logged_there_are_named(folders):
     with pytest.raises(InputError, match="never logged to W&B") as caught:
         wandb_report(COMPARISON, folders, text="", project="p")
     assert len(caught.value.lines) == 2
+
+
+def test_without_a_key_nothing_is_sent_and_it_says_what_to_do(folders, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    report = wandb_report(COMPARISON, folders, text="", project="p")
+    with pytest.raises(InputError, match="W&B knows no key; accepted: wandb login, or WANDB_API_KEY"):
+        save(report)
