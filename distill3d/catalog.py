@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
@@ -42,14 +43,28 @@ def find_experiment(name: str | Path) -> Path:
     Raises:
         ConfigError: there is none; names the nearest and lists all.
     """
+    return find_file(name, experiment_files, kind="experiment")
+
+
+def find_file(name: str | Path, files: Callable[[], Mapping[str, Path]], *, kind: str) -> Path:
+    """Return a YAML file given by name or by path.
+
+    Args:
+        name: a key of ``files``, or a path that ends like a YAML file.
+        files: lists what is known.
+        kind: what the file is, for the error.
+
+    Raises:
+        ConfigError: there is none; names the nearest and lists all.
+    """
     path = Path(name)
     if path.suffix in SUFFIXES:
         if not path.is_file():
-            raise ConfigError(f"{path}: no such experiment file")
+            raise ConfigError(f"{path}: no such {kind} file")
         return path
-    files = experiment_files()
-    if str(name) in files:
-        return files[str(name)]
-    near = difflib.get_close_matches(str(name), files, n=1)
+    known = files()
+    if str(name) in known:
+        return known[str(name)]
+    near = difflib.get_close_matches(str(name), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ConfigError(f"unknown experiment {str(name)!r}{hint}; known: {', '.join(files) or 'none'}")
+    raise ConfigError(f"unknown {kind} {str(name)!r}{hint}; known: {', '.join(known) or 'none'}")

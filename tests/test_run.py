@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 
+import launched
 import numpy as np
 import pytest
 import torch
@@ -194,6 +195,23 @@ def test_two_processes_give_the_parameters_of_one_with_the_same_global_batch(tin
     assert json.loads(one.metrics.read_text())["mean"] == pytest.approx(
         json.loads(two.metrics.read_text())["mean"], abs=1e-3
     )
+
+
+@pytest.mark.timeout(900)  # seven processes: minutes on a busy machine
+def test_every_rank_that_torchrun_or_slurm_starts_knows_that_a_run_is_finished(tiny_file, tmp_path):
+    fit = ("-m", "distill3d", "fit", tiny_file, "trainer.devices=2", "patches.batch_size=1")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *fit)
+    code, printed = launched.run(*torchrun, folder=tmp_path)
+    assert code == 0, printed
+    folder, said = RunFolder(tmp_path / "runs" / "tiny" / "seed0"), "is finished; --overwrite runs it again"
+    assert json.loads(folder.fit.read_text())["cost"]["devices"] == 2
+    finished = folder.metrics.stat().st_mtime_ns
+    code, printed = launched.run(*torchrun, folder=tmp_path)
+    assert (code, printed.count(said)) == (0, 1), printed
+    # SLURM's second task alone: it waits for no other, and leaves talking to the first
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"}
+    assert launched.run(sys.executable, *fit, folder=tmp_path, **slurm) == (0, "")
+    assert folder.metrics.stat().st_mtime_ns == finished
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

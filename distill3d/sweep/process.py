@@ -20,6 +20,7 @@ from distill3d.sweep.plan import Trial, passed
 from distill3d.sweep.settings import Sweep
 
 STOP_SECONDS = 20.0  # between asking a trial to stop and killing its process group
+LOOK_AGAIN_SECONDS = 0.05
 # A trial is told what it is by its arguments; what an agent or a launcher around the runner said is not for it.
 _FOREIGN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK")
 
@@ -82,9 +83,14 @@ def _environment(sweep: Sweep, trial: Trial) -> dict[str, str]:
 
 def end_survivors(folder: Path) -> int:
     """Kill what a trial left running when its runner was killed; returns how many processes that were."""
-    left = survivors(str(folder.resolve()))
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(left, timeout=STOP_SECONDS)
-    return len(left)
+    ended: set[psutil.Process] = set()
+    deadline = time.monotonic() + STOP_SECONDS
+    # Until none is found: one that is being killed may just have started another. It need not be reaped, which is up
+    # to the first process of the machine, and takes its time there.
+    while (left := survivors(str(folder.resolve()))) and time.monotonic() < deadline:
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        ended.update(left)
+        time.sleep(LOOK_AGAIN_SECONDS)
+    return len(ended)

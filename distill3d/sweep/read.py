@@ -6,7 +6,6 @@ as a key it does not know, is an error here.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, cast
 
 import yaml
 
+from distill3d.catalog import find_file
 from distill3d.errors import ConfigError
 from distill3d.settings import unknown
 from distill3d.sweep.command import DEFAULT_COMMAND, command_problems
@@ -28,7 +28,8 @@ ELSEWHERE = ("controller", "scheduler", "metrics", "job", "image_uri", "resource
 def sweep_files() -> dict[str, Path]:
     """Name -> file of every sweep under ``./sweeps``, then of the checkout this package runs from."""
     checkout = Path(__file__).resolve().parents[2] / "sweeps"
-    return {path.stem: path for folder in (checkout, Path("sweeps")) for path in sorted(folder.glob("*.yaml"))}
+    found = {path.stem: path for folder in (checkout, Path("sweeps")) for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def find_sweep(name: str | Path) -> Path:
@@ -37,17 +38,7 @@ def find_sweep(name: str | Path) -> Path:
     Raises:
         ConfigError: there is none; names the nearest and lists all.
     """
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"}:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such sweep file")
-        return path
-    files = sweep_files()
-    if str(name) in files:
-        return files[str(name)]
-    near = difflib.get_close_matches(str(name), files, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ConfigError(f"unknown sweep {str(name)!r}{hint}; known: {', '.join(sorted(files)) or 'none'}")
+    return find_file(name, sweep_files, kind="sweep")
 
 
 def read_sweep(path: Path, *, name: str = "") -> Sweep:

@@ -133,6 +133,11 @@ def _engine(storage: str) -> optuna.storages.RDBStorage:
 
 
 def _unusable(storage: str, err: Exception) -> InputError:
+    if isinstance(err.__cause__, ModuleNotFoundError):  # what SQLAlchemy talks to a server with
+        missing = (
+            f"{err.__cause__}; accepted: pip install 'psycopg[binary]' for postgresql://, mysqlclient for mysql://"
+        )
+        return InputError(f"storage {storage} cannot be used: {missing}")
     first = str(err).strip().split("\n")[0]
     return InputError(f"storage {storage} cannot be used: {first}; accepted: sqlite:///FILE, postgresql://, mysql://")
 

@@ -1,12 +1,9 @@
 """Sweeps of fake trials, in a folder of their own."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launched import DISTILL3D, Launched
 
 from distill3d.sweep.read import parse_sweep
 
@@ -48,35 +45,8 @@ def sweep_of(head):
 def call(tmp_path):
     """Start ``distill3d sweep ...`` in a process of its own, as a user would."""
 
-    started = []
-
     def start(verb, *arguments, **environment):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distill3d", "sweep", verb, *map(str, arguments), "--runs", str(tmp_path / "runs")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | environment,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - it starts no thread
-        )
-        started.append(process)
-        return process
+        runs = ("--runs", tmp_path / "runs")
+        return Launched(*DISTILL3D, "sweep", verb, *arguments, *runs, folder=tmp_path, **environment)
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=60)
-        process.stdout.close()
-
-
-@pytest.fixture
-def finish(call):
-    """Run ``distill3d sweep ...`` to its end; returns exit code and output."""
-
-    def run(verb, *arguments, **environment):
-        process = call(verb, *arguments, **environment)
-        out, _ = process.communicate(timeout=240)
-        return process.returncode, out
-
-    return run
+    return start

@@ -1,8 +1,9 @@
 """A trial in a tenth of a second: it keeps the run-folder contract and trains nothing.
 
 Called as ``fake_trial.py fit EXPERIMENT key=value ... [--resume | --overwrite]``. The environment tells what it does:
-FAKE_SLEEP: seconds before it finishes. FAKE_FAIL: a learning rate whose trials exit 1; FAKE_ONCE: only the first time.
-FAKE_HANG: a learning rate whose trials never end. FAKE_CHILD: start a child that outlives the trial itself.
+FAKE_FAIL: a learning rate whose trials exit 1; FAKE_ONCE: only the first time.
+FAKE_HANG: a learning rate whose trials never train. FAKE_LINGER: one whose trials never end after training.
+FAKE_CHILD: start a child that outlives the trial itself.
 """
 
 import json
@@ -40,6 +41,8 @@ def main():
     if matches("FAKE_HANG", lr):
         time.sleep(600)
     train(run, lr)
+    if matches("FAKE_LINGER", lr):
+        time.sleep(600)
     (run / "metrics.json").write_text(json.dumps({"mean": {"dice": 0.5 + lr, "hd95_um": 3.0 + seed}}))
     (run / "done.json").write_text("{}")
 
@@ -49,7 +52,6 @@ def train(run, lr):
     curves.parent.mkdir(parents=True, exist_ok=True)
     curves.write_text("step,train/loss,val/dice\n")
     for step in range(STEPS):
-        time.sleep(float(os.environ.get("FAKE_SLEEP", "0")) / STEPS)
         with curves.open("a") as file:
             file.write(f"{step},,{lr * (step + 1) / STEPS}\n")
 

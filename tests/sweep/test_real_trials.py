@@ -1,29 +1,23 @@
-"""A sweep of real trials, at tiny size."""
+"""A sweep of a real trial, at tiny size."""
 
+import io
 import json
-import subprocess
 import sys
 
 import pytest
 import yaml
+from launched import run
+from rich.console import Console
 
 from distill3d.sweep import start
 
-BODY = """
-method: grid
-metric: {name: test/dice, goal: maximize}
-parameters:
-  optimizer.lr: {values: [0.001, 0.01]}
-"""
+LR = 0.01
 
 
-@pytest.mark.slow  # two real trainings
-@pytest.mark.timeout(600)
-def test_real_trials_leave_scores_and_one_offline_wandb_run_each_with_the_right_config(
-    tiny_file, tmp_path, finish, monkeypatch
-):
+@pytest.mark.timeout(900)  # a real training: minutes on a busy machine
+def test_a_real_trial_leaves_scores_and_one_offline_wandb_run_with_the_right_config(tiny_file, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    path = tmp_path / "real.yaml"
+    path, out = tmp_path / "real.yaml", io.StringIO()
     command = [
         "${env}",
         "${interpreter}",
@@ -34,16 +28,20 @@ def test_real_trials_leave_scores_and_one_offline_wandb_run_each_with_the_right_
         "logging.wandb=offline",
         "${args}",
     ]
-    path.write_text(yaml.safe_dump({"program": "distill3d", "command": command}) + BODY)
-    code, out = finish("run", path, "--workers", "2")
-    assert code == 0, out
-    _, rows = start.state_of("real", runs=tmp_path / "runs", storage=None)
-    for row, lr in zip(rows, (0.001, 0.01), strict=True):
-        run = tmp_path / f"runs/sweeps/real/trials/{row.number:04d}/tiny/seed0"
-        assert row.value == json.loads((run / "metrics.json").read_text())["mean"]["dice"]
-        (offline,) = (run / "wandb").glob("offline-run-*")
-        inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(offline)]
-        shown = json.loads(subprocess.run(inspect, capture_output=True, text=True, check=True).stdout)
-        assert shown["config"]["optimizer"]["lr"] == lr
-        assert "sweep:real" in shown["tags"]
-        assert shown["summary"]["test/dice"] == pytest.approx(row.value)
+    content = {"program": "distill3d", "command": command, "method": "grid"}
+    content |= {"metric": {"name": "test/dice", "goal": "maximize"}, "parameters": {"optimizer.lr": {"values": [LR]}}}
+    path.write_text(yaml.safe_dump(content))
+    options = {"runs": tmp_path / "runs", "workers": 1, "storage": None, "retries": 0}
+    assert start.begin(path, **options, console=Console(file=out)) == 0, out.getvalue()
+    _, (row,) = start.state_of("real", runs=tmp_path / "runs", storage=None)
+    folder = tmp_path / "runs/sweeps/real/trials/0000/tiny/seed0"
+    assert row.value == json.loads((folder / "metrics.json").read_text())["mean"]["dice"]
+    (offline,) = (folder / "wandb").glob("offline-run-*")
+    code, printed = run(
+        sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", offline, folder=tmp_path
+    )
+    assert code == 0, printed
+    shown = json.loads(printed)
+    assert shown["config"]["optimizer"]["lr"] == LR
+    assert "sweep:real" in shown["tags"]
+    assert shown["summary"]["test/dice"] == pytest.approx(row.value)

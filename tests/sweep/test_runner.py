@@ -2,20 +2,17 @@
 
 import io
 import json
-import os
 import signal
-import time
-from pathlib import Path
 
-import psutil
 import pytest
+from launched import wait_for
 from rich.console import Console
 
 from distill3d.errors import ConfigError, InputError
 from distill3d.sweep import search, start
-from distill3d.sweep.machine import MARK, survivors
+from distill3d.sweep.machine import survivors
 
-pytestmark = pytest.mark.slow  # many processes: minutes on a busy machine
+pytestmark = pytest.mark.timeout(900)  # many processes: minutes on a busy machine
 
 ONE = """
 method: grid
@@ -123,14 +120,6 @@ def test_a_trial_that_failed_by_chance_finishes_anew_at_the_second_try(sweep, ro
     assert rows()[1].before == "exit 1: fake: the loss is not finite"
 
 
-def wait_for(condition, seconds=200):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
-
-
 def trials_of(folder):
     return [process for number in range(3) for process in survivors(str(folder / f"{number:04d}"))]
 
@@ -139,12 +128,11 @@ def test_a_trial_that_got_sigterm_is_stopped_not_finished_and_goes_on_when_resum
     sweep_file, call, rows, sweep, calls, tmp_path
 ):
     folder = tmp_path / "runs/sweeps/fakes/trials"
-    process = call("run", sweep_file(LRS), FAKE_HANG="0.01")
-    victim = wait_for(lambda: survivors(str(folder / "0001")))
-    wait_for(lambda: 1 in calls())
-    victim[0].terminate()
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, out
+    with call("run", sweep_file(LRS), FAKE_HANG="0.01") as runner:
+        runner.until(lambda: 1 in calls())
+        (victim,) = survivors(str(folder / "0001"))
+        victim.terminate()
+        assert runner.wait() == 1, runner.printed
     assert [row.state for row in rows()] == ["finished", "stopped", "finished"]
     assert rows()[1].reason == "SIGTERM (exit 143)"
     assert sweep("resume")[0] == 0
@@ -155,27 +143,30 @@ def test_a_trial_that_got_sigterm_is_stopped_not_finished_and_goes_on_when_resum
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_runner_takes_its_trials_with_it(sweep_file, call, rows, tmp_path, signum, code):
     folder = tmp_path / "runs/sweeps/fakes/trials"
-    process = call("run", sweep_file(LRS), "--workers", "2", FAKE_SLEEP="600", FAKE_CHILD="1")
-    wait_for(lambda: len(trials_of(folder)) == 4)  # two trials, a child of each
-    process.send_signal(signum)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == code, out
-    assert "Traceback" not in out
-    wait_for(lambda: not trials_of(folder), seconds=10)
+    body = ONE + "  seed: {values: [0, 1, 2]}\n"
+    with call("run", sweep_file(body), "--workers", "2", FAKE_HANG="0.1", FAKE_CHILD="1") as runner:
+        runner.until(lambda: len(trials_of(folder)) == 4)  # two trials, a child of each
+        runner.process.send_signal(signum)
+        assert runner.wait() == code, runner.printed
+        wait_for(lambda: not trials_of(folder))
+    assert "Traceback" not in runner.printed
     assert [row.state for row in rows()] == ["stopped", "stopped", "waiting"]
 
 
 def test_after_kill_9_of_the_runner_every_trial_is_done_exactly_once(sweep_file, call, sweep, rows, calls, tmp_path):
     folder = tmp_path / "runs/sweeps/fakes/trials"
-    process = call("run", sweep_file(LRS), FAKE_HANG="0.01", FAKE_CHILD="1")
-    wait_for(lambda: 1 in calls())
-    process.kill()
-    process.communicate(timeout=60)
-    assert [row.state for row in rows()] == ["finished", "running", "waiting"]
-    left = trials_of(folder)
-    assert left
-    assert sweep("resume")[0] == 0
-    assert not [process for process in left if process.is_running()]
+    # One worker, so that the first trial is on record before the second begins
+    with call("run", sweep_file(LRS), "--workers", "1", FAKE_HANG="0.01", FAKE_CHILD="1") as runner:
+        runner.until(lambda: 1 in calls() and len(trials_of(folder)) == 2)  # the second trial and its child
+        with pytest.raises(InputError, match="another runner has this sweep"):
+            sweep("resume")
+        runner.process.kill()
+        runner.wait()
+        assert [row.state for row in rows()] == ["finished", "running", "waiting"]
+        left = trials_of(folder)
+        assert len(left) == 2
+        assert sweep("resume")[0] == 0
+        assert not trials_of(folder)
     assert [row.state for row in rows()] == ["finished"] * 3
     assert rows()[1].before == "its runner was killed"
     assert [len(times) for times in calls().values()] == [1, 2, 1]
@@ -206,16 +197,6 @@ def test_a_runner_that_was_killed_while_it_put_trials_in_line_loses_none(
             search.open_study(start.read_sweep(sweep_file(LRS)), address)
     assert sweep("resume")[0] == 0
     assert [row.number for row in rows()] == [0, 1, 2]
-
-
-def test_two_runners_do_not_share_a_sqlite_file(sweep, sweep_file, call, tmp_path):
-    process = call("run", sweep_file(ONE), FAKE_HANG="0.1")
-    wait_for(lambda: survivors(str(tmp_path / "runs/sweeps/fakes/trials/0000")))
-    with pytest.raises(InputError, match="another runner has this sweep"):
-        sweep("resume", ONE)
-    process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode == 143
 
 
 def test_exit_0_without_done_json_is_no_success(sweep, rows, sweep_file, tmp_path):
@@ -265,29 +246,8 @@ parameters:
     assert all(1e-4 <= lr <= 0.1 for lr in drawn)
 
 
-def test_bayes_search_comes_near_the_optimum_of_a_known_function(sweep_of, tmp_path):
-    sweep = sweep_of("""
-method: bayes
-run_cap: 40
-metric: {name: test/dice, goal: maximize}
-parameters:
-  optimizer.lr: {distribution: log_uniform_values, min: 1.0e-4, max: 1.0}
-  optimizer.weight_decay: {distribution: uniform, min: 0.0, max: 1.0}
-""")
-    study = search.open_study(sweep, search.default_storage(tmp_path))
-    values = []
-    for number in range(40):
-        trial = study.ask()
-        study.sampler = search.sampler(sweep, number)
-        drawn = search.draw(sweep, trial)
-        values.append(-((drawn["optimizer.weight_decay"] - 0.3) ** 2) - (drawn["optimizer.lr"] - 0.01) ** 2)
-        study.tell(trial, values[-1])
-    assert max(values[10:]) > max(values[:10])
-    assert max(values) > -0.01
-
-
 def test_hyperband_stops_a_laggard_and_keeps_the_best(sweep, rows, monkeypatch):
-    monkeypatch.setenv("FAKE_SLEEP", "18")
+    monkeypatch.setenv("FAKE_LINGER", "0.001")  # it could only end by being stopped
     body = """
 method: grid
 metric: {name: val/dice, goal: maximize}
@@ -296,19 +256,6 @@ parameters:
   optimizer.lr: {values: [0.1, 0.001]}
 """
     monkeypatch.setattr(start, "check", lambda *_: None)  # the tiny experiment validates twice, the fake nine times
-    assert sweep(body=body, workers=2)[0] == 0
+    assert sweep(body=body)[0] == 0
     assert [row.state for row in rows()] == ["finished", "pruned"]
     assert rows()[1].reason.startswith("behind at iteration ")
-
-
-def test_a_mark_in_the_environment_finds_what_a_trial_started(tmp_path, monkeypatch):
-    monkeypatch.setenv(MARK, str(tmp_path))
-    process = psutil.Popen(["sleep", "60"])
-    try:
-        assert [found.pid for found in survivors(str(tmp_path))] == [process.pid]
-        assert survivors(str(tmp_path / "other")) == []
-    finally:
-        process.kill()
-        process.wait()
-    assert os.getpid() not in [found.pid for found in survivors(str(tmp_path))]
-    assert Path(tmp_path).is_dir()

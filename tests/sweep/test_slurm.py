@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from launched import run as launch
 
 from distill3d.errors import ConfigError
 from distill3d.sweep import start
-
-pytestmark = pytest.mark.slow  # many processes: minutes on a busy machine
 
 GRID = """
 method: grid
@@ -43,11 +42,11 @@ def submit(tmp_path):
 
     def run(path, task, **environment):
         (tmp_path / "asked").unlink(missing_ok=True)
-        env = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_JOB_ID": "77"} | environment
-        env["PATH"] = os.pathsep.join([str(tools), str(Path(sys.executable).parent), env["PATH"]])
-        done = subprocess.run(["bash", str(path)], env=env, check=False, capture_output=True, text=True, timeout=60)
+        env = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_JOB_ID": "77"} | environment
+        env["PATH"] = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
+        code, _ = launch("bash", path, folder=tmp_path, **env)
         asked = tmp_path / "asked"
-        return done.returncode, asked.read_text().strip() if asked.is_file() else ""
+        return code, asked.read_text().strip() if asked.is_file() else ""
 
     return run
 

@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -33,16 +34,18 @@ class StandIn:
         self._started, self._to_stop, self._lock = [], set(), threading.Lock()
         self._numbers = itertools.count()
         handler = type("Handler", (_Handler,), {"stand_in": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_):
         self._server.shutdown()
         self._server.server_close()
+        self._thread.join()
 
     def stop(self, run_id):
         """Ask for the end of a run, as the button in W&B's page does."""
@@ -140,6 +143,13 @@ class StandIn:
                     run["summary"] |= lines[-1]
             if content.get("complete"):
                 run["exitcode"] = content["exitcode"]
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Print nothing of a client that was killed in the middle of a request."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

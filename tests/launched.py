@@ -1,0 +1,109 @@
+"""Processes that tests start: what they print goes to a file, and none of them, nor what they started, is left."""
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+WAIT = 600.0  # seconds: for a busy machine; nothing waits longer than it must
+TEST = "DISTILL3D_TEST"  # in the environment of all that a launched process starts, whatever session that is in
+DISTILL3D = (sys.executable, "-m", "distill3d")
+
+
+def wait_for(condition, seconds=WAIT, *, told=lambda: ""):
+    """Return what the condition gives as soon as it gives something; fail with what is told after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.1)
+    return found
+
+
+def marked(name, value):
+    """Processes with a variable in their environment; none that has ended and only waits to be reaped."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # of another user, or gone meanwhile
+            if process.environ().get(name) == value:
+                found.append(process)
+    return found
+
+
+class Launched:
+    """A running process, ended with all it started when its block is left.
+
+    Attributes:
+        log: what it and its children print.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, *argv, folder, **environment):
+        number = next(self._numbers)
+        self.log, self._mark = folder / f"printed{number}.txt", f"{os.getpid()}.{number}"
+        # A handler becomes the default in a child; what is ignored, as in a script's background, would stay ignored
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with self.log.open("wb") as log:
+                self.process = subprocess.Popen(
+                    [str(word) for word in argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | environment | {TEST: self._mark},
+                    start_new_session=True,
+                )
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    @property
+    def printed(self):
+        return self.log.read_text(errors="replace")
+
+    def wait(self, seconds=WAIT):
+        """Return the exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds} s: {self.printed}") from None
+
+    def until(self, condition, seconds=WAIT):
+        """Wait for something that must happen before the process ends."""
+
+        def come():
+            ended = self.process.poll() is not None
+            found = condition()
+            assert found or not ended, self.printed
+            return found
+
+        return wait_for(come, seconds, told=lambda: self.printed)
+
+    def end(self):
+        """Kill it and what it started, in whatever session, until there is none."""
+
+        def killed():
+            left = marked(TEST, self._mark)
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            return not left
+
+        wait_for(killed)
+        self.process.wait(WAIT)
+
+
+def run(*argv, folder, **environment):
+    """Run to the end; returns exit code and what was printed."""
+    with Launched(*argv, folder=folder, **environment) as process:
+        return process.wait(), process.printed

@@ -1,0 +1,36 @@
+"""What draws values and remembers trials."""
+
+import sys
+
+import pytest
+
+from distill3d.errors import InputError
+from distill3d.sweep import search
+
+
+def test_bayes_search_comes_near_the_optimum_of_a_known_function(sweep_of, tmp_path):
+    sweep = sweep_of("""
+method: bayes
+run_cap: 40
+metric: {name: test/dice, goal: maximize}
+parameters:
+  optimizer.lr: {distribution: log_uniform_values, min: 1.0e-4, max: 1.0}
+  optimizer.weight_decay: {distribution: uniform, min: 0.0, max: 1.0}
+""")
+    study = search.open_study(sweep, search.default_storage(tmp_path))
+    values = []
+    for number in range(40):
+        trial = study.ask()
+        study.sampler = search.sampler(sweep, number)
+        drawn = search.draw(sweep, trial)
+        values.append(-((drawn["optimizer.weight_decay"] - 0.3) ** 2) - (drawn["optimizer.lr"] - 0.01) ** 2)
+        study.tell(trial, values[-1])
+    assert max(values[10:]) > max(values[:10])
+    assert max(values) > -0.01
+
+
+def test_a_storage_whose_driver_is_missing_names_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InputError, match=r"psycopg.*; accepted: pip install 'psycopg\[binary\]'") as caught:
+        search.stored_text("fakes", "postgresql://nobody@127.0.0.1/sweeps")
+    assert len(caught.value.lines) == 1
