@@ -118,7 +118,8 @@ def test_distances_of_two_trees_against_brute_force(name):
 def test_distances_of_two_real_trees(data_dir):
     folder = data_dir / "swc" / "navis_hemibrain"
     one, other = (read_swc(folder / f"{name}.swc") for name in ("1734350788", "1734350908"))
-    took, _ = seconds(lambda: esa_dsa_pds(pred=segments(one), gold=segments(other)), 3)
+    took, found = seconds(lambda: esa_dsa_pds(pred=segments(one), gold=segments(other)), 3)
+    assert 0 < found.esa <= found.dsa  # two neurons; DSA leaves the near nodes out
     sys.stdout.write(
         f"\nreal trees of {one.n_nodes} and {other.n_nodes} nodes, {one.length_um:.0f} and {other.length_um:.0f} voxels"
         f" long: {took:.2f} s\n"

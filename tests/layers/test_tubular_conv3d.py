@@ -353,7 +353,10 @@ def test_the_operator_keeps_torchs_rules(image, axis):
     weight = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     given = image.clone().requires_grad_()
-    torch.library.opcheck(torch.ops.distill3d.tube_conv.default, (given, *kinkless(image, 3, axis=axis), weight, bias))
+    arguments = (given, *kinkless(image, 3, axis=axis), weight, bias)
+    found = torch.library.opcheck(torch.ops.distill3d.tube_conv.default, arguments)
+    assert found
+    assert set(found.values()) == {"SUCCESS"}
 
 
 def test_a_block_starts_at_its_input_plus_what_it_fuses(image):
