@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from distill3d.report.content import Comparison
+
 report_app = typer.Typer(rich_markup_mode=None)
 TABLE_WIDTH = 100
 
@@ -43,20 +45,11 @@ def report(
     runs: Runs = Path("runs"),
 ) -> None:
     """Compare finished runs: statistics, an equal-budget check, and one page to open in a browser."""
-    from distill3d.report.places import compare_places, write_report
+    from distill3d.report.places import write_report
     from distill3d.report.terminal import renderables
 
     console = _out()
-    comparison = compare_places(
-        places or [],
-        patterns=pattern or [],
-        sweeps=sweep or [],
-        runs=runs,
-        baseline=baseline,
-        scores=_keys(scores),
-        title=title,
-        console=console,
-    )
+    comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console)
     files = write_report(comparison, out)
     for part in renderables(comparison):
         console.print(part)
@@ -90,7 +83,6 @@ def dashboard(
 ) -> None:
     """Show the report of a folder of runs while they go on, at 127.0.0.1 only; it reads files and changes none."""
     from distill3d.report.comparison import run_folders
-    from distill3d.report.content import Comparison
     from distill3d.report.dashboard import serve
     from distill3d.report.places import compare_places
 
@@ -118,23 +110,37 @@ def wandb_report(
     """Write the comparison as a report on W&B, with live panels over the runs of every arm; wants a key."""
     from distill3d.report.comparison import run_folders
     from distill3d.report.markdown import as_markdown
-    from distill3d.report.places import compare_places
     from distill3d.report.wandb_report import save, wandb_report
 
     console = _out()
-    comparison = compare_places(
+    comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console)
+    text = as_markdown(comparison)
+    report = wandb_report(comparison, run_folders(comparison), text=text, project=project, entity=entity)
+    console.print(save(report), soft_wrap=True, markup=False)
+
+
+def _compared(
+    places: list[str] | None,
+    patterns: list[str] | None,
+    sweeps: list[str] | None,
+    runs: Path,
+    baseline: str | None,
+    scores: str | None,
+    title: str,
+    console: Console,
+) -> Comparison:
+    from distill3d.report.places import compare_places
+
+    return compare_places(
         places or [],
-        patterns=pattern or [],
-        sweeps=sweep or [],
+        patterns=patterns or [],
+        sweeps=sweeps or [],
         runs=runs,
         baseline=baseline,
         scores=_keys(scores),
         title=title,
         console=console,
     )
-    text = as_markdown(comparison)
-    report = wandb_report(comparison, run_folders(comparison), text=text, project=project, entity=entity)
-    console.print(save(report), soft_wrap=True, markup=False)
 
 
 def _keys(text: str | None) -> list[str]:
