@@ -99,7 +99,10 @@ def _work(sweep: Sweep, folder: Path, address: str, *, workers: int | None, retr
     rows = search.latest(study)
     console.print(report_table(sweep, rows))
     console.print(
-        f"runs      {folder}/trials/<trial>", f"dashboard optuna-dashboard {address}", sep="\n", soft_wrap=True
+        f"runs      {folder}/trials/<trial>",
+        f"dashboard optuna-dashboard {search.without_password(address)}",
+        sep="\n",
+        soft_wrap=True,
     )
     if any(row.state in {"failed", "stopped", "waiting"} for row in rows):
         console.print(f"{counts(rows)}; distill3d sweep resume {sweep.name} goes on", soft_wrap=True)
@@ -163,7 +166,9 @@ def stored(name: str, *, runs: Path, storage: str | None) -> tuple[Sweep, Path, 
     address = storage or search.default_storage(folder)
     text = search.stored_text(stem, address)
     if text is None:
-        raise InputError(f"{address}: holds no sweep {stem}; accepted: distill3d sweep run {name} first")
+        raise InputError(
+            f"{search.without_password(address)}: holds no sweep {stem}; accepted: distill3d sweep run {name} first"
+        )
     return parse_sweep(text, stem, origin=f"sweep {stem}"), folder, address
 
 

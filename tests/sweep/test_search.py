@@ -32,5 +32,6 @@ parameters:
 def test_a_storage_whose_driver_is_missing_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(InputError, match=r"psycopg.*; accepted: pip install 'psycopg\[binary\]'") as caught:
-        search.stored_text("fakes", "postgresql://nobody@127.0.0.1/sweeps")
+        search.stored_text("fakes", "postgresql://nobody:hidden@127.0.0.1/sweeps")
     assert len(caught.value.lines) == 1
+    assert "hidden" not in str(caught.value)
