@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from distill3d.report import formats
 from distill3d.report.content import BudgetCheck, Comparison
+from distill3d.report.numerals import NONE, number, probability
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -58,7 +59,7 @@ def _headline(comparison: Comparison) -> list[str]:
         for arm in comparison.arms
     ]
     body += [
-        [escape(name), "-", *(escape(text) for text in formats.reference_means(comparison, name))]
+        [escape(name), NONE, *(escape(text) for text in formats.reference_means(comparison, name))]
         for name in comparison.references
     ]
     head = ["arm", "seeds", *(escape(formats.heading(score)) for score in scores)]
@@ -76,8 +77,8 @@ def _differences(comparison: Comparison) -> list[str]:
                 escape(found.arm),
                 f"**{found.verdict}**" if found.verdict != "INCONCLUSIVE" else found.verdict,
                 escape(formats.difference(found, score)),
-                *(escape(formats.p_text(p)) for p in (found.p, found.p_holm, found.p_cases)),
-                formats.ABSENT if found.detectable is None else f"{found.detectable:.{score.digits}f}",
+                *(escape(probability(p)) for p in (found.p, found.p_holm, found.p_cases)),
+                number(found.detectable, score.digits),
                 f"{found.n_cases} x {found.n_seeds}",
                 escape(found.why),
             ]

@@ -9,6 +9,7 @@ from typing import final
 
 from distill3d.report.case_means import case_means, cases_that_gain
 from distill3d.report.content import Arm, Comparison, Difference, Estimate, Score, Verdict
+from distill3d.report.formats import reference_mean
 from distill3d.report.numerals import NONE, interval, number, quantity, short
 
 HOUR, MINUTE = 3600.0, 60.0
@@ -206,9 +207,9 @@ def gain_seconds(arm: Arm, base: Arm) -> float:
 
 def _reference_row(name: str, cases: Mapping[str, Mapping[str, float | None]], comparison: Comparison) -> HeadRow:
     def cell(score: Score) -> ScoreCell:
-        known = [value for row in cases.values() if (value := row.get(score.key)) is not None]
-        mean = sum(known) / len(known) if known else None
-        return ScoreCell(mean=number(mean, score.digits), sort=mean, missing=len(cases) - len(known))
+        mean = reference_mean(comparison, name, score)
+        missing = sum(row.get(score.key) is None for row in cases.values())
+        return ScoreCell(mean=number(mean, score.digits), sort=mean, missing=missing)
 
     costs = tuple(Cell(text=NONE) for _ in COSTS)
     return HeadRow(

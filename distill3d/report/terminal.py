@@ -12,6 +12,7 @@ from rich.text import Text
 from distill3d.report import formats
 from distill3d.report.budget import FAIR_SECTIONS
 from distill3d.report.content import Comparison, Score
+from distill3d.report.numerals import NONE
 from distill3d.tables import WIDTH
 
 STYLES = {"BETTER": "bold green", "WORSE": "bold red", "INCONCLUSIVE": "dim"}
@@ -50,7 +51,7 @@ def headline(comparison: Comparison, scores: Sequence[Score]) -> Table:
     shown = [comparison.scores.index(score) for score in scores]
     for name in comparison.references:
         means = formats.reference_means(comparison, name)
-        table.add_row(Text(name, style="dim"), formats.ABSENT, *(Text(means[at], style="dim") for at in shown))
+        table.add_row(Text(name, style="dim"), NONE, *(Text(means[at], style="dim") for at in shown))
     return table
 
 

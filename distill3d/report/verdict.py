@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill3d.report.content import Verdict
+from distill3d.report.numerals import probability
 from distill3d.report.statistics import (
     LEVEL,
     POOL_TEST,
@@ -173,17 +174,13 @@ def _objection(one: Tested, p_holm: float | None, n_arms: int, found: float | No
         return f"{_p_text(p_holm, n_arms)}{hint}"
     floor = 2.0 ** (1 - len(one.case_means))
     if one.p_cases is not None and one.p_cases > max(LEVEL, floor) * (1 + 1e-9):
-        return f"{_p_text(p_holm, n_arms)}, but cases disagree: sign-flip p = {_number(one.p_cases)}"
+        return f"{_p_text(p_holm, n_arms)}, but cases disagree: sign-flip p {probability(one.p_cases, equals=True)}"
     return ""
 
 
 def _p_text(p_holm: float | None, n_arms: int) -> str:
     corrected = f" (Holm over {n_arms} arms)" if n_arms > 1 else ""
-    return f"p = {_number(p_holm or 0.0)}{corrected}"
-
-
-def _number(p: float) -> str:
-    return "0.001 or less" if p <= 0.001 else f"{p:.2g}"
+    return f"p {probability(p_holm or 0.0, equals=True)}{corrected}"
 
 
 def _agreement(one: Tested) -> str:
