@@ -2,16 +2,14 @@
 
 import http.client
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 from comparisons import write_curves
+from launched import DISTILL3D, Launched
 
 from distill3d.errors import InputError
 from distill3d.report.comparison import run_folders
@@ -218,17 +216,13 @@ def test_a_folder_that_is_not_there_and_a_port_that_is_taken_are_said_in_a_line(
         serve(tmp_path / "nowhere", port=0, build=build)
 
 
-def test_ctrl_c_ends_it_with_130_and_no_traceback(runs):
-    command = [sys.executable, "-m", "distill3d", "dashboard", str(runs), "--port", "0"]
-    # A shell that runs it in the background would have it ignore Ctrl-C.
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    )
-    line = process.stdout.readline()
-    assert re.match(r"http://127\.0\.0\.1:\d+/ ", line), process.stderr.read()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "")
+def test_ctrl_c_ends_it_with_130_and_no_traceback(runs, tmp_path):
+    address = r"http://127\.0\.0\.1:\d+/ .*\n"
+    with Launched(*DISTILL3D, "dashboard", runs, "--port", 0, folder=tmp_path, PYTHONUNBUFFERED="1") as process:
+        process.until(lambda: re.match(address, process.printed))
+        process.process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert re.fullmatch(address, process.printed)
 
 
 def test_help_names_the_dashboard(capsys):
