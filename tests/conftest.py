@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# They hold no doctest; two of one name, collected as modules, would be taken for each other.
+collect_ignore_glob = ["*/conftest.py"]
+
 # As the command line does, before anything imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 REPO = Path(__file__).resolve().parents[1]
