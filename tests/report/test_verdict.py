@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from distill3d.report.verdict import judge
 
@@ -44,6 +45,22 @@ def test_a_measured_gain_of_two_and_a_half_standard_errors_is_better_and_a_true_
             assert one.verdict == "BETTER"
         if measured < 1.8:
             assert one.verdict == "INCONCLUSIVE"
+
+
+def test_a_true_gain_of_two_standard_errors_of_an_arm_is_found_since_pairs_share_their_neuron():
+    """What papers print behind "+-" is mostly how neurons differ: the same in both arms, so the pairs cancel it."""
+    rng, (cases, seeds) = np.random.default_rng(17), (20, 5)
+    of_case, of_seed, of_cell = 0.1, 0.01, 0.03  # Dice: neurons differ more than trainings of one arm do
+    gain = 2 * np.sqrt(of_case**2 / cases + of_seed**2 / seeds + of_cell**2 / (cases * seeds))
+    found = seen_unpaired = 0
+    for _ in range(100):
+        neuron = of_case * rng.normal(size=(cases, 1))
+        noise = of_seed * rng.normal(size=(2, 1, seeds)) + of_cell * rng.normal(size=(2, cases, seeds))
+        baseline, arm = neuron + noise[0], neuron + gain + noise[1]
+        found += judge({"arm": arm - baseline}, higher_is_better=True)["arm"].verdict == "BETTER"
+        seen_unpaired += ttest_ind(arm.mean(1), baseline.mean(1)).pvalue <= 0.05
+    assert found >= 95
+    assert seen_unpaired <= 50
 
 
 @pytest.mark.parametrize(("shape", "words"), [((6, 2), "2 seeds"), ((4, 3), "4 cases"), ((1, 1), "1 seed and 1 case")])
