@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill3d.report.case_means import case_means
-from distill3d.report.charts import FAINT, Figure, difference_title, label, layout
+from distill3d.report.charts import FAINT, Figure, difference_title, label, layout, legend_height
 from distill3d.report.content import Arm, Comparison, Score
 from distill3d.report.numerals import number, titled
 from distill3d.report.palette import look
@@ -40,7 +40,7 @@ def case_scatter(comparison: Comparison, score: Score) -> Figure:
         "layout": layout(
             x=f"{label(baseline.name)}: {titled(score)}",
             y=f"arm: {titled(score)}",
-            height=440,
+            height=440 + legend_height(len(traces)),
             xaxis=axes,
             yaxis=axes,
         ),

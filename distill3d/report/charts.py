@@ -6,6 +6,7 @@ Colors are custom properties of the page, see `distill3d.report.palette`; the pa
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from distill3d.report.palette import look
 
 Figure = dict[str, Any]
 ROW = 34  # pixels an arm takes in a forest
+FEW = 8  # names that a legend holds in three lines
 INK, FAINT, GRID, SHADE = "var(--ink)", "var(--faint)", "var(--grid)", "var(--shade)"
 
 
@@ -52,6 +54,15 @@ def layout(*, x: str, y: str, height: int, **more: Any) -> Figure:  # noqa: ANN4
     for key, value in more.items():
         shared[key] = {**shared[key], **value} if isinstance(shared.get(key), dict) else value
     return shared
+
+
+def legend_height(n_arms: int) -> int:
+    """Return the pixels a chart must be higher for a legend of many names; few fit anyway.
+
+    >>> legend_height(8), legend_height(25)
+    (0, 180)
+    """
+    return 0 if n_arms <= FEW else 20 * math.ceil(n_arms / 3)
 
 
 def forest(comparison: Comparison, score: Score) -> Figure:

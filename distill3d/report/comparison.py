@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill3d.report import scores as columns
+from distill3d.report.across import profiles_of, rankings_of
 from distill3d.report.budget import check_budget
 from distill3d.report.content import (
     Arm,
@@ -25,8 +26,9 @@ from distill3d.report.content import (
 )
 from distill3d.report.grouping import Group, choose_baseline, differing, group_runs
 from distill3d.report.runs import Run
-from distill3d.report.statistics import Array
-from distill3d.report.verdict import MIN_CASES, MIN_SEEDS, TEST, Tested, describe, judge
+from distill3d.report.score_tables import axes, score_table
+from distill3d.report.statistics import CaseTest
+from distill3d.report.verdict import DEFAULT_TEST, MIN_CASES, MIN_SEEDS, Tested, describe, in_words, judge
 
 
 def compare(
@@ -34,6 +36,7 @@ def compare(
     *,
     baseline: str | None = None,
     scores: Sequence[str] = (),
+    test: CaseTest = DEFAULT_TEST,
     title: str = "",
     remarks: Sequence[str] = (),
     on_score: Callable[[str], None] = lambda _: None,
@@ -44,6 +47,7 @@ def compare(
         runs: finished runs, see `distill3d.report.runs.read_runs`.
         baseline: name of an arm; None takes the only one without a strategy.
         scores: keys of the columns, the main one first; empty for the usual ones.
+        test: over cases, which may object to a verdict.
         title: of the report; empty names the baseline and the number of arms.
         remarks: what is known already, such as runs left out.
         on_score: called with the label of each score as its statistics begin.
@@ -62,19 +66,22 @@ def compare(
     differences: list[Difference] = []
     for score in picked:
         on_score(score.label)
-        differences += _differences(others, first, score)
+        differences += _differences(others, first, score, test)
     budget = tuple(check_budget(group, first) for group in others)
+    ordered = tuple(arms[group.name] for group in [first, *others])
     return Comparison(
         title=title or f"{len(others)} arm{'s' * (len(others) != 1)} against {first.name}",
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         baseline=first.name,
         scores=picked,
-        arms=tuple(arms[group.name] for group in [first, *others]),
+        arms=ordered,
         references=_references(runs, picked),
         differences=tuple(differences),
         budget=budget,
         remarks=(*remarks, *doubled, *_remarks([first, *others], arms, budget)),
-        test=TEST,
+        test=in_words(test),
+        profiles=profiles_of(ordered, picked),
+        rankings=rankings_of(ordered, picked),
     )
 
 
@@ -100,19 +107,8 @@ def _rank(arm: Arm, main: Score) -> tuple[bool, float, str]:
 # ---------------------------------------------------------------- numbers
 
 
-def _table(group: Group, key: str, cases: Sequence[str], seeds: Sequence[int]) -> Array:
-    """Scores [C, S] of an arm, NaN where a run has no value."""
-    by_seed = {run.seed: run.cases for run in group.runs}
-    rows = [[by_seed.get(seed, {}).get(case, {}).get(key) for seed in seeds] for case in cases]
-    return np.array(rows, dtype=np.float64).reshape(len(cases), len(seeds))
-
-
-def _axes(group: Group) -> tuple[list[str], list[int]]:
-    return list(dict.fromkeys(case for run in group.runs for case in run.cases)), [run.seed for run in group.runs]
-
-
 def _estimate(group: Group, key: str) -> Estimate:
-    table = _table(group, key, *_axes(group))
+    table = score_table(group.runs, key, *axes(group.runs))
     found = describe(table, with_p=False)
     n_seeds = len(found.seed_means)
     return Estimate(
@@ -126,14 +122,15 @@ def _estimate(group: Group, key: str) -> Estimate:
     )
 
 
-def _differences(others: Sequence[Group], first: Group, score: Score) -> list[Difference]:
+def _differences(others: Sequence[Group], first: Group, score: Score, test: CaseTest) -> list[Difference]:
     tables = {}
     for group in others:
-        (cases, seeds), (first_cases, first_seeds) = _axes(group), _axes(first)
+        (cases, seeds), (first_cases, first_seeds) = axes(group.runs), axes(first.runs)
         cases = [case for case in cases if case in first_cases]
         seeds = [seed for seed in seeds if seed in first_seeds]
-        tables[group.name] = _table(group, score.key, cases, seeds) - _table(first, score.key, cases, seeds)
-    judged = judge(tables, higher_is_better=score.higher_is_better)
+        mine, theirs = (score_table(each.runs, score.key, cases, seeds) for each in (group, first))
+        tables[group.name] = mine - theirs
+    judged = judge(tables, higher_is_better=score.higher_is_better, test=test)
     return [
         Difference(
             arm=name,
@@ -241,7 +238,7 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
     """What a reader must know before believing."""
     lines = []
     for group in groups:
-        n_cases, n_seeds = (len(axis) for axis in _axes(group))
+        n_cases, n_seeds = (len(axis) for axis in axes(group.runs))
         if n_seeds < MIN_SEEDS or n_cases < MIN_CASES:
             lines.append(
                 f"{group.name}: {_plural(n_seeds, 'seed')} and {_plural(n_cases, 'case')}; "

@@ -68,7 +68,7 @@ class Difference:
         n_seeds: shared.
         verdict: about the arm, whichever direction is better.
         why: one line: what decided, or why nothing is named.
-        p_cases: of the sign-flip test over cases, which must not contradict; None where there are too few.
+        p_cases: of the test over cases, which must not contradict; None where there are too few.
     """
 
     arm: str
@@ -196,6 +196,56 @@ class BudgetCheck:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """What share of an arm's pairs of case and seed is at least as good as a score: a curve of steps.
+
+    Args:
+        arm: its name.
+        score: a score's key.
+        taus: scores at which the share changes, ascending; where there are many, some of them.
+        shares: of the pairs with a value, at each of them.
+        lows: ends of the pointwise 95 % band; empty below two cases and two seeds.
+        highs: the other ends.
+        n_pairs: with a value.
+    """
+
+    arm: str
+    score: str
+    taus: tuple[float, ...]
+    shares: tuple[float, ...]
+    lows: tuple[float, ...]
+    highs: tuple[float, ...]
+    n_pairs: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranking:
+    """How arms rank in a score over the cases and seeds that all of them share.
+
+    Args:
+        score: a score's key.
+        ranks: average by arm, best first, 1 is best; empty where too little is shared.
+        groups: arms that are not told apart, best first, each of two or more.
+        statistic: Friedman's chi-square.
+        p: of it; None where too little is shared.
+        critical_difference: of two average ranks.
+        n_cases: shared by all arms.
+        n_seeds: likewise.
+        why: why there are no ranks; empty where there are.
+    """
+
+    score: str
+    ranks: Mapping[str, float]
+    groups: tuple[tuple[str, ...], ...]
+    statistic: float | None
+    p: float | None
+    critical_difference: float | None
+    n_cases: int
+    n_seeds: int
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """Everything a report says in numbers.
 
@@ -210,6 +260,8 @@ class Comparison:
         budget: an entry per arm other than the baseline.
         remarks: what a reader must know before believing: unfinished runs left out, few seeds, random teachers.
         test: name of the paired test, of the interval and of the correction, in one sentence.
+        profiles: an entry per arm and score.
+        rankings: an entry per score.
     """
 
     title: str
@@ -222,3 +274,5 @@ class Comparison:
     budget: tuple[BudgetCheck, ...] = ()
     remarks: tuple[str, ...] = ()
     test: str = ""
+    profiles: tuple[Profile, ...] = ()
+    rankings: tuple[Ranking, ...] = ()

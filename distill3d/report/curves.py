@@ -11,7 +11,7 @@ from typing import final
 
 import numpy as np
 
-from distill3d.report.charts import Figure, label, layout
+from distill3d.report.charts import Figure, label, layout, legend_height
 from distill3d.report.numerals import number
 from distill3d.report.palette import look
 
@@ -147,11 +147,8 @@ def _term_chart(term: str, read: Mapping[str, list[dict[str, Curve]]], names: Se
         traces += _band_traces(name, place, found)
         spread = f"{number(found.low[-1], 3)} to {number(found.high[-1], 3)}"
         last.append((name, number(found.mean[-1], 3), spread if found.n_seeds > 1 else ""))
-    return TermChart(
-        term,
-        {"data": traces, "layout": layout(x="training step", y=term_title(term), height=330)},
-        tuple(last),
-    )
+    drawn = layout(x="training step", y=term_title(term), height=330 + legend_height(len(last)))
+    return TermChart(term, {"data": traces, "layout": drawn}, tuple(last))
 
 
 def chart_of(curves: Mapping[str, Curve]) -> Figure:

@@ -9,6 +9,11 @@ from distill3d.report import formats
 from distill3d.report.content import BudgetCheck, Comparison
 from distill3d.report.numerals import NONE, number, probability
 
+RANKS = (
+    "Rank 1 is best. Two arms differ if their ranks are at least the critical difference apart and Friedman's test "
+    "finds any difference at all. Ranks leave out how seeds scatter: the verdicts above are what decides."
+)
+
 
 def as_markdown(comparison: Comparison) -> str:
     """Return ``report.md``: the same numbers as the page has."""
@@ -17,6 +22,7 @@ def as_markdown(comparison: Comparison) -> str:
         _remarks(comparison),
         _headline(comparison),
         _differences(comparison),
+        _ranks(comparison),
         _budget(comparison),
         _costs(comparison),
         _provenance(comparison),
@@ -87,6 +93,25 @@ def _differences(comparison: Comparison) -> list[str]:
         ]
         lines += ["", f"### {escape(formats.heading(score))}", "", *_rows(head, body, left=2)]
     return lines
+
+
+def _ranks(comparison: Comparison) -> list[str]:
+    """A row per arm and one per number of the test; a score without ranks says why below."""
+    rankings, scores = comparison.rankings, {score.key: score for score in comparison.scores}
+    lines = ["## Average ranks over cases", "", RANKS] if rankings else []
+    if any(found.ranks for found in rankings):
+        body = [
+            [escape(arm.name), *(number(found.ranks.get(arm.name), 2) for found in rankings)] for arm in comparison.arms
+        ]
+        body += [
+            ["*critical difference at 0.05*", *(number(found.critical_difference, 2) for found in rankings)],
+            ["*p, Friedman*", *(escape(probability(found.p)) for found in rankings)],
+            ["*cases x seeds*", *(f"{found.n_cases} x {found.n_seeds}" for found in rankings)],
+        ]
+        lines += ["", *_rows(["arm", *(escape(formats.heading(scores[found.score])) for found in rankings)], body)]
+    reasons = dict.fromkeys(found.why for found in rankings if found.why)
+    alike = {why: [escape(scores[found.score].label) for found in rankings if found.why == why] for why in reasons}
+    return [*lines, *([""] if alike else []), *(f"- {', '.join(of)}: {escape(why)}" for why, of in alike.items())]
 
 
 def _budget(comparison: Comparison) -> list[str]:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from distill3d.report import numerals
+from distill3d.report.across_charts import MOST_BANDS, profile_chart, rank_chart, rank_rows
 from distill3d.report.case_charts import case_changes, case_scatter
 from distill3d.report.charts import Figure, arm_keys, forest
 from distill3d.report.content import Arm, Comparison
@@ -77,6 +78,8 @@ def render(
         "sections": _sections(comparison, curves, lines, worst, live),
         "n_runs": sum(len(arm.runs) for arm in comparison.arms),
         "score_of": {score.key: score for score in comparison.scores},
+        "ranking_of": {ranking.score: ranking for ranking in comparison.rankings},
+        "most_bands": MOST_BANDS,
         "place_of": {arm.name: place for place, arm in enumerate(comparison.arms)},
         "shown_arms": _shown_arms(comparison),
         "created": _created(comparison.created),
@@ -124,7 +127,9 @@ def _environment() -> Environment:
         name: getattr(numerals, name)
         for name in ("number", "interval", "probability", "titled", "unit_name", "short", "breakable")
     }
-    environment.globals.update(helpers, look=look, term_title=term_title, unique_packages=_unique_packages)
+    environment.globals.update(
+        helpers, look=look, term_title=term_title, rank_rows=rank_rows, unique_packages=_unique_packages
+    )
     return environment
 
 
@@ -138,6 +143,10 @@ def _figures(
             figures[f"forest-{place}"] = forest(comparison, score)
             figures[f"cases-{place}"] = case_scatter(comparison, score)
             figures[f"changes-{place}"] = case_changes(comparison, score)
+            figures[f"profile-{place}"] = profile_chart(comparison, score)
+        places = {score.key: place for place, score in enumerate(comparison.scores)}
+        ranked = [ranking for ranking in comparison.rankings if ranking.ranks]
+        figures |= {f"ranks-{places[ranking.score]}": rank_chart(comparison, ranking) for ranking in ranked}
     if lines:
         figures |= {f"labels-{place}": low_data(lines, score) for place, score in enumerate(comparison.scores)}
     figures |= {f"curve-{place}": curve.figure for place, curve in enumerate(curves)}

@@ -14,6 +14,8 @@ from distill3d.report.content import Comparison
 from distill3d.report.grouping import group_runs
 from distill3d.report.markdown import as_markdown
 from distill3d.report.runs import Run, find_runs, read_run
+from distill3d.report.statistics import CaseTest
+from distill3d.report.verdict import DEFAULT_TEST, pick_test
 from distill3d.run_folder import write_json, write_text
 
 
@@ -25,29 +27,40 @@ def compare_places(
     runs: Path = Path("runs"),
     baseline: str | None = None,
     scores: Sequence[str] = (),
+    test: str = DEFAULT_TEST,
     title: str = "",
     console: Console | None = None,
 ) -> Comparison:
     """Find, read and compare runs; see `find_runs` and `compare`.
 
     Raises:
-        InputError: nothing is found, a file cannot be read, or it is not clear what to compare.
+        InputError: nothing is found, a file cannot be read, it is not clear what to compare, or the test is unknown.
     """
+    case_test = pick_test(test)
     if not [*places, *patterns, *sweeps]:
         raise InputError("nothing to report on; accepted: RUN..., --glob PATTERN or --sweep NAME")
     found, left_out = find_runs(places, patterns=patterns, sweeps=sweeps, runs=runs)
     read = _read(found, console)
-    return _compare(read, baseline=baseline, scores=scores, title=title, remarks=left_out, console=console)
+    return _compare(
+        read, baseline=baseline, scores=scores, test=case_test, title=title, remarks=left_out, console=console
+    )
 
 
 def compare_two(
-    a: str, b: str, *, runs: Path = Path("runs"), scores: Sequence[str] = (), console: Console | None = None
+    a: str,
+    b: str,
+    *,
+    runs: Path = Path("runs"),
+    scores: Sequence[str] = (),
+    test: str = DEFAULT_TEST,
+    console: Console | None = None,
 ) -> Comparison:
     """Compare what is at ``b`` with what is at ``a``, the baseline.
 
     Raises:
-        InputError: one of them holds no finished run, or several arms.
+        InputError: one of them holds no finished run, or several arms, or the test is unknown.
     """
+    case_test = pick_test(test)
     sides, left_out = [], []
     for place in (a, b):
         found, unfinished = find_runs([place], runs=runs)
@@ -66,7 +79,13 @@ def compare_two(
     first = {run.folder for run in sides[0]}
     baseline = next(group.name for group in groups if group.runs[0].folder in first)
     return _compare(
-        [*sides[0], *sides[1]], baseline=baseline, scores=scores, title="", remarks=left_out, console=console
+        [*sides[0], *sides[1]],
+        baseline=baseline,
+        scores=scores,
+        test=case_test,
+        title="",
+        remarks=left_out,
+        console=console,
     )
 
 
@@ -80,17 +99,19 @@ def _compare(
     *,
     baseline: str | None,
     scores: Sequence[str],
+    test: CaseTest,
     title: str,
     remarks: Sequence[str],
     console: Console | None,
 ) -> Comparison:
     if console is None:
-        return compare(read, baseline=baseline, scores=scores, title=title, remarks=remarks)
+        return compare(read, baseline=baseline, scores=scores, test=test, title=title, remarks=remarks)
     with console.status("statistics") as status:
         return compare(
             read,
             baseline=baseline,
             scores=scores,
+            test=test,
             title=title,
             remarks=remarks,
             on_score=lambda label: status.update(f"statistics: {label}"),

@@ -41,6 +41,7 @@ POOL = 0.35  # for intervals
 POOL_TEST = 0.6  # for p: a verdict must be wrong in at most 5 of 100, and may be careful; an interval may not
 DRAWS = 10_000
 SEED = 20_240_229
+CaseTest = Literal["sign-flip", "wilcoxon"]
 FLIPS = 9_999  # sign flips drawn where there are more than that
 
 
@@ -78,6 +79,12 @@ class Spread:
         parts = (self.of_cases, n_cases - 1), (self.of_seeds, self.n_seeds - 1), (self.of_cells, self.df_cells)
         below = sum(np.square(variance) / df for variance, df in parts)
         return np.divide(self.error**4, below, out=np.full_like(self.error, np.inf), where=below > 0)
+
+
+def tidy(table: Array) -> Array:
+    """Drop cases and seeds without any value from [C, S]."""
+    known = ~np.isnan(table)
+    return table[known.any(1)][:, known.any(0)]
 
 
 def fill(table: Array) -> tuple[Array, NDArray[np.intp]]:
@@ -206,14 +213,14 @@ def p_value(means: Array) -> Array:
     return np.minimum(1.0, 2 * (fewer + 1) / (len(means) + 1))
 
 
-def case_test(means: Array, *, method: Literal["sign flip", "wilcoxon"] = "sign flip") -> float:
+def case_test(means: Array, *, method: CaseTest = "sign-flip") -> float:
     """Two-sided paired test over cases; it takes the seeds as they are, so by itself it decides nothing.
 
     Exact for up to 13 cases, with drawn flips above. Its smallest p with C cases is ``2 ** (1 - C)``: 0.0625 for five.
 
     Args:
         means: [C], mean difference of each case.
-        method: ``sign flip`` (Fisher 1935, The Design of Experiments, section 21) of the mean, or ``wilcoxon`` (1945).
+        method: ``sign-flip`` (Fisher 1935, The Design of Experiments, section 21) of the mean, or ``wilcoxon`` (1945).
 
     Example:
         >>> case_test(np.array([0.1, 0.2, 0.1, 0.3, 0.2]))

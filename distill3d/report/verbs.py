@@ -22,6 +22,7 @@ Baseline = Annotated[
 Scores = Annotated[
     str | None, typer.Option(metavar="KEY,KEY", help="columns, the main one first, by their keys in metrics.json")
 ]
+Test = Annotated[str, typer.Option(metavar="NAME", help="over cases, may object to a verdict: sign-flip or wilcoxon")]
 Title = Annotated[str, typer.Option(help="of the report")]
 Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="where runs and sweeps are")]
 
@@ -41,6 +42,7 @@ def report(
     ),
     baseline: Baseline = None,
     scores: Scores = None,
+    test: Test = "sign-flip",
     title: Title = "",
     runs: Runs = Path("runs"),
 ) -> None:
@@ -49,7 +51,7 @@ def report(
     from distill3d.report.terminal import renderables
 
     console = _out()
-    comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console)
+    comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console, test=test)
     files = write_report(comparison, out)
     for part in renderables(comparison):
         console.print(part)
@@ -62,6 +64,7 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="the baseline: run, experiment under runs/, or pattern")],
     b: Annotated[str, typer.Argument(metavar="B", help="what is compared with it")],
     scores: Annotated[str | None, typer.Option(metavar="KEY,KEY", help="columns, the main one first")] = None,
+    test: Test = "sign-flip",
     runs: Annotated[Path, typer.Option(metavar="FOLDER", help="where experiments' runs are")] = Path("runs"),
 ) -> None:
     """Say whether B is better than A, by how much, and whether that can be believed."""
@@ -69,7 +72,7 @@ def compare(
     from distill3d.report.terminal import renderables
 
     console = _out()
-    for part in renderables(compare_two(a, b, runs=runs, scores=_keys(scores), console=console)):
+    for part in renderables(compare_two(a, b, runs=runs, scores=_keys(scores), test=test, console=console)):
         console.print(part)
 
 
@@ -128,6 +131,8 @@ def _compared(
     scores: str | None,
     title: str,
     console: Console,
+    *,
+    test: str = "sign-flip",
 ) -> Comparison:
     from distill3d.report.places import compare_places
 
@@ -138,6 +143,7 @@ def _compared(
         runs=runs,
         baseline=baseline,
         scores=_keys(scores),
+        test=test,
         title=title,
         console=console,
     )

@@ -4,8 +4,8 @@ An arm is BETTER or WORSE in a score only if all of this holds:
 
 1. it shares at least `MIN_SEEDS` seeds and `MIN_CASES` cases with the baseline;
 2. p of the two-level bootstrap, after Holm's correction over the arms, is at most 0.05;
-3. the sign-flip test over cases does not object: its p is at most 0.05, or as small as it can be with so few cases
-   (five cases cannot go below 0.0625: then all five must point the same way).
+3. a test over cases, sign-flip or Wilcoxon, does not object: its p is at most 0.05, or as small as it can be with so
+   few cases (five cases cannot go below 0.0625: then all five must point the same way).
 
 By simulation (``tests/report/test_verdict.py``) at least 95 of 100 equal arms get no verdict, and so do 95 of 100
 reports with five. A true gain of two standard errors of an arm's own mean, mostly how neurons differ, is found in 95 of
@@ -21,12 +21,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distill3d.errors import InputError
 from distill3d.report.content import Verdict
 from distill3d.report.numerals import probability
 from distill3d.report.statistics import (
     LEVEL,
     POOL_TEST,
     Array,
+    CaseTest,
     case_test,
     detectable,
     draw_means,
@@ -34,16 +36,42 @@ from distill3d.report.statistics import (
     interval,
     p_value,
     spread,
+    tidy,
 )
 
 MIN_SEEDS = 3
 MIN_CASES = 5
-TEST = (
-    "Mean of arm minus baseline over shared cases and seeds; 95 % interval by a bootstrap over cases, then seeds, "
-    "expanded by the t distribution of each; two-sided p from the same bootstrap, which a sign-flip test "
-    "over cases must not contradict; Holm's correction over arms; no verdict below 3 seeds and 5 cases or at a "
-    "corrected p above 0.05."
-)
+CASE_TESTS: Mapping[CaseTest, tuple[str, str]] = {  # as they are called in a sentence, and before a p
+    "sign-flip": ("a sign-flip test", "sign-flip"),
+    "wilcoxon": ("Wilcoxon's signed-rank test", "Wilcoxon"),
+}
+DEFAULT_TEST: CaseTest = "sign-flip"
+
+
+def pick_test(asked: str) -> CaseTest:
+    """Return the test over cases of that name.
+
+    Raises:
+        InputError: there is none; lists those there are.
+
+    Example:
+        >>> pick_test("wilcoxon")
+        'wilcoxon'
+    """
+    for name in CASE_TESTS:
+        if name == asked:
+            return name
+    raise InputError(f"--test: no test over cases is called {asked!r}; accepted: {', '.join(CASE_TESTS)}")
+
+
+def in_words(test: CaseTest) -> str:
+    """Say in one sentence how interval, p and verdict come about."""
+    return (
+        "Mean of arm minus baseline over shared cases and seeds; 95 % interval by a bootstrap over cases, then seeds, "
+        f"expanded by the t distribution of each; two-sided p from the same bootstrap, which {CASE_TESTS[test][0]} "
+        "over cases must not contradict; Holm's correction over arms; no verdict below 3 seeds and 5 cases or at a "
+        "corrected p above 0.05."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,18 +100,13 @@ class Judged:
     why: str
 
 
-def tidy(table: Array) -> Array:
-    """Drop cases and seeds without any value from [C, S]."""
-    known = ~np.isnan(table)
-    return table[known.any(1)][:, known.any(0)]
-
-
-def describe(table: Array, *, with_p: bool = True) -> Tested:
+def describe(table: Array, *, with_p: bool = True, test: CaseTest = DEFAULT_TEST) -> Tested:
     """Describe a table [C, S], NaN where a pair has no value, and test whether its mean is zero.
 
     Args:
         table: differences of one arm from the baseline, or scores of one arm.
         with_p: whether to test; scores have no zero to be tested against.
+        test: over cases.
     """
     table = tidy(table)
     n_cases, n_seeds = table.shape
@@ -101,7 +124,7 @@ def describe(table: Array, *, with_p: bool = True) -> Tested:
         low=float(low),
         high=float(high),
         p=float(p_value(draw_means(careful))) if with_p else None,
-        p_cases=case_test(case_means) if with_p else None,
+        p_cases=case_test(case_means, method=test) if with_p else None,
         error=float(careful.error),
         df=float(careful.df),
         case_means=case_means,
@@ -123,12 +146,13 @@ def _untested(mean: float | None, case_means: Array, seed_means: Array) -> Teste
     )
 
 
-def judge(tables: Mapping[str, Array], *, higher_is_better: bool) -> dict[str, Judged]:
+def judge(tables: Mapping[str, Array], *, higher_is_better: bool, test: CaseTest = DEFAULT_TEST) -> dict[str, Judged]:
     """Judge all arms of a report in one score.
 
     Args:
         tables: by arm: differences from the baseline, [C, S], NaN where a pair has no value.
         higher_is_better: whether a positive difference is a gain.
+        test: over cases, which may object to a verdict.
 
     Example:
         >>> gain = 0.1 + 0.01 * np.random.default_rng(0).normal(size=(6, 3))
@@ -138,18 +162,18 @@ def judge(tables: Mapping[str, Array], *, higher_is_better: bool) -> dict[str, J
         >>> found["two seeds"].why
         'only 2 seeds; no verdict below 3 seeds and 5 cases'
     """
-    each = {arm: describe(table) for arm, table in tables.items()}
+    each = {arm: describe(table, test=test) for arm, table in tables.items()}
     with_p = {arm: one.p for arm, one in each.items() if one.p is not None}
     corrected = dict(zip(with_p, holm(list(with_p.values())), strict=True))
     return {
-        arm: _judge(one, corrected.get(arm), n_arms=len(with_p), higher_is_better=higher_is_better)
+        arm: _judge(one, corrected.get(arm), n_arms=len(with_p), higher_is_better=higher_is_better, test=test)
         for arm, one in each.items()
     }
 
 
-def _judge(one: Tested, p_holm: float | None, *, n_arms: int, higher_is_better: bool) -> Judged:
+def _judge(one: Tested, p_holm: float | None, *, n_arms: int, higher_is_better: bool, test: CaseTest) -> Judged:
     found = detectable(one.error, one.df, n_arms=n_arms) if p_holm is not None and one.error > 0 else None
-    objection = _too_few(one) or _objection(one, p_holm, n_arms, found)
+    objection = _too_few(one) or _objection(one, p_holm, n_arms, found, test)
     verdict: Verdict = "INCONCLUSIVE"
     if not objection and one.mean is not None:
         verdict = "BETTER" if (one.mean > 0) == higher_is_better else "WORSE"
@@ -168,7 +192,7 @@ def _too_few(one: Tested) -> str:
     return "" if one.p is not None else "too many pairs of case and seed have no value"
 
 
-def _objection(one: Tested, p_holm: float | None, n_arms: int, found: float | None) -> str:
+def _objection(one: Tested, p_holm: float | None, n_arms: int, found: float | None, test: CaseTest) -> str:
     if not np.any(one.case_means):
         return "no case differs"
     if p_holm is None or p_holm > LEVEL:
@@ -176,7 +200,8 @@ def _objection(one: Tested, p_holm: float | None, n_arms: int, found: float | No
         return f"{_p_text(p_holm, n_arms)}{hint}"
     floor = 2.0 ** (1 - len(one.case_means))
     if one.p_cases is not None and one.p_cases > max(LEVEL, floor) * (1 + 1e-9):
-        return f"{_p_text(p_holm, n_arms)}, but cases disagree: sign-flip p {probability(one.p_cases, equals=True)}"
+        disagree = f"{CASE_TESTS[test][1]} p {probability(one.p_cases, equals=True)}"
+        return f"{_p_text(p_holm, n_arms)}, but cases disagree: {disagree}"
     return ""
 
 

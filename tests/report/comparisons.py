@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 
+from distill3d.report.across import profiles_of, rankings_of
 from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, Estimate, RunEntry, Score, Setting
 
 SCORES = (
@@ -54,6 +55,8 @@ def compared(gains=None, *, cases=8, seeds=3, labelled=None, case_names=None, ra
         differences=tuple(difference_of(arm, first, score) for arm in others for score in SCORES),
         budget=tuple(budget_of(arm, first, unfair=k == 1) for k, arm in enumerate(others)),
         remarks=("runs/op_kd_cosine/seed3 is not finished and was left out.",),
+        profiles=profiles_of((first, *others), SCORES),
+        rankings=rankings_of((first, *others), SCORES),
         test="Paired t intervals over cases of the means over seeds, without correction: good enough for a test.",
     )
 

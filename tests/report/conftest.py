@@ -1,5 +1,6 @@
-"""Run folders as `distill3d fit` leaves them, written in milliseconds: nothing is trained."""
+"""Run folders as `distill3d fit` leaves them, written in milliseconds, and pages of reports in a real Chromium."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,64 @@ def three_arms(write_run):
             ),
         ]
     return found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium; playwright downloads none. Its event loop ends with this module."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on PATH: the page is not tested in a browser (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        launched = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A page of four arms with everything a report can have."""
+    from comparisons import compared
+    from pages import curves_of, worst_of
+
+    from distill3d.report.page import render
+
+    folder = tmp_path_factory.mktemp("page")
+    gains = {"op_scratch": 0.0, "op_kd_inflate": 0.06, "op_kd_cosine": 0.004, "op_shuffled": -0.08}
+    labelled = {arm: 1 + place % 2 for place, arm in enumerate(gains)}  # so that there are low-data curves
+    comparison = compared(gains, cases=12, labelled=labelled, missing=True)
+    page = render(
+        comparison,
+        curves=curves_of(comparison, folder),
+        worst=worst_of([arm.name for arm in comparison.arms]),
+    )
+    (folder / "index.html").write_text(page)
+    return folder / "index.html"
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file in a context of its own; afterwards nothing may have been complained of or asked of a network."""
+    from pages import SLOW, WIDE
+
+    opened, heard, asked = [], [], []
+
+    def go(path, *, viewport=WIDE, scheme="light", **more):
+        context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True, **more)
+        context.set_default_timeout(SLOW)
+        opened.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: heard.append((message.type, message.text)))
+        page.on("pageerror", lambda error: heard.append(("error", str(error))))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready=yes]")
+        return page
+
+    yield go
+    for context in opened:
+        context.close()
+    assert heard == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []

@@ -173,3 +173,13 @@ def test_the_interval_moves_and_scales_with_the_differences(scale, shift, seed):
     assert moved == pytest.approx((scale * low + shift, scale * high + shift), rel=1e-6, abs=1e-6)
     mirrored = interval(draw_means(spread(-table), draws=499))
     assert mirrored[1] - mirrored[0] == pytest.approx(high - low, rel=0.35)  # other draws, the same length
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=20))
+def test_both_tests_over_cases_take_ties_and_zeros_without_a_warning(tenths):
+    means = np.array(tenths) / 10
+    for method in ("sign-flip", "wilcoxon"):
+        found = case_test(means, method=method)
+        assert 0 < found <= 1
+        assert case_test(-means, method=method) == pytest.approx(found)

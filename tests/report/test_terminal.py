@@ -1,6 +1,7 @@
 """What the terminal shows, at 100 columns, and the verbs as a user calls them."""
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -46,9 +47,26 @@ def test_compare_prints_the_verdict_and_a_mistake_is_one_line(three_arms, tmp_pa
     done = call("scratch", "inflate", "--scores", "dice")
     assert done.returncode == 0, done.stderr
     assert "BETTER" in done.stdout
-    wrong = call("scratch", "inflat")
-    assert wrong.returncode == 2
-    assert len(wrong.stderr.splitlines()) == 1
+    for mistake in (["scratch", "inflat"], ["scratch", "inflate", "--test", "t"]):
+        wrong = call(*mistake)
+        assert wrong.returncode == 2
+        assert len(wrong.stderr.splitlines()) == 1
+    assert "accepted: sign-flip, wilcoxon" in wrong.stderr
+
+
+def test_the_test_over_cases_can_be_chosen_for_report_and_compare(three_arms, tmp_path):
+    runs, out = str(tmp_path / "runs"), tmp_path / "out"
+    for verb in (["compare", "scratch", "inflate", "--runs", runs], ["report", runs, "--out", str(out)]):
+        command = [sys.executable, "-m", "distill3d", *verb, "--scores", "dice", "--test", "wilcoxon"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Wilcoxon's signed-rank test over cases" in " ".join(done.stdout.split())
+    written = json.loads((out / "report.json").read_text())
+    assert "Wilcoxon's signed-rank test" in written["test"]
+    found = next(one for one in written["differences"] if one["arm"] == "inflate")
+    assert found["p_cases"] == pytest.approx(2**-5)  # as small as it can be with six cases
+    assert "Wilcoxon" in (out / "report.md").read_text()
+    assert "Wilcoxon&#39;s signed-rank test" in (out / "index.html").read_text()
 
 
 def test_the_terminal_needs_no_torch_and_no_plotly(three_arms, tmp_path):

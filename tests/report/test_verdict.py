@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from distill3d.report.verdict import judge
+from distill3d.errors import InputError
+from distill3d.report.statistics import case_test
+from distill3d.report.verdict import in_words, judge, pick_test
 
 
 def tables(n, size, ratio, *, seed=0, gain=0.0):
@@ -119,3 +121,36 @@ def test_one_case_without_values_is_left_out_and_one_gap_is_not():
     found = judge({"arm": table}, higher_is_better=True)["arm"]
     assert found.verdict == "BETTER"
     assert "6 of 6 cases and 3 of 3 seeds" in found.why
+
+
+def test_the_test_over_cases_that_was_asked_for_is_the_one_that_objects():
+    """A few large gains carry the mean; ranks of the differences give the small losses more weight."""
+    cases = np.array([0.07, -0.01, 0.1, -0.02, 0.09, 0.08, 0.16, -0.02, -0.01, 0.06])
+    table = cases[:, None] + 1e-4 * np.random.default_rng(17).normal(size=(10, 3))
+    flips, ranks = (
+        judge({"arm": table}, higher_is_better=True, test=test)["arm"] for test in ("sign-flip", "wilcoxon")
+    )
+    assert flips.p_holm == ranks.p_holm <= 0.05
+    assert flips.tested.p_cases <= 0.05 < ranks.tested.p_cases == case_test(table.mean(1), method="wilcoxon")
+    assert (flips.verdict, ranks.verdict) == ("BETTER", "INCONCLUSIVE")
+    assert f"but cases disagree: Wilcoxon p = {ranks.tested.p_cases:.3f}" in ranks.why
+
+
+def test_the_sign_flip_test_is_named_where_it_objects():
+    cases = np.array([0.04, -0.01, 0.03, 0.02, 0.04, 0.11])
+    table = cases[:, None] + 1e-4 * np.random.default_rng(3).normal(size=(6, 3))
+    found = judge({"arm": table}, higher_is_better=True)["arm"]
+    assert found.p_holm <= 0.05
+    assert found.verdict == "INCONCLUSIVE"
+    assert "but cases disagree: sign-flip p = 0.062" in found.why
+
+
+@pytest.mark.parametrize(("test", "words"), [("sign-flip", "a sign-flip test over"), ("wilcoxon", "Wilcoxon's signed")])
+def test_the_description_names_the_test_over_cases(test, words):
+    assert words in in_words(pick_test(test))
+
+
+@pytest.mark.parametrize("asked", ["", "sign flip", "Wilcoxon", "t"])
+def test_an_unknown_test_lists_the_known(asked):
+    with pytest.raises(InputError, match=f"{asked!r}; accepted: sign-flip, wilcoxon"):
+        pick_test(asked)

@@ -1,0 +1,60 @@
+"""The dashboard in a real Chromium: it reloads after a change and keeps what the reader set."""
+
+import threading
+
+import pytest
+from comparisons import write_curves
+from pages import SLOW, WIDE
+from playwright.sync_api import expect
+
+from distill3d.report.comparison import run_folders
+from distill3d.report.dashboard import Dashboard, make_server
+from distill3d.report.places import compare_places
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_the_dashboard_reloads_after_a_change_and_keeps_what_the_reader_set(browser, tmp_path, write_run):
+    for seed in range(3):
+        for name in ("scratch", "kd"):
+            settings = {"strategy": {"name": "none" if name == "scratch" else "features"}}
+            write_curves(write_run(name, seed, settings=settings), seed=seed)
+
+    def build(folders):
+        comparison = compare_places(folders)
+        return comparison, run_folders(comparison)
+
+    board = Dashboard(tmp_path / "runs", build=build, every=0.3, pictures=False)
+    server = make_server(board, port=0)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    context = browser.new_context(viewport=WIDE)
+    try:
+        page, heard, asked = context.new_page(), [], []
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.wait_for_selector("html[data-ready=yes]")
+        page.fill("#filter-t-summary", "scratch")
+        page.locator("#t-cases-0 thead th").nth(1).get_by_role("button").click()
+        page.locator('.key[data-arm="kd"]').click()
+        page.click("#theme")
+        page.evaluate("scrollTo({top: 700, behavior: 'instant'})")
+        going_on = write_run("kd", 9, done=False, settings={"trainer.steps": 240})
+        write_curves(going_on, steps=120)
+        expect(page.locator("#running h3")).to_have_text("kd/seed9", timeout=SLOW)
+        page.wait_for_selector("html[data-ready=yes]")
+        assert page.input_value("#filter-t-summary") == "scratch"
+        assert page.locator("#t-summary tbody tr:visible").count() == 1
+        assert page.locator("#t-cases-0 thead th").nth(1).get_attribute("aria-sort") == "descending"
+        assert page.locator('.key[data-arm="kd"]').get_attribute("aria-pressed") == "false"
+        assert page.locator("#theme").get_attribute("aria-pressed") == "true"
+        assert page.evaluate("scrollY") == pytest.approx(700, abs=60)
+        assert heard == []
+        assert {url.split("/", 3)[3] for url in asked} == {"", "state"}
+    finally:
+        context.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()

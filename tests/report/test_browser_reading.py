@@ -1,0 +1,91 @@
+"""The page in a real Chromium is readable: by keyboard, on a phone, by a screen reader, without scripts."""
+
+import struct
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from pages import PHONE, WIDE
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_a_picture_opens_in_a_dialog_escape_closes_it_and_focus_comes_back(visit, file):
+    page = visit(file)
+    opener = page.locator("button.zoom").nth(3)
+    opener.focus()
+    page.keyboard.press("Enter")
+    dialog = page.locator("dialog#zoom")
+    assert dialog.is_visible()
+    assert dialog.locator("img").get_attribute("src") == opener.locator("img").get_attribute("src")
+    assert dialog.locator("img").get_attribute("alt") == opener.locator("img").get_attribute("alt")
+    assert page.evaluate("document.querySelector('dialog img').naturalWidth") == 200
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert opener.evaluate("node => node === document.activeElement")
+
+
+def test_a_command_is_copied_and_the_button_says_so(visit, file):
+    page = visit(file)
+    page.locator("#provenance details").first.evaluate("node => { node.open = true; }")
+    button = page.locator("#provenance button.copy").first
+    button.click()
+    expect(button).to_have_text("Copied")
+    page.evaluate("document.getElementById('filter-t-summary').focus()")
+    page.keyboard.press("Control+V")
+    assert page.input_value("#filter-t-summary") == "distill3d fit op_scratch seed=0"
+
+
+def test_the_keyboard_skips_to_the_report(visit, file):
+    page = visit(file)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_nothing_is_wider_than_the_screen(visit, file, viewport):
+    page = visit(file, viewport=viewport)
+    page.eval_on_selector_all("details", "all => all.forEach(d => { d.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+    wide = page.evaluate(
+        """width => [...document.querySelectorAll('main > section > *')]
+            .filter(node => node.getBoundingClientRect().right > width + 1).map(node => node.className)""",
+        viewport["width"],
+    )
+    assert wide == []
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_picture_of_the_whole_page_has_its_size_and_is_not_blank(visit, file, viewport):
+    page = visit(file, viewport=viewport)
+    shot = page.screenshot(full_page=True)
+    width, height = struct.unpack(">II", shot[16:24])
+    assert width == viewport["width"]
+    assert height == page.evaluate("document.documentElement.scrollHeight")
+    assert 3000 < height < 20_000
+    assert len(shot) > 100_000  # a blank page compresses to some thousand bytes
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_axe_finds_no_serious_violation(visit, file, scheme, viewport):
+    page = visit(file, scheme=scheme, viewport=viewport, bypass_csp=True)  # axe is a script from outside
+    page.eval_on_selector_all("details", "all => all.forEach(d => { d.open = true; })")
+    found = Axe().run(page).response["violations"]
+    bad = [
+        (row["id"], [node["html"][:200] for node in row["nodes"][:3]])
+        for row in found
+        if row["impact"] in {"serious", "critical"}
+    ]
+    assert bad == []
+
+
+def test_a_page_without_javascript_still_holds_the_numbers(browser, file):
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    assert page.locator("#t-summary tbody tr").count() == 5
+    assert page.locator(".noscript").is_visible()
+    context.close()
