@@ -41,7 +41,7 @@ check: $(STAMP) ## format, lint, types, layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: $(STAMP) ## the suite, under ten minutes on two cores
+test: $(STAMP) ## the suite, about 20 minutes on two cores
 	$(BIN)/pytest -m 'not slow' $(ARGS)
 
 test-all: $(STAMP) ## the suite with its slow tests
