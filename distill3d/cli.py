@@ -124,7 +124,9 @@ def evaluate(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="a run's folder")] = None,
     pred: Annotated[Path | None, typer.Option(help="instead of a run: a mask or an SWC file")] = None,
     gold: Annotated[Path | None, typer.Option(help="the gold mask or SWC file to score it against")] = None,
-    spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um, of both files")] = None,
+    spacing: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
+    ] = None,
     vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:

@@ -22,7 +22,7 @@ from distill3d.metrics.by_case import mask_scores, summarize
 from distill3d.metrics.tree import tree_scores
 from distill3d.run_folder import RunFolder, write_json
 from distill3d.schema import Experiment
-from distill3d.swc import write_swc
+from distill3d.swc import MICROMETERS, write_swc
 from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.trace import trace
 from distill3d.tree import Tree
@@ -64,7 +64,7 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     for case in data.cases("test"):
         prob = prediction(folder, case)
         found = Found(prob >= experiment.inference.threshold, trace(prob, case.spacing_um, trace_settings(folder)))
-        write_swc(folder.swc(case.name), found.tree)
+        write_swc(folder.swc(case.name), found.tree, spacing_um=MICROMETERS)
         student[case.name] = case_scores(case, found)
         baseline[case.name] = case_scores(case, otsu_traced(case))
         _draw(folder, experiment, case, prob, found, student[case.name])

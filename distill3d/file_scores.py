@@ -14,7 +14,7 @@ from distill3d.errors import InputError
 from distill3d.metrics.by_case import mask_scores
 from distill3d.metrics.tree import tree_scores
 from distill3d.metrics.voxel import DEFAULT_TOLERANCE_VOX
-from distill3d.swc import read_swc
+from distill3d.swc import MICROMETERS, read_swc, stated_spacing
 from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.trace import trace
 from distill3d.tree import Tree
@@ -33,12 +33,13 @@ def score_files(
     """Score a file against a gold one.
 
     Two masks: every voxel that is not 0 is neuron. Two trees: in the unit of the files, or in micrometers if a spacing
-    is given. A mask against a tree: the mask is traced with the default settings, then trees are scored, in voxels.
+    is given; a tree that `trace` wrote states that it is in micrometers, and the spacing is that of the other alone.
+    A mask against a tree: the mask is traced with the default settings, then trees are scored, in voxels.
 
     Args:
         pred: a mask in any format of `read_volume`, or an SWC file.
         gold: the same.
-        spacing_um: ZYX voxel size; of masks it wins over the file's, trees are multiplied by it.
+        spacing_um: ZYX voxel size; of masks it wins over the file's, trees that state none are multiplied by it.
         vaa3d_compat: of trees, see `distill3d.metrics.tree.tree_scores`.
 
     Returns:
@@ -61,10 +62,18 @@ def score_files(
 def _tree_files(
     pred: Path, gold: Path, spacing_um: tuple[float, float, float] | None, *, vaa3d_compat: bool
 ) -> dict[str, Any]:
-    scale = spacing_um or (1.0, 1.0, 1.0)
-    trees = [read_swc(path, spacing_um=scale, allow_empty=True) for path in (pred, gold)]
-    unit = "vox" if spacing_um is None else "um"
-    scores = tree_scores(pred=trees[0], gold=trees[1], spacing_um=scale, unit=unit, vaa3d_compat=vaa3d_compat)
+    stated = [stated_spacing(path) for path in (pred, gold)]
+    trees = [
+        read_swc(path, spacing_um=own or spacing_um or MICROMETERS, allow_empty=True)
+        for path, own in zip((pred, gold), stated, strict=True)
+    ]
+    scores = tree_scores(
+        pred=trees[0],
+        gold=trees[1],
+        spacing_um=spacing_um or MICROMETERS,
+        unit="um" if spacing_um or all(stated) else "vox",
+        vaa3d_compat=vaa3d_compat,
+    )
     return {"pred": str(pred), "gold": str(gold), "kind": "trees", **asdict(scores)}
 
 
@@ -78,7 +87,7 @@ def _mixed(
     def tree_of(path: Path) -> Tree:
         if path == mask:
             return trace(volume.data, volume.spacing_um, TraceConfig(input="mask"))
-        return read_swc(path, spacing_um=volume.spacing_um, allow_empty=True)
+        return read_swc(path, spacing_um=stated_spacing(path) or volume.spacing_um, allow_empty=True)
 
     scores = tree_scores(
         pred=tree_of(pred),

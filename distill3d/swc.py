@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +17,13 @@ import numpy as np
 from distill3d.errors import InputError
 from distill3d.tree import Tree, TreeReport, cycle_member, node_depths, validate
 
-__all__ = ["Tree", "TreeReport", "read_swc", "validate", "write_swc"]
+__all__ = ["Tree", "TreeReport", "read_swc", "stated_spacing", "validate", "write_swc"]
 
 _LOG = logging.getLogger(__name__)
 _COLUMNS = 7  # id, type, x, y, z, radius, parent
+MICROMETERS = (1.0, 1.0, 1.0)
+_STATED = "distill3d; voxel size zyx "
+_STATED_LINE = re.compile(rf"# {_STATED}([0-9.e+-]+)x([0-9.e+-]+)x([0-9.e+-]+) um$")
 
 
 def read_swc(
@@ -60,18 +64,19 @@ def read_swc(
     return Tree(points, radii, index, table[:, 1].astype(np.int64), missing)
 
 
-def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[float] | None = None) -> None:
     """Write a tree as SWC: ids from 1, parents before children, ten digits; the file appears whole or not at all.
 
     Args:
         path: file to write; its folder is made.
         tree: what to write; a tree without nodes gives a file with a header only.
-        spacing_um: ZYX size of the voxels the file shall count in; (1, 1, 1) writes micrometers.
+        spacing_um: ZYX size of the voxels the file shall count in, which its first line then states; `MICROMETERS`
+            for none. Left out, the tree's numbers are written as they are, and nothing is stated.
 
     Raises:
         InputError: the tree has a cycle.
     """
-    path, scale_zyx = Path(path), _spacing(spacing_um)
+    path, scale_zyx = Path(path), _spacing(MICROMETERS if spacing_um is None else spacing_um)
     depths = node_depths(tree.parents)
     if (depths < 0).any():
         raise InputError(f"{path}: the tree has a cycle and is not written")
@@ -83,7 +88,8 @@ def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[
     radii = tree.radii_um[order] / _radius_scale(scale_zyx)
     rows = np.column_stack([new_id[order], tree.types[order], xyz, radii, new_id[tree.parents[order]]])
     text = io.StringIO()
-    header = f"distill3d; voxel size zyx {'x'.join(f'{s:g}' for s in scale_zyx)} um\nid type x y z radius parent"
+    stated = "distill3d" if spacing_um is None else f"{_STATED}{'x'.join(str(float(s)) for s in scale_zyx)} um"
+    header = f"{stated}\nid type x y z radius parent"
     np.savetxt(text, rows, fmt=["%d", "%d", *["%.10g"] * 4, "%d"], header=header)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -92,6 +98,22 @@ def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def stated_spacing(path: str | os.PathLike[str]) -> tuple[float, float, float] | None:
+    """Return the ZYX size in um of the voxels that a file counts in, where `write_swc` stated it in the first line.
+
+    None for other files, those of others among them; `MICROMETERS` for what `trace` writes.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            found = _STATED_LINE.match(file.readline().rstrip())
+    except OSError:
+        return None  # `read_swc` says what is wrong with it
+    if not found:
+        return None
+    z, y, x = (float(size) for size in found.groups())
+    return z, y, x
 
 
 def _parse(path: Path) -> np.ndarray:

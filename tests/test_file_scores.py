@@ -10,7 +10,7 @@ import pytest
 from distill3d.errors import InputError
 from distill3d.file_scores import score_files
 from distill3d.raster import rasterize
-from distill3d.swc import read_swc, write_swc
+from distill3d.swc import MICROMETERS, read_swc, stated_spacing, write_swc
 from distill3d.tree import Tree
 from distill3d.volume import Volume, write_volume
 
@@ -59,6 +59,29 @@ def test_trees_are_scored_in_the_unit_of_their_files_or_in_um(tmp_path):
     assert (found["f1"], found["length_gold"]) == (1.0, 40.0)
     scaled = score_files(*paths, spacing_um=(2.0, 2.0, 2.0))
     assert (scaled["esa"], scaled["unit"], scaled["f1"], scaled["length_gold"]) == (6.0, "um", 0.0, 80.0)
+
+
+def test_a_traced_tree_is_in_um_already_and_gold_in_voxels_is_brought_to_it(tmp_path):
+    spacing = (3.0, 1.0, 0.5)
+    write_swc(tmp_path / "pred.swc", line(), spacing_um=MICROMETERS)
+    in_voxels = Tree(
+        line().points_zyx_um / spacing, *(getattr(line(), name) for name in ("radii_um", "parents", "types"))
+    )
+    write_swc(tmp_path / "gold.swc", in_voxels)
+    assert stated_spacing(tmp_path / "pred.swc") == MICROMETERS
+    assert stated_spacing(tmp_path / "gold.swc") is None
+    found = score_files(tmp_path / "pred.swc", tmp_path / "gold.swc", spacing_um=spacing)
+    assert (found["f1"], found["unit"]) == (1, "um")
+    assert found["length_pred"] == pytest.approx(found["length_gold"])
+    assert score_files(tmp_path / "pred.swc", tmp_path / "pred.swc", spacing_um=spacing)[
+        "length_gold"
+    ] == pytest.approx(40)
+
+
+def test_a_file_states_the_voxels_it_counts_in(tmp_path):
+    write_swc(tmp_path / "tree.swc", line(), spacing_um=(3.03, 1.0, 1e-5))
+    assert stated_spacing(tmp_path / "tree.swc") == (3.03, 1.0, 1e-5)
+    assert stated_spacing(tmp_path / "missing.swc") is None
 
 
 def test_a_mask_is_traced_to_be_compared_with_a_tree(tmp_path):

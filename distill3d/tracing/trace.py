@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
-from distill3d.swc import write_swc
+from distill3d.swc import MICROMETERS, write_swc
 from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.bridge import Terrain, bridge_gaps, step_cost
 from distill3d.tracing.foreground import as_prob, find_foreground
@@ -95,7 +95,7 @@ def trace_file(
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     try:
-        write_swc(out, tree)
+        write_swc(out, tree, spacing_um=MICROMETERS)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     if not tree.n_nodes:
