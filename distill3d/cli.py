@@ -128,6 +128,7 @@ def evaluate(
         str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
     ] = None,
     vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="trees: length this near counts as found")] = 4.0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Trace and score a run's predictions again (metrics.json, swc/, figures/), or score one file against another."""
@@ -139,7 +140,7 @@ def evaluate(
         from distill3d.file_scores import score_files
         from distill3d.tables import file_table
 
-        found = score_files(pred, gold, spacing_um=_spacing(spacing), vaa3d_compat=vaa3d_compat)
+        found = score_files(pred, gold, spacing_um=_spacing(spacing), vaa3d_compat=vaa3d_compat, tolerance=tolerance)
         table = file_table(found)
     else:
         from distill3d.evaluation import evaluate as evaluate_run

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distill3d.errors import InputError
 from distill3d.metrics.by_case import mask_scores
-from distill3d.metrics.tree import tree_scores
+from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE, tree_scores
 from distill3d.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.swc import MICROMETERS, read_swc, stated_spacing
 from distill3d.trace_settings import TraceConfig
@@ -29,6 +29,7 @@ def score_files(
     *,
     spacing_um: tuple[float, float, float] | None = None,
     vaa3d_compat: bool = False,
+    tolerance: float = DEFAULT_TREE_TOLERANCE,
 ) -> dict[str, Any]:
     """Score a file against a gold one.
 
@@ -41,6 +42,7 @@ def score_files(
         gold: the same.
         spacing_um: ZYX voxel size; of masks it wins over the file's, trees that state none are multiplied by it.
         vaa3d_compat: of trees, see `distill3d.metrics.tree.tree_scores`.
+        tolerance: of trees, the same, in the unit of the scores.
 
     Returns:
         Masks: ``dice, precision, recall, f1, hd95, cldice, betti0_error, betti1_error`` and more; distances in um, or
@@ -53,14 +55,14 @@ def score_files(
     pred, gold = Path(pred), Path(gold)
     is_tree = [path.suffix.lower() == TREE_SUFFIX for path in (pred, gold)]
     if all(is_tree):
-        return _tree_files(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat)
+        return _tree_files(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat, tolerance=tolerance)
     if any(is_tree):
-        return _mixed(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat)
+        return _mixed(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat, tolerance=tolerance)
     return _mask_files(pred, gold, spacing_um)
 
 
 def _tree_files(
-    pred: Path, gold: Path, spacing_um: tuple[float, float, float] | None, *, vaa3d_compat: bool
+    pred: Path, gold: Path, spacing_um: tuple[float, float, float] | None, *, vaa3d_compat: bool, tolerance: float
 ) -> dict[str, Any]:
     stated = [stated_spacing(path) for path in (pred, gold)]
     trees = [
@@ -73,12 +75,13 @@ def _tree_files(
         spacing_um=spacing_um or MICROMETERS,
         unit="um" if spacing_um or all(stated) else "vox",
         vaa3d_compat=vaa3d_compat,
+        tolerance=tolerance,
     )
     return {"pred": str(pred), "gold": str(gold), "kind": "trees", **asdict(scores)}
 
 
 def _mixed(
-    pred: Path, gold: Path, spacing_um: tuple[float, float, float] | None, *, vaa3d_compat: bool
+    pred: Path, gold: Path, spacing_um: tuple[float, float, float] | None, *, vaa3d_compat: bool, tolerance: float
 ) -> dict[str, Any]:
     """Trace the mask, whichever of the two it is, and compare in voxels."""
     mask = next(path for path in (pred, gold) if path.suffix.lower() != TREE_SUFFIX)
@@ -94,6 +97,7 @@ def _mixed(
         gold=tree_of(gold),
         spacing_um=volume.spacing_um,
         vaa3d_compat=vaa3d_compat,
+        tolerance=tolerance,
         shape_zyx=volume.shape,
     )
     return {"pred": str(pred), "gold": str(gold), "kind": "mask and tree", **asdict(scores)}

@@ -101,6 +101,9 @@ def file_table(scores: Mapping[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", width=WIDTH)
     table.add_column("score")
     table.add_column(f"in {scores['unit']}" if "unit" in scores else "value", justify="right")
+    if "tolerance" in scores:
+        table.caption = f"precision, recall, F1: of length, within {scores['tolerance']:g} {scores['unit']}"
+        table.caption_justify = "left"
     for key, label in FILE_SCORES.items():
         if key in scores:
             table.add_row(label, f"{scores[key]:.4g}")

@@ -11,6 +11,7 @@ from distill3d.errors import InputError
 from distill3d.file_scores import score_files
 from distill3d.raster import rasterize
 from distill3d.swc import MICROMETERS, read_swc, stated_spacing, write_swc
+from distill3d.tables import file_table
 from distill3d.tree import Tree
 from distill3d.volume import Volume, write_volume
 
@@ -76,6 +77,14 @@ def test_a_traced_tree_is_in_um_already_and_gold_in_voxels_is_brought_to_it(tmp_
     assert score_files(tmp_path / "pred.swc", tmp_path / "pred.swc", spacing_um=spacing)[
         "length_gold"
     ] == pytest.approx(40)
+
+
+def test_length_counts_as_found_up_to_the_tolerance_which_the_table_says(tmp_path):
+    write_swc(tmp_path / "gold.swc", line())
+    write_swc(tmp_path / "aside.swc", line(y=13.0))
+    files = tmp_path / "aside.swc", tmp_path / "gold.swc"
+    assert [score_files(*files, tolerance=far)["f1"] for far in (2.9, 3.1)] == [0, 1]
+    assert file_table(score_files(*files, tolerance=3.1)).caption == "precision, recall, F1: of length, within 3.1 vox"
 
 
 def test_a_file_states_the_voxels_it_counts_in(tmp_path):
