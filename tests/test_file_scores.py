@@ -1,5 +1,6 @@
 """`evaluate --pred --gold`: two masks, two trees, a mask against a tree, and what cannot be compared."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -7,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from distill3d.cli import evaluate
 from distill3d.errors import InputError
 from distill3d.file_scores import score_files
+from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE
 from distill3d.raster import rasterize
 from distill3d.swc import MICROMETERS, read_swc, stated_spacing, write_swc
 from distill3d.tables import file_table
@@ -85,6 +88,11 @@ def test_length_counts_as_found_up_to_the_tolerance_which_the_table_says(tmp_pat
     files = tmp_path / "aside.swc", tmp_path / "gold.swc"
     assert [score_files(*files, tolerance=far)["f1"] for far in (2.9, 3.1)] == [0, 1]
     assert file_table(score_files(*files, tolerance=3.1)).caption == "precision, recall, F1: of length, within 3.1 vox"
+
+
+def test_the_command_s_tolerance_is_that_of_the_scores():
+    """It stands in the command line a second time, which must not import the metrics to print its help."""
+    assert inspect.signature(evaluate).parameters["tolerance"].default == DEFAULT_TREE_TOLERANCE
 
 
 def test_a_file_states_the_voxels_it_counts_in(tmp_path):

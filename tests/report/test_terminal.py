@@ -1,5 +1,6 @@
 """What the terminal shows, at 100 columns, and the verbs as a user calls them."""
 
+import inspect
 import io
 import json
 import subprocess
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from distill3d.report import verbs
 from distill3d.report.comparison import compare
 from distill3d.report.places import compare_places, write_numbers
 from distill3d.report.runs import read_runs
 from distill3d.report.terminal import renderables
+from distill3d.report.verdict import DEFAULT_TEST
 
 
 def shown(comparison):
@@ -67,6 +70,12 @@ def test_the_test_over_cases_can_be_chosen_for_report_and_compare(three_arms, tm
     assert found["p_cases"] == pytest.approx(2**-5)  # as small as it can be with six cases
     assert "Wilcoxon" in (out / "report.md").read_text()
     assert "Wilcoxon&#39;s signed-rank test" in (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize("verb", [verbs.report, verbs.compare, verbs._compared])
+def test_the_verbs_test_is_that_of_the_verdict(verb):
+    """It stands there a second time: help must not import scipy."""
+    assert inspect.signature(verb).parameters["test"].default == DEFAULT_TEST
 
 
 def test_the_terminal_needs_no_torch_and_no_plotly(three_arms, tmp_path):

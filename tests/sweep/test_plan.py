@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wandb.sdk.launch.sweeps import utils
 
 from distill3d.config import as_plain
 from distill3d.errors import ConfigError
@@ -192,7 +193,6 @@ def test_a_macro_becomes_what_the_agent_makes_of_it(macro, monkeypatch):
     environ = {"SOMEWHERE": "here"}
     argv = build_argv([macro], program="train.py", args=ARGS, json_file="/tmp/a.json", environ=environ)  # noqa: S108
     assert argv == MACROS[macro]
-    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
     args = utils.create_sweep_command_args({"args": {key: {"value": value} for key, value in ARGS.items()}})
     if (name := macro.removeprefix("${").removesuffix("}")) in args:
         assert argv == args[name]
