@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from distill3d.evaluation import evaluate
     from distill3d.experiment import load_experiment
     from distill3d.inference import predict
-    from distill3d.raster import rasterize
     from distill3d.run import fit
-    from distill3d.swc import read_swc, write_swc
     from distill3d.tracing.trace import trace
-    from distill3d.volume import read_volume, write_volume
+    from distill3d.volumes.raster import rasterize
+    from distill3d.volumes.swc import read_swc, write_swc
+    from distill3d.volumes.volume import read_volume, write_volume
 
 __all__ = [
     "evaluate",
@@ -36,12 +36,12 @@ _HOMES = {
     "fit": "distill3d.run",
     "load_experiment": "distill3d.experiment",
     "predict": "distill3d.inference",
-    "rasterize": "distill3d.raster",
-    "read_swc": "distill3d.swc",
-    "read_volume": "distill3d.volume",
+    "rasterize": "distill3d.volumes.raster",
+    "read_swc": "distill3d.volumes.swc",
+    "read_volume": "distill3d.volumes.volume",
     "trace": "distill3d.tracing.trace",
-    "write_swc": "distill3d.swc",
-    "write_volume": "distill3d.volume",
+    "write_swc": "distill3d.volumes.swc",
+    "write_volume": "distill3d.volumes.volume",
 }
 
 

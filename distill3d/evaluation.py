@@ -17,16 +17,16 @@ from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
 from distill3d.experiment import experiment_from_plain
 from distill3d.figures import case_figure
-from distill3d.inference import read_prob
 from distill3d.metrics.by_case import mask_scores, summarize
 from distill3d.metrics.tree import tree_scores
 from distill3d.run_folder import RunFolder, write_json
 from distill3d.schema import Experiment
-from distill3d.swc import MICROMETERS, write_swc
 from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.trace import trace
-from distill3d.tree import Tree
 from distill3d.tree_figure import tree_figure
+from distill3d.volumes.prob import read_prob
+from distill3d.volumes.swc import MICROMETERS, write_swc
+from distill3d.volumes.tree import Tree
 
 Scores = dict[str, float]
 NOT_SCORES = frozenset({"unit", "tolerance"})  # fields of `TreeScores` that say what the others are

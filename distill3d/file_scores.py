@@ -14,11 +14,11 @@ from distill3d.errors import InputError
 from distill3d.metrics.by_case import mask_scores
 from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE, tree_scores
 from distill3d.metrics.voxel import DEFAULT_TOLERANCE_VOX
-from distill3d.swc import MICROMETERS, read_swc, stated_spacing
 from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.trace import trace
-from distill3d.tree import Tree
-from distill3d.volume import Volume, read_volume
+from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing
+from distill3d.volumes.tree import Tree
+from distill3d.volumes.volume import Volume, read_volume
 
 TREE_SUFFIX = ".swc"
 

@@ -12,12 +12,11 @@ from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill3d.data.prepared import scale_intensity
 from distill3d.module import DistillModule, load_module
 from distill3d.run_folder import RunFolder
-from distill3d.volume import Volume, read_volume, write_volume
-
-FULL = 255  # a probability of 1 on disk
+from distill3d.volumes.intensity import scale_intensity
+from distill3d.volumes.prob import write_prob
+from distill3d.volumes.volume import read_volume
 
 
 def predict_prob(
@@ -72,16 +71,6 @@ def window_count(shape_zyx: tuple[int, ...], size_zyx: tuple[int, int, int], ove
     )
 
 
-def write_prob(path: Path, prob: NDArray[np.floating], spacing_um: tuple[float, float, float]) -> None:
-    """Write a probability volume as uint8 TIFF, 255 for 1; any viewer opens it."""
-    write_volume(path, Volume(np.round(prob * FULL).astype(np.uint8), spacing_um))
-
-
-def read_prob(path: Path) -> NDArray[np.float32]:
-    """Read what `write_prob` wrote, as probability in [0, 1]."""
-    return read_volume(path, allow_blank=True).data.astype(np.float32) / np.float32(FULL)
-
-
 def predict(
     run: Path | str,
     volume: Path | str,
@@ -107,7 +96,7 @@ def predict(
     module = load_module(RunFolder(Path(run)).best)
     module.to(inference_device(module))
     stack = read_volume(source, spacing_um=spacing_um)
-    prob = predict_prob(module, scale_intensity(stack.data, module.experiment.patches))
+    prob = predict_prob(module, scale_intensity(stack.data, *module.experiment.patches.percentiles))
     target = Path(out) / f"{source.name.split('.')[0]}_prob.tif"
     write_prob(target, prob, stack.spacing_um)
     return target

@@ -20,7 +20,7 @@ from distill3d.data.datamodule import DistillDataModule
 from distill3d.evaluation import case_pictures, evaluate
 from distill3d.experiment import load_experiment
 from distill3d.gradient_audit import GradientAudit
-from distill3d.inference import inference_device, predict_prob, window_count, write_prob
+from distill3d.inference import inference_device, predict_prob, window_count
 from distill3d.layer_similarity import layer_similarity, similarity_batch
 from distill3d.loggers import log_results, make_loggers
 from distill3d.module import DistillModule, load_module
@@ -36,6 +36,7 @@ from distill3d.teachers.base import Teacher
 from distill3d.teaching import cache_line, fill, make_view
 from distill3d.trainer import make_trainer, quiet, step_of, train
 from distill3d.transfer.view import TeacherView
+from distill3d.volumes.prob import write_prob
 
 
 def fit(

@@ -72,6 +72,11 @@ class PatchConfig:
                 f"low_percentile={self.low_percentile} must be below high_percentile={self.high_percentile}"
             )
 
+    @property
+    def percentiles(self) -> tuple[float, float]:
+        """The percentiles of a stack's intensities that become 0 and 1."""
+        return self.low_percentile, self.high_percentile
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE, TreeScores, tree_scores
 from distill3d.metrics.tree_errors import Stretch, TreePieces, error_stretches, pieces_within, tree_pieces
-from distill3d.tree import Tree
+from distill3d.volumes.tree import Tree
 
 # Okabe and Ito's colors, which color-blind readers can tell apart; white is what agrees with gold anyway.
 HIT, FALSE, LOST, RIGHT = (0.0, 0.62, 0.45), (0.90, 0.38, 0.0), (0.34, 0.71, 0.91), (1.0, 1.0, 1.0)

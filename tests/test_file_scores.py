@@ -12,11 +12,11 @@ from distill3d.cli import evaluate
 from distill3d.errors import InputError
 from distill3d.file_scores import score_files
 from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE
-from distill3d.raster import rasterize
-from distill3d.swc import MICROMETERS, read_swc, stated_spacing, write_swc
 from distill3d.tables import file_table
-from distill3d.tree import Tree
-from distill3d.volume import Volume, write_volume
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing, write_swc
+from distill3d.volumes.tree import Tree
+from distill3d.volumes.volume import Volume, write_volume
 
 MASK_KEYS = {"dice", "precision", "recall", "f1", "hd95", "cldice", "betti0_error", "betti1_error"}
 TREE_KEYS = {"esa", "dsa", "pds", "precision", "recall", "f1", "length_pred", "length_gold"}

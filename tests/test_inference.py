@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from distill3d.inference import predict_prob, read_prob, window_count, write_prob
+from distill3d.inference import predict_prob, window_count
 from distill3d.module import DistillModule
 from distill3d.types import Prediction
+from distill3d.volumes.prob import read_prob, write_prob
 
 
 class Brightness(torch.nn.Module):

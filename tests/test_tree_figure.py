@@ -10,10 +10,10 @@ from PIL import Image
 from distill3d.errors import InputError
 from distill3d.metrics.tree import tree_scores
 from distill3d.metrics.tree_errors import Stretch
-from distill3d.swc import read_swc
-from distill3d.tree import Tree
 from distill3d.tree_figure import FALSE, HIT, LOST, RIGHT, stretch_box, tree_figure
-from distill3d.volume import read_volume
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.tree import Tree
+from distill3d.volumes.volume import read_volume
 
 SHAPE, SPACING = (20, 100, 100), (2.0, 1.0, 1.0)
 DPI, LEFT, TOP, GAP = 110, 0.4, 1.2, 0.1  # inches, as the picture is laid out

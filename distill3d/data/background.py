@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from distill3d.data.texture import Background, background_files, background_of, load_background, tile
 from distill3d.errors import InputError
-from distill3d.volume import Volume
+from distill3d.volumes.volume import Volume
 
 __all__ = [
     "Background",

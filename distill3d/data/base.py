@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.swc import Tree
-from distill3d.volume import Volume
+from distill3d.volumes.swc import Tree
+from distill3d.volumes.volume import Volume
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -20,7 +20,7 @@ from scipy.ndimage import binary_dilation, label
 from distill3d.data.prepared import PreparedCase, code_hash, written_once
 from distill3d.errors import InputError
 from distill3d.losses.base import SkeletonTarget
-from distill3d.raster import rasterize
+from distill3d.volumes.raster import rasterize
 
 _FILE = "skeleton.npy"
 
@@ -66,7 +66,7 @@ def skeleton_of(case: PreparedCase, target: SkeletonTarget) -> NDArray[np.bool_]
 
 
 def _line_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    from distill3d.skeleton import skeleton  # noqa: PLC0415 - a quarter of a second, wanted only where a loss is
+    from distill3d.volumes.thinning import skeleton  # noqa: PLC0415 - a quarter of a second, wanted only where a loss is
 
     if not mask.any():
         return np.zeros(mask.shape, bool)
@@ -83,7 +83,7 @@ def _line_of_tree(case: PreparedCase) -> NDArray[np.bool_]:
 
 
 def _file(case: PreparedCase, target: SkeletonTarget) -> Path:
-    content = [case.folder.name, target.name, code_hash(__name__, rasterize.__module__, "distill3d.skeleton")]
+    content = [case.folder.name, target.name, code_hash(__name__, rasterize.__module__, "distill3d.volumes.thinning")]
     address = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
     def write(folder: Path) -> dict[str, str]:

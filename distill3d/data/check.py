@@ -16,14 +16,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from distill3d.alignment import FlipReport, detect_flip
 from distill3d.data.base import SPLITS, Case, Split
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
 from distill3d.schema import Experiment
-from distill3d.swc import Tree
-from distill3d.tree import TreeReport, validate
-from distill3d.volume import Volume
+from distill3d.volumes.alignment import FlipReport, detect_flip
+from distill3d.volumes.swc import Tree
+from distill3d.volumes.tree import TreeReport, validate
+from distill3d.volumes.volume import Volume
 
 WIDTH = 100
 MANY_OUTSIDE = 0.05  # share of a tree's nodes outside its volume from which that is a problem

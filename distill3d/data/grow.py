@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
-from distill3d.tree import Tree, node_depths
+from distill3d.volumes.tree import Tree, node_depths
 
 AXON = 2  # SWC type code of every grown node
 MIN_RADIUS_VALUES = 20  # fewer different radii in a file are a constant or a color code

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from distill3d.tree import Tree
+from distill3d.volumes.tree import Tree
 
 GAIN = 20.0  # counts per photon
 OFFSET = 100.0  # counts without light

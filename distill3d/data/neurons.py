@@ -17,31 +17,31 @@ from typing import Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.alignment import detect_flip, flip_y
 from distill3d.data import splits
 from distill3d.data.background import HardConfig, background_files, case_rng, harden, load_background
 from distill3d.data.base import Case, DataSource, Split
 from distill3d.data.pairs import Pair, find_pairs
 from distill3d.data.prepared import code_hash, file_hash
 from distill3d.errors import InputError
-from distill3d.raster import rasterize
 from distill3d.registry import DATA
-from distill3d.swc import Tree, read_swc
-from distill3d.volume import Volume, read_volume
+from distill3d.volumes.alignment import detect_flip, flip_y
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import Tree, read_swc
+from distill3d.volumes.volume import Volume, read_volume
 
 _LOG = logging.getLogger(__name__)
 _CODE = (  # what `load` runs through
-    "distill3d.alignment",
+    "distill3d.volumes.alignment",
     "distill3d.data.background",
     "distill3d.data.neurons",
     "distill3d.data.pairs",
     "distill3d.data.texture",
-    "distill3d.raster",
-    "distill3d.swc",
-    "distill3d.tiff",
-    "distill3d.tree",
-    "distill3d.vaa3d",
-    "distill3d.volume",
+    "distill3d.volumes.raster",
+    "distill3d.volumes.swc",
+    "distill3d.volumes.tiff",
+    "distill3d.volumes.tree",
+    "distill3d.volumes.vaa3d",
+    "distill3d.volumes.volume",
 )
 _SPLITTING = ("folder", "include", "exclude", "train", "val", "test", "fractions", "folds", "fold", "split_seed")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill3d.errors import InputError
-from distill3d.volume import VOLUME_SUFFIXES
+from distill3d.volumes.volume import VOLUME_SUFFIXES
 
 _LOG = logging.getLogger(__name__)
 

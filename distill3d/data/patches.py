@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from distill3d.data.background import case_rng
-from distill3d.data.prepared import PreparedCase, rescale
+from distill3d.data.prepared import PreparedCase
 from distill3d.schema import PatchConfig
 from distill3d.types import UNTURNED, Batch, Turn
+from distill3d.volumes.intensity import rescale
 
 JITTER = 0.25  # a gold voxel lies up to this share of the patch's size off its center, per axis
 VAL_SEED = 0  # validation patches are the same ones whatever the run's seed

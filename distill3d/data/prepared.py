@@ -21,49 +21,11 @@ from numpy.typing import NDArray
 from distill3d.data.base import Case, DataSource
 from distill3d.errors import InputError
 from distill3d.schema import PatchConfig
-from distill3d.swc import Tree, read_swc, write_swc
+from distill3d.volumes.intensity import intensity_range, rescale
+from distill3d.volumes.swc import Tree, read_swc, write_swc
 from distill3d.whole_folder import read_meta, sweep, write_whole
 
 FORMAT = 1  # of the folder; older ones are left alone and never read
-
-
-def intensity_range(data: NDArray[np.number], config: PatchConfig) -> tuple[float, float]:
-    """Return the intensities that become 0 and 1: two percentiles of the whole stack.
-
-    A stack so black that both percentiles are equal gets its maximum as the upper one; a constant stack gets equal
-    limits.
-    """
-    low, high = (float(v) for v in np.percentile(data, (config.low_percentile, config.high_percentile)))
-    return low, high if high > low else float(data.max())
-
-
-def rescale(data: NDArray[np.number], low: float, high: float) -> NDArray[np.float32]:
-    """Map ``low`` to 0 and ``high`` to 1 and clip to [0, 1]; all 0 if both are equal.
-
-    Clipping is why the default upper percentile is as high as 99.99: a sparse neuron fills about 0.01 to 0.1 % of its
-    stack, and at 99.9 its own intensities would be cut off (OP_3: best Dice of any threshold 0.25 instead of 0.35).
-
-    Example:
-        >>> rescale(np.array([0, 10, 15, 20, 99], np.uint8), 10.0, 20.0).tolist()
-        [0.0, 0.0, 0.5, 1.0, 1.0]
-    """
-    scaled = data.astype(np.float32)
-    scaled -= np.float32(low)
-    scaled *= np.float32(1 / (high - low) if high > low else 0)
-    return np.clip(scaled, 0, 1, out=scaled)
-
-
-def scale_intensity(data: NDArray[np.number], config: PatchConfig) -> NDArray[np.float32]:
-    """Scale a whole stack as training does: `intensity_range`, then `rescale`.
-
-    Args:
-        data: [Z, Y, X], any number type.
-        config: holds the percentiles.
-
-    Returns:
-        [Z, Y, X] float32 in [0, 1].
-    """
-    return rescale(data, *intensity_range(data, config))
 
 
 @final
@@ -243,7 +205,7 @@ def _write(target: Path, case: Case, config: PatchConfig) -> dict[str, Any]:
         np.save(target / f"{name}.npy", array, allow_pickle=False)
     if case.tree is not None:
         write_swc(target / "tree.swc", case.tree)
-    low, high = intensity_range(data, config)
+    low, high = intensity_range(data, *config.percentiles)
     return {
         "name": case.name,
         "shape_zyx": shape,

@@ -20,19 +20,19 @@ from distill3d.data.grow import GrowConfig, fit_tree, grow
 from distill3d.data.microscope import MicroscopeConfig, expose
 from distill3d.data.prepared import code_hash
 from distill3d.errors import InputError
-from distill3d.raster import rasterize
 from distill3d.registry import DATA
-from distill3d.swc import read_swc
-from distill3d.tree import Tree
-from distill3d.volume import Volume
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.tree import Tree
+from distill3d.volumes.volume import Volume
 
 _CODE = (  # what `load` runs through
     "distill3d.data.grow",
     "distill3d.data.microscope",
     "distill3d.data.simulate",
-    "distill3d.raster",
-    "distill3d.swc",
-    "distill3d.tree",
+    "distill3d.volumes.raster",
+    "distill3d.volumes.swc",
+    "distill3d.volumes.tree",
 )
 
 

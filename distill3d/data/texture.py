@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from distill3d.errors import InputError
-from distill3d.volume import VOLUME_SUFFIXES, Volume, read_volume
+from distill3d.volumes.volume import VOLUME_SUFFIXES, Volume, read_volume
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 LOW_SIGMA_VOX = 12.0  # what varies more slowly than this is background, the rest is noise or neurite

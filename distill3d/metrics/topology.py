@@ -15,7 +15,7 @@ from scipy.ndimage import generate_binary_structure, label
 from distill3d.errors import InputError
 from distill3d.metrics.masks import box_of, harmonic_mean, known_pair
 from distill3d.metrics.surface import ball, padded, steps_to, surface_voxels
-from distill3d.skeleton import skeleton
+from distill3d.volumes.thinning import skeleton
 
 DEFAULT_TOLERANCE_VOX = 2.0
 _MAX_TOLERANCE_VOX = 16.0  # the moves that are tried grow with its cube; neurites are a few voxels wide

@@ -22,7 +22,7 @@ from distill3d.metrics.tree_distance import (
     length_points,
     nearest_distances,
 )
-from distill3d.tree import Tree
+from distill3d.volumes.tree import Tree
 
 DEFAULT_TREE_TOLERANCE = 4.0
 Unit = Literal["vox", "um"]

@@ -17,8 +17,8 @@ from scipy.ndimage import binary_dilation, uniform_filter
 from distill3d.figures import FALSE, LOST
 from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE
 from distill3d.metrics.tree_errors import TreePieces, pieces_within, tree_pieces
-from distill3d.tree import Tree
 from distill3d.tree_figure import HIT, RIGHT
+from distill3d.volumes.tree import Tree
 
 WHOLE, CLOSE = 460, 380  # pixels of the longer side
 GAMMA = 0.6  # dim neurites are the ones that are missed

@@ -19,7 +19,6 @@ from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import UserError
 from distill3d.experiment import experiment_from_plain
 from distill3d.figures import error_projection
-from distill3d.inference import read_prob
 from distill3d.registry import DATA
 from distill3d.report.case_means import case_means
 from distill3d.report.content import Arm, Comparison, RunEntry
@@ -43,7 +42,8 @@ from distill3d.report.snapshots import (
 )
 from distill3d.run_folder import RunFolder
 from distill3d.schema import Experiment
-from distill3d.swc import Tree, read_swc
+from distill3d.volumes.prob import read_prob
+from distill3d.volumes.swc import Tree, read_swc
 
 MOST_CASES, MOST_ARMS = 4, 6
 MOST_BYTES = 2_200_000  # of pictures; Plotly takes 4.8 of the 8 MB that a page may have

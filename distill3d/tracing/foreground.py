@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
-from distill3d.data.prepared import scale_intensity
 from distill3d.errors import InputError
 from distill3d.schema import PatchConfig
 from distill3d.trace_settings import TraceConfig
+from distill3d.volumes.intensity import scale_intensity
 
 CONNECTIVITY = 26  # voxels that share a corner belong together, as the steps of a path do
 
@@ -28,7 +28,7 @@ def as_prob(data: NDArray[np.number], config: TraceConfig) -> NDArray[np.float32
     if data.dtype.kind == "f" and not np.isfinite(data).all():
         raise InputError("values that are NaN or infinite; accepted: finite numbers")
     if config.input == "image":
-        return scale_intensity(data, PatchConfig())
+        return scale_intensity(data, *PatchConfig().percentiles)
     if config.input == "mask":
         return (data != 0).astype(np.float32)
     if data.dtype == np.uint8:

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import breadth_first_order
 from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.graph import Skeleton
 from distill3d.tracing.prune import piece_lengths
-from distill3d.tree import Tree
+from distill3d.volumes.tree import Tree
 
 UNDEFINED, SOMA = 0, 1  # SWC type codes
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
-from distill3d.swc import MICROMETERS, write_swc
 from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.bridge import Terrain, bridge_gaps, step_cost
 from distill3d.tracing.foreground import as_prob, find_foreground
@@ -20,8 +19,9 @@ from distill3d.tracing.prune import cut_spurs, drop_small_trees
 from distill3d.tracing.rooting import root_trees
 from distill3d.tracing.skeleton import skeletonize
 from distill3d.tracing.smooth import smooth
-from distill3d.tree import Tree
-from distill3d.volume import Volume, read_volume
+from distill3d.volumes.swc import MICROMETERS, write_swc
+from distill3d.volumes.tree import Tree
+from distill3d.volumes.volume import Volume, read_volume
 
 _LOG = logging.getLogger(__name__)
 _TOO_MUCH = 0.2  # share of foreground that is no neuron, but a threshold or a network that failed

@@ -8,9 +8,9 @@ import numpy as np
 
 from distill3d.data.background import harden_patch
 from distill3d.data.texture import Background
-from distill3d.raster import rasterize
-from distill3d.swc import read_swc
-from distill3d.tree import Tree
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.tree import Tree
 
 
 def median_ms(work, repeats=7):

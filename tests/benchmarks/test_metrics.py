@@ -14,9 +14,9 @@ from distill3d.metrics.topology import topology_scores
 from distill3d.metrics.tree import tree_scores
 from distill3d.metrics.tree_distance import Segments, esa_dsa_pds
 from distill3d.metrics.voxel import hd95_um, voxel_scores
-from distill3d.raster import rasterize
-from distill3d.swc import read_swc
-from distill3d.tree import Tree
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.tree import Tree
 
 CUBE = (256, 256, 256)
 

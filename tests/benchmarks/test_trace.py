@@ -7,10 +7,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from distill3d.data.grow import GrowConfig, grow
-from distill3d.raster import rasterize
 from distill3d.tracing.settings import TraceConfig
 from distill3d.tracing.trace import trace
-from distill3d.volume import read_volume
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.volume import read_volume
 
 SHAPE, SPACING = (100, 512, 512), (3.0, 1.0, 1.0)
 

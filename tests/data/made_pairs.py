@@ -3,11 +3,11 @@
 import numpy as np
 
 from distill3d.data.neurons import NeuronsConfig
-from distill3d.raster import rasterize
 from distill3d.registry import Component
 from distill3d.schema import Experiment, PatchConfig, TrainerConfig
-from distill3d.swc import Tree, write_swc
-from distill3d.volume import Volume, write_volume
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import Tree, write_swc
+from distill3d.volumes.volume import Volume, write_volume
 
 SHAPE = (12, 40, 40)
 SPACING = (2.0, 1.0, 1.0)

@@ -14,7 +14,7 @@ from distill3d.data.patches import Patch
 from distill3d.errors import InputError
 from distill3d.schema import AugmentConfig
 from distill3d.types import UNTURNED, Turn
-from distill3d.volume import Volume, write_volume
+from distill3d.volumes.volume import Volume, write_volume
 
 OFF = AugmentConfig(flip=0, rotate90=0, scale_intensity=0, shift_intensity=0, gamma=0, noise=0, blur=0)
 GEOMETRY = ("flip", "rotate90", "rotate")

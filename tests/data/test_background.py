@@ -25,9 +25,9 @@ from distill3d.data.background import (
     tile,
 )
 from distill3d.errors import InputError
-from distill3d.raster import rasterize
-from distill3d.swc import read_swc
-from distill3d.volume import Volume, read_volume
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.volume import Volume, read_volume
 
 UNLABELLED = ("fmost_neuron1_crop", "fmost_neuron2_crop", "trailmap_testchunk_crop")
 CONFIG = HardConfig(contrast=2.0)

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from distill3d.data.check import DataReport, check_data, check_table
 from distill3d.errors import ConfigError
-from distill3d.swc import write_swc
-from distill3d.volume import Volume, write_volume
+from distill3d.volumes.swc import write_swc
+from distill3d.volumes.volume import Volume, write_volume
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from distill3d.data.neurons import Neurons, NeuronsConfig
 from distill3d.data.splits import select, split_by_folds, split_by_fractions, split_by_lists
 from distill3d.errors import ConfigError, InputError
 from distill3d.registry import DATA, Component
-from distill3d.swc import write_swc
-from distill3d.volume import Volume, write_volume
+from distill3d.volumes.swc import write_swc
+from distill3d.volumes.volume import Volume, write_volume
 
 
 def source_of(folder, **settings):

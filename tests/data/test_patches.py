@@ -19,7 +19,7 @@ from distill3d.data.patches import (
 )
 from distill3d.data.prepared import prepare
 from distill3d.schema import PatchConfig
-from distill3d.volume import Volume
+from distill3d.volumes.volume import Volume
 
 SIZE = (4, 8, 8)
 SHAPE = (10, 24, 20)

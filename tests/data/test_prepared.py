@@ -15,11 +15,12 @@ import pytest
 
 from distill3d.data import prepared
 from distill3d.data.base import Case, DataSource
-from distill3d.data.prepared import PreparedCase, intensity_range, prepare, rescale, scale_intensity
+from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import InputError
 from distill3d.schema import PatchConfig
-from distill3d.swc import Tree, read_swc
-from distill3d.volume import Volume, read_volume
+from distill3d.volumes.intensity import intensity_range, rescale, scale_intensity
+from distill3d.volumes.swc import Tree, read_swc
+from distill3d.volumes.volume import Volume, read_volume
 from distill3d.whole_folder import write_whole
 
 CONFIG = PatchConfig()
@@ -74,8 +75,8 @@ def folders(cache):
 def test_percentiles_become_0_and_1_and_the_rest_is_clipped():
     data = np.arange(1001, dtype=np.uint16).reshape(7, 11, 13)
     config = PatchConfig(low_percentile=10, high_percentile=90)
-    assert intensity_range(data, config) == (100.0, 900.0)
-    scaled = scale_intensity(data, config)
+    assert intensity_range(data, *config.percentiles) == (100.0, 900.0)
+    scaled = scale_intensity(data, *config.percentiles)
     assert scaled.dtype == np.float32
     assert scaled.ravel()[[0, 100, 500, 900, 1000]] == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-6)
 
@@ -83,27 +84,29 @@ def test_percentiles_become_0_and_1_and_the_rest_is_clipped():
 def test_a_stack_so_black_that_its_percentiles_are_equal_is_scaled_by_its_maximum():
     data = np.zeros((10, 100, 100), np.uint8)
     data[5, 50, 50:54] = (50, 100, 150, 200)
-    scaled = scale_intensity(data, CONFIG)
+    scaled = scale_intensity(data, *CONFIG.percentiles)
     assert scaled[5, 50, 50:54] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert np.count_nonzero(scaled) == 4
 
 
 @pytest.mark.parametrize("value", [0, 7])
 def test_a_constant_stack_becomes_finite(value):
-    assert np.array_equal(scale_intensity(np.full((2, 3, 4), value, np.uint8), CONFIG), np.zeros((2, 3, 4), np.float32))
+    assert np.array_equal(
+        scale_intensity(np.full((2, 3, 4), value, np.uint8), *CONFIG.percentiles), np.zeros((2, 3, 4), np.float32)
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_scaling_a_part_is_a_part_of_the_scaled_whole(dtype):
     data = np.random.default_rng(1).integers(0, 255, (5, 6, 7)).astype(dtype)
-    limits = intensity_range(data, CONFIG)
-    assert np.array_equal(rescale(data[1:3], *limits), scale_intensity(data, CONFIG)[1:3])
+    limits = intensity_range(data, *CONFIG.percentiles)
+    assert np.array_equal(rescale(data[1:3], *limits), scale_intensity(data, *CONFIG.percentiles)[1:3])
 
 
 @pytest.mark.parametrize("name", ["OP_1", "OP_5"])
 def test_real_stacks_keep_their_neuron_apart_from_the_background(data_dir, name):
     stack = read_volume(data_dir / "pairs" / f"{name}.tif", spacing_um=(3.03, 1, 1))
-    scaled = scale_intensity(stack.data, CONFIG)
+    scaled = scale_intensity(stack.data, *CONFIG.percentiles)
     z, y, x = np.rint(read_swc(data_dir / "pairs" / f"{name}.swc").points_zyx_um).astype(int).T
     at_nodes = scaled[z, y, x]
     assert scaled.min() == 0
@@ -122,7 +125,7 @@ def test_a_prepared_case_holds_what_was_loaded(tmp_path, known):
     case, raw = prepare(source, "a", CONFIG), source.load("a")
     assert (case.name, case.shape, case.spacing_um) == ("a", (6, 8, 10), (2.0, 1.0, 0.5))
     assert np.array_equal(case.raw, raw.volume.data)
-    assert np.array_equal(case.image, scale_intensity(raw.volume.data, CONFIG))
+    assert np.array_equal(case.image, scale_intensity(raw.volume.data, *CONFIG.percentiles))
     assert np.array_equal(case.mask, raw.mask & raw.known)
     assert np.array_equal(case.known, raw.known)
     assert np.array_equal(np.unravel_index(case.foreground, case.shape), np.nonzero(raw.mask & raw.known))

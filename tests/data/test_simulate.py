@@ -13,10 +13,10 @@ from distill3d.data.grow import GrowConfig, fit_tree, grow, tapered_radii
 from distill3d.data.microscope import GAIN, OFFSET, MicroscopeConfig, expose, fluorescence, node_brightness
 from distill3d.data.simulate import Simulated, SimulatedConfig
 from distill3d.errors import InputError
-from distill3d.raster import rasterize
 from distill3d.registry import DATA, Component
-from distill3d.swc import read_swc, write_swc
-from distill3d.tree import Tree
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import read_swc, write_swc
+from distill3d.volumes.tree import Tree
 
 # sha256 of the little-endian uint16 counts of `small`, sim_000. Made once by this code (numpy 2.4, scipy 1.17, x86-64);
 # it changes when the pictures change: then every published number on simulated data has to be made again.

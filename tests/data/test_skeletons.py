@@ -21,10 +21,10 @@ from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import InputError
 from distill3d.losses import SkeletonHeadConfig, SkeletonRecallConfig, SkeletonTarget
 from distill3d.losses.base import MAX_DILATION_VOX
-from distill3d.raster import rasterize
 from distill3d.registry import Component
 from distill3d.schema import AugmentConfig, PatchConfig
-from distill3d.volume import Volume, write_volume
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.volume import Volume, write_volume
 
 SHAPE = (12, 40, 40)
 CONFIG = PatchConfig(size_zyx=(8, 16, 16))

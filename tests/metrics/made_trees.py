@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from distill3d.tree import Tree
+from distill3d.volumes.tree import Tree
 
 EMPTY = Tree(np.empty((0, 3)), np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
 

@@ -10,9 +10,9 @@ from skimage.morphology import skeletonize
 
 from distill3d.errors import InputError
 from distill3d.metrics.topology import betti_numbers, euler_characteristic, topology_scores
-from distill3d.raster import rasterize
-from distill3d.skeleton import skeleton
-from distill3d.swc import read_swc
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.thinning import skeleton
 
 ALL = np.ones((3, 3, 3))
 SIDE = np.stack(np.meshgrid(*[np.arange(-12, 13)] * 3, indexing="ij"))

@@ -9,8 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from distill3d.errors import InputError
 from distill3d.metrics.tree import tree_scores
-from distill3d.swc import read_swc
-from distill3d.tree import Tree
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.tree import Tree
 
 OP = ("OP_1", "OP_2", "OP_3", "OP_5", "OP_6")
 

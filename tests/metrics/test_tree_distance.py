@@ -10,7 +10,7 @@ from made_trees import make, moved, slow_gap, slow_vaa3d, straight, trees
 
 from distill3d.metrics.tree import tree_scores
 from distill3d.metrics.tree_distance import Segments, nearest_distances
-from distill3d.swc import read_swc
+from distill3d.volumes.swc import read_swc
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from distill3d.metrics.tree import tree_scores
 from distill3d.metrics.tree_errors import error_stretches, pieces_within, tree_pieces
-from distill3d.tree import Tree
+from distill3d.volumes.tree import Tree
 
 ONE = (1.0, 1.0, 1.0)
 

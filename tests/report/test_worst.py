@@ -12,13 +12,13 @@ from PIL import Image
 from distill3d.config import as_plain
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.figures import FALSE, LOST
-from distill3d.inference import write_prob
 from distill3d.report.snapshots import WHOLE, Box, colored, scaled, with_trees, worst_place, wrong_pixels
 from distill3d.report.worst import MOST_ARMS, MOST_BYTES, MOST_CASES, worst_cases, worst_names
 from distill3d.run_folder import RunFolder, write_yaml
-from distill3d.swc import write_swc
-from distill3d.tree import Tree
 from distill3d.tree_figure import HIT
+from distill3d.volumes.prob import write_prob
+from distill3d.volumes.swc import write_swc
+from distill3d.volumes.tree import Tree
 
 GAINS = {"op_scratch": 0.0, "op_bad": -0.2}
 BLOCK = slice(4, 18)  # away from the frame of the close-up, which is the whole of so small an image

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from distill3d.raster import rasterize
-from distill3d.tree import Tree
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.tree import Tree
 
 
 def tree_of(points, parents, radius=2.0):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from distill3d.tracing.graph import Skeleton
 from distill3d.tracing.rooting import root_trees
 from distill3d.tracing.settings import TraceConfig
-from distill3d.tree import node_depths
+from distill3d.volumes.tree import node_depths
 
 
 def line(n, *, y=0.0, radii=None):

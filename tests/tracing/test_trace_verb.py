@@ -8,8 +8,8 @@ import pytest
 from shapes import tube
 
 from distill3d.cli import app
-from distill3d.swc import read_swc
-from distill3d.volume import Volume, write_volume
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.volume import Volume, write_volume
 
 
 @pytest.fixture

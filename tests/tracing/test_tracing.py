@@ -11,13 +11,13 @@ from length_f1 import length_scores
 from shapes import random_mask, tree_of, tube
 
 from distill3d.errors import InputError
-from distill3d.inference import write_prob
-from distill3d.raster import rasterize
-from distill3d.swc import read_swc
 from distill3d.tracing.settings import TraceConfig
 from distill3d.tracing.trace import trace, trace_file
-from distill3d.tree import validate
-from distill3d.volume import Volume, write_volume
+from distill3d.volumes.prob import write_prob
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.tree import validate
+from distill3d.volumes.volume import Volume, write_volume
 
 ONE = (1.0, 1.0, 1.0)
 ALL = TraceConfig(min_voxels=1, min_tree_um=0.0, spur_um=0.0, gap_um=0.0)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from length_f1 import length_scores
 
-from distill3d.raster import rasterize
-from distill3d.swc import read_swc
 from distill3d.tracing.settings import TraceConfig
 from distill3d.tracing.trace import trace
-from distill3d.tree import Tree
-from distill3d.volume import read_volume
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.tree import Tree
+from distill3d.volumes.volume import read_volume
 
 SPACING = (3.03, 1.0, 1.0)
 # Neurites of a fly, shrunk until they fit, lie a few voxels apart: the ball must not reach the next one.

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from v3dpy.loaders import PBD, Raw
 
-from distill3d import volume
 from distill3d.errors import InputError
-from distill3d.volume import VOLUME_SUFFIXES, Volume, read_volume, write_volume
+from distill3d.volumes import volume
+from distill3d.volumes.volume import VOLUME_SUFFIXES, Volume, read_volume, write_volume
 
 SPACING = (3.03, 0.5, 0.25)
 

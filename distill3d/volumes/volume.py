@@ -17,8 +17,8 @@ import nrrd
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.tiff import Spacing, checked_spacing, pick_channel, read_tiff, um_per_unit, write_tiff
-from distill3d.vaa3d import read_pbd, read_raw
+from distill3d.volumes.tiff import Spacing, checked_spacing, pick_channel, read_tiff, um_per_unit, write_tiff
+from distill3d.volumes.vaa3d import read_pbd, read_raw
 
 _LOG = logging.getLogger(__name__)
 _ACCEPTED_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))

@@ -11,7 +11,7 @@ import numpy as np
 from v3dpy.loaders import PBD, Raw
 
 from distill3d.errors import InputError
-from distill3d.tiff import Spacing, pick_channel
+from distill3d.volumes.tiff import Spacing, pick_channel
 
 _HEADER_BYTES = 43
 _MAGIC = b"v3d_volume_pkbitdf_encod"

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import label
 
 from distill3d.errors import InputError
-from distill3d.raster import rasterize
-from distill3d.swc import Tree, read_swc
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import Tree, read_swc
 
 
 def tree_of(points, radii, parents) -> Tree:
@@ -163,13 +163,13 @@ def test_small_chunks_give_the_same_mask(monkeypatch):
     rng = np.random.default_rng(0)
     tree = tree_of(rng.uniform(0, 30, (20, 3)), rng.uniform(0, 4, 20), [-1, *range(19)])
     whole = rasterize(tree, (30, 30, 30))
-    monkeypatch.setattr(importlib.import_module("distill3d.raster"), "_CHUNK", 50)
+    monkeypatch.setattr(importlib.import_module("distill3d.volumes.raster"), "_CHUNK", 50)
     np.testing.assert_array_equal(rasterize(tree, (30, 30, 30)), whole)
 
 
 def test_real_gold_lies_on_bright_voxels(data_dir):
     """The mask drawn from the real gold is far brighter than the stack: spacing, order and origin are right."""
-    from distill3d.volume import read_volume
+    from distill3d.volumes.volume import read_volume
 
     spacing = (3.03, 1.0, 1.0)
     stack = read_volume(data_dir / "pairs" / "OP_1.tif", spacing_um=spacing)

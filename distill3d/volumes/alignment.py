@@ -11,8 +11,8 @@ from typing import Literal, final
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.tree import Tree
-from distill3d.volume import Volume
+from distill3d.volumes.tree import Tree
+from distill3d.volumes.volume import Volume
 
 MIN_RATIO = 1.5  # one orientation's contrast must be this many times the other's
 MIN_SIGMAS = 4.0  # and the two means must differ by this many standard errors

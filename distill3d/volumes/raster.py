@@ -12,7 +12,7 @@ from typing import Literal, final
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.tree import Tree
+from distill3d.volumes.tree import Tree
 
 _CHUNK = 1 << 19  # candidate voxels tested at once, about 80 MB of temporaries
 _MAX_CANDIDATES = 2_000_000_000  # more means minutes of work, that is a radius column that holds no radii

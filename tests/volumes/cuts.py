@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distill3d.errors import InputError
-from distill3d.volume import read_volume
+from distill3d.volumes.volume import read_volume
 
 
 def outcome_of_cut(path: Path, content: bytes, data: np.ndarray) -> str:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill3d.errors import InputError
-from distill3d.swc import Tree, read_swc, validate, write_swc
+from distill3d.volumes.swc import Tree, read_swc, validate, write_swc
 
 
 def swc(tmp_path: Path, text: str, newline: str = "\n") -> Path:

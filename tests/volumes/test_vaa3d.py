@@ -5,7 +5,7 @@ import pytest
 from v3dpy.loaders import PBD
 
 from distill3d.errors import InputError
-from distill3d.volume import read_volume
+from distill3d.volumes.volume import read_volume
 
 
 def test_a_v3dpbd_whose_runs_write_past_the_end_is_refused(tmp_path):

@@ -3,11 +3,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from distill3d.alignment import detect_flip, flip_y
 from distill3d.errors import InputError
-from distill3d.raster import rasterize
-from distill3d.swc import Tree, read_swc
-from distill3d.volume import Volume, read_volume
+from distill3d.volumes.alignment import detect_flip, flip_y
+from distill3d.volumes.raster import rasterize
+from distill3d.volumes.swc import Tree, read_swc
+from distill3d.volumes.volume import Volume, read_volume
 
 
 def simulated(seed: int = 0, contrast: float = 100.0, n: int = 200) -> tuple[Volume, Tree]:

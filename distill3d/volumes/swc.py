@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.tree import Tree, TreeReport, cycle_member, node_depths, validate
+from distill3d.volumes.tree import Tree, TreeReport, cycle_member, node_depths, validate
 
 __all__ = ["Tree", "TreeReport", "read_swc", "stated_spacing", "validate", "write_swc"]
 

@@ -5,9 +5,9 @@ import pytest
 import tifffile
 from cuts import outcome_of_cut
 
-from distill3d import tiff
 from distill3d.errors import InputError
-from distill3d.volume import Volume, read_volume, write_volume
+from distill3d.volumes import tiff
+from distill3d.volumes.volume import Volume, read_volume, write_volume
 
 SPACING = (3.03, 0.5, 0.25)
 

@@ -1,0 +1,1 @@
+"""Stacks and trees: files in, micrometers out."""

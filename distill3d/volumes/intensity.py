@@ -1,0 +1,46 @@
+"""Scales the intensities of a stack to [0, 1]. It knows no settings."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def intensity_range(data: NDArray[np.number], low_percentile: float, high_percentile: float) -> tuple[float, float]:
+    """Return the intensities that become 0 and 1: two percentiles, 0 to 100, of the whole stack.
+
+    A stack so black that both percentiles are equal gets its maximum as the upper one; a constant stack gets equal
+    limits.
+    """
+    low, high = (float(v) for v in np.percentile(data, (low_percentile, high_percentile)))
+    return low, high if high > low else float(data.max())
+
+
+def rescale(data: NDArray[np.number], low: float, high: float) -> NDArray[np.float32]:
+    """Map ``low`` to 0 and ``high`` to 1 and clip to [0, 1]; all 0 if both are equal.
+
+    Clipping is why the default upper percentile is as high as 99.99: a sparse neuron fills about 0.01 to 0.1 % of its
+    stack, and at 99.9 its own intensities would be cut off (OP_3: best Dice of any threshold 0.25 instead of 0.35).
+
+    Example:
+        >>> rescale(np.array([0, 10, 15, 20, 99], np.uint8), 10.0, 20.0).tolist()
+        [0.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    scaled = data.astype(np.float32)
+    scaled -= np.float32(low)
+    scaled *= np.float32(1 / (high - low) if high > low else 0)
+    return np.clip(scaled, 0, 1, out=scaled)
+
+
+def scale_intensity(data: NDArray[np.number], low_percentile: float, high_percentile: float) -> NDArray[np.float32]:
+    """Scale a whole stack as training does: `intensity_range`, then `rescale`.
+
+    Args:
+        data: [Z, Y, X], any number type.
+        low_percentile: of the intensity that becomes 0.
+        high_percentile: of the intensity that becomes 1.
+
+    Returns:
+        [Z, Y, X] float32 in [0, 1].
+    """
+    return rescale(data, *intensity_range(data, low_percentile, high_percentile))
