@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from distill3d.config import as_plain, flatten
 from distill3d.errors import InputError
-from distill3d.run_folder import RunFolder
 from distill3d.schema import Experiment, Pretraining
+from distill3d.storage.run_folder import RunFolder
 
 # A resumed run may change these; anything else would make it another experiment.
 RESUMABLE = ("trainer.steps", "trainer.accelerator", "trainer.precision", "trainer.log_every")

@@ -51,8 +51,8 @@ def fit(
     find_experiment(name)
     from distill3d import run
     from distill3d.experiment import load_experiment
-    from distill3d.process import is_main_process
-    from distill3d.run_folder import RunFolder
+    from distill3d.storage.rank import is_main_process
+    from distill3d.storage.run_folder import RunFolder
     from distill3d.tables import score_table
 
     experiment = load_experiment(name, context.args)
@@ -75,7 +75,7 @@ def pretrain(
     find_experiment(name)
     from distill3d.experiment import load_pretraining
     from distill3d.pretrain import pretrain as pretrain_vit
-    from distill3d.process import is_main_process
+    from distill3d.storage.rank import is_main_process
 
     settings = load_pretraining(name, context.args)
     path = pretrain_vit(settings, resume=resume, overwrite=overwrite)

@@ -19,8 +19,8 @@ from distill3d.experiment import experiment_from_plain
 from distill3d.figures import case_figure
 from distill3d.metrics.by_case import mask_scores, summarize
 from distill3d.metrics.tree import tree_scores
-from distill3d.run_folder import RunFolder, write_json
 from distill3d.schema import Experiment
+from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.trace import trace
 from distill3d.tree_figure import tree_figure

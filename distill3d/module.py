@@ -12,7 +12,6 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from distill3d.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.config import as_plain
 from distill3d.errors import ConfigError, InputError, TrainingError
 from distill3d.experiment import experiment_from_plain
@@ -22,6 +21,7 @@ from distill3d.metrics.voxel import DiceByCase
 from distill3d.neuron_conversion import Conversion, convert_neurons
 from distill3d.registry import LOSSES, STRATEGIES, STUDENTS
 from distill3d.schema import Experiment, OptimizerConfig
+from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.transfer.base import TransferAudit, TransferStrategy

@@ -15,7 +15,7 @@ from distill3d.layer_similarity import similarity_figure
 from distill3d.layers.tubular import TubularEmbed
 from distill3d.learned import filters_figure, tubes_figure
 from distill3d.module import DistillModule
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 
 CANDIDATES = 200  # windows that are compared
 

@@ -26,11 +26,11 @@ from distill3d.loggers import log_results, make_loggers
 from distill3d.module import DistillModule, load_module
 from distill3d.neuron_conversion import neuron_costs
 from distill3d.pictures import keep_start, learned_pictures
-from distill3d.process import is_main_process
-from distill3d.provenance import peak_memory_gib, provenance
 from distill3d.registry import TEACHERS
-from distill3d.run_folder import RunFolder, write_json, write_yaml
 from distill3d.schema import Experiment
+from distill3d.storage.provenance import peak_memory_gib, provenance
+from distill3d.storage.rank import is_main_process
+from distill3d.storage.run_folder import RunFolder, write_json, write_yaml
 from distill3d.tables import audit_table
 from distill3d.teachers.base import Teacher
 from distill3d.teaching import cache_line, fill, make_view

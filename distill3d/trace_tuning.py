@@ -20,7 +20,7 @@ from distill3d.experiment import experiment_from_plain
 from distill3d.inference import inference_device, predict_prob
 from distill3d.metrics.tree import tree_scores
 from distill3d.module import load_module
-from distill3d.run_folder import RunFolder, write_json
+from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.trace import trace
 from distill3d.volumes.prob import read_prob, write_prob

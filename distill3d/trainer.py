@@ -16,9 +16,9 @@ from rich.console import Console
 
 from distill3d.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
 from distill3d.loggers import log_stop
-from distill3d.process import is_main_process
-from distill3d.run_folder import RunFolder
 from distill3d.schema import TrainerConfig
+from distill3d.storage.rank import is_main_process
+from distill3d.storage.run_folder import RunFolder
 
 EXIT_INTERRUPT = 130
 STOPS = {EXIT_INTERRUPT: "Ctrl-C", EXIT_SIGTERM: "SIGTERM, as a sweep agent or a cluster sends it"}

@@ -17,7 +17,7 @@ from distill3d import run
 from distill3d.config import as_plain
 from distill3d.errors import ConfigError
 from distill3d.module import load_module
-from distill3d.run_folder import RunFolder, write_yaml
+from distill3d.storage.run_folder import RunFolder, write_yaml
 
 FEATURES = (
     "student={name: convnet3d, encoder: test_efficientnet, stages: 2, decoder: [4, 4]}",

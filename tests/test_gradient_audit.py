@@ -14,7 +14,7 @@ from distill3d import run
 from distill3d.errors import TrainingError
 from distill3d.gradient_audit import GradientAudit, gradient_figure
 from distill3d.registry import STRATEGIES
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 from distill3d.trainer import make_trainer, quiet, train
 from distill3d.transfer.base import TransferStrategy
 from distill3d.types import LossTerm

@@ -16,7 +16,7 @@ from distill3d.errors import ConfigError
 from distill3d.module import CHECKPOINT_KEY, DistillModule, load_module
 from distill3d.neuron_conversion import Conversion, convert_neurons, convertible_layers, neuron_costs
 from distill3d.registry import NEURONS, STUDENTS, TEACHERS, Component
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 from distill3d.students import ConvNet3d, ConvNet3dConfig, MonaiConfig, UNet3d, UNet3dConfig, Vit3dConfig
 from distill3d.students.base import Student
 from distill3d.teachers import Timm2d, Timm2dConfig

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from distill3d import run
 from distill3d.module import load_module
 from distill3d.pictures import fullest_window
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 
 TUBULAR = (
     "student={name: vit3d, encoder: test_vit, block_zyx: [8, 16, 16], input_zyx: [16, 32, 32], decoder: [4, 4, 4, 4]}",

@@ -18,7 +18,7 @@ from distill3d import run
 from distill3d.config import as_plain
 from distill3d.errors import InputError, TrainingError
 from distill3d.module import load_module
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 
 TEACHER = ("teacher.name=timm2d", "strategy.name=inflate", "student={name: convnet3d, stages: 2, decoder: [4, 4]}")
 

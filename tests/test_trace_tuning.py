@@ -9,7 +9,7 @@ from distill3d import run
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
 from distill3d.evaluation import evaluate, trace_settings
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 from distill3d.trace_tuning import tune_trace
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.swc import read_swc

@@ -20,9 +20,9 @@ from distill3d.data.centerline import add_skeletons
 from distill3d.data.patches import Patch, StepSampler, TrainPatches, ValPatches, collate, val_indices
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import ConfigError, InputError
-from distill3d.process import is_main_process
 from distill3d.registry import DATA, LOSSES
 from distill3d.schema import Experiment
+from distill3d.storage.rank import is_main_process
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")

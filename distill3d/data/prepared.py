@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from distill3d.data.base import Case, DataSource
 from distill3d.errors import InputError
 from distill3d.schema import PatchConfig
+from distill3d.storage.whole_folder import read_meta, sweep, write_whole
 from distill3d.volumes.intensity import intensity_range, rescale
 from distill3d.volumes.swc import Tree, read_swc, write_swc
-from distill3d.whole_folder import read_meta, sweep, write_whole
 
 FORMAT = 1  # of the folder; older ones are left alone and never read
 

@@ -25,10 +25,10 @@ from distill3d.pretrain.card import write_card
 from distill3d.pretrain.module import PhotoModule, build_vit
 from distill3d.pretrain.photos import Crops, PhotoData, photos
 from distill3d.pretrain.probe import probe
-from distill3d.process import is_main_process
-from distill3d.provenance import peak_memory_gib, provenance
-from distill3d.run_folder import RunFolder, write_json, write_yaml
 from distill3d.schema import Pretraining
+from distill3d.storage.provenance import peak_memory_gib, provenance
+from distill3d.storage.rank import is_main_process
+from distill3d.storage.run_folder import RunFolder, write_json, write_yaml
 from distill3d.teachers.base import hash_weights
 from distill3d.trainer import make_trainer, quiet, step_of, train
 

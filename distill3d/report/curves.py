@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -14,12 +12,11 @@ import numpy as np
 from distill3d.report.charts import Figure, label, layout, legend_height
 from distill3d.report.numerals import number
 from distill3d.report.palette import look
+from distill3d.storage.curves import Curve, read_curves
 
 POINTS = 60  # of a curve, at most: a page holds many
 MOST = 8  # terms that are drawn
 FIRST = ("val/dice", "train/loss")
-Curve = list[tuple[int, float]]
-_FOLDER = re.compile(r"from_step(\d+)")
 
 
 @final
@@ -50,51 +47,6 @@ class TermChart:
     term: str
     figure: Figure
     last: tuple[tuple[str, str, str], ...]
-
-
-def read_curves(run: Path) -> dict[str, Curve]:
-    """Read the training and validation curves of a run: term -> (step, value), ascending.
-
-    A resumed run has a file per start. Steps that were lost and taken again are read from the newer file.
-
-    Args:
-        run: its folder; a run without curves gives none.
-    """
-    files = sorted(
-        (int(match[1]), path)
-        for path in run.glob("curves/from_step*/metrics.csv")
-        if (match := _FOLDER.fullmatch(path.parent.name))
-    )
-    curves: dict[str, Curve] = {}
-    for place, (_, path) in enumerate(files):
-        end = files[place + 1][0] if place + 1 < len(files) else None
-        for term, step, value in _values(path):
-            if end is None or step < end:
-                curves.setdefault(term, []).append((step, value))
-    return curves
-
-
-def _values(path: Path) -> Iterable[tuple[str, int, float]]:
-    """Yield what a file holds of losses and validation; a line that is being written is left out."""
-    try:
-        written = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # a run that is resumed deletes the steps it lost
-        return
-    for row in csv.DictReader(written[: written.rfind("\n") + 1].splitlines()):
-        step = row.get("step") or ""
-        if not step.isdigit():
-            continue
-        for term, text in row.items():
-            if term and text and term.startswith(("train/", "val/")) and (value := _finite(text)) is not None:
-                yield term, int(step), value
-
-
-def _finite(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None
 
 
 def band(curves: Sequence[Curve], points: int = POINTS) -> Band:

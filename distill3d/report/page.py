@@ -28,7 +28,7 @@ from distill3d.report.palette import DARK, LIGHT, look, style_rules
 from distill3d.report.rows import case_panels, head_table
 from distill3d.report.wording import answer
 from distill3d.report.worst import MOST_ARMS, WorstCase, worst_cases
-from distill3d.run_folder import write_text
+from distill3d.storage.run_folder import write_text
 
 
 def write_page(comparison: Comparison, folders: Mapping[str, tuple[Path, ...]], out: Path) -> Path:

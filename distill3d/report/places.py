@@ -13,10 +13,11 @@ from distill3d.report.comparison import as_json, compare, run_folders
 from distill3d.report.content import Comparison
 from distill3d.report.grouping import group_runs
 from distill3d.report.markdown import as_markdown
-from distill3d.report.runs import Run, find_runs, read_run
+from distill3d.report.runs import Run, read_run
 from distill3d.report.statistics import CaseTest
 from distill3d.report.verdict import DEFAULT_TEST, pick_test
-from distill3d.run_folder import write_json, write_text
+from distill3d.storage.find import find_runs
+from distill3d.storage.run_folder import write_json, write_text
 
 
 def compare_places(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import yaml
 
 from distill3d.config import flatten
 from distill3d.errors import InputError
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 
 Rows = dict[str, dict[str, float | None]]  # case -> score -> value
 
@@ -44,63 +43,6 @@ class Run:
     teacher: Mapping[str, Any]
     provenance: Mapping[str, Any]
     lacks: tuple[str, ...] = ()
-
-
-def find_runs(
-    places: Sequence[str | Path], *, patterns: Sequence[str] = (), sweeps: Sequence[str] = (), runs: Path = Path("runs")
-) -> tuple[list[Path], list[str]]:
-    """Find the folders of finished runs, each once.
-
-    Args:
-        places: a run's folder, a folder of an experiment (all its seeds), or a folder that holds such; an experiment's
-            name stands for ``runs/<name>``; a glob pattern stands for what it matches.
-        patterns: more glob patterns.
-        sweeps: names of sweeps, whose trials are under ``runs/sweeps/<name>/trials``.
-        runs: folder of runs.
-
-    Returns:
-        The folders, and a line about each unfinished run that is left out.
-
-    Raises:
-        InputError: something given holds no run.
-    """
-    roots: list[Path] = [path for place in [*places, *patterns] for path in _matches(str(place), runs)]
-    for name in sweeps:
-        trials = runs / "sweeps" / Path(name).stem / "trials"
-        if not trials.is_dir():
-            raise InputError(f"{trials}: no such sweep here; accepted: a name under {runs / 'sweeps'}")
-        roots.append(trials)
-    found: dict[Path, Path] = {}
-    for root in roots:
-        inside = _runs_in(root)
-        if not inside:
-            raise InputError(f"{root}: holds no run; accepted: a folder with config.yaml, or one that holds such")
-        found |= {path.resolve(): path for path in inside if path.resolve() not in found}
-    done = [path for path in found.values() if RunFolder(path).state == "done"]
-    left_out = [f"{path.as_posix()}: unfinished, left out" for path in found.values() if path not in done]
-    if not done:
-        raise InputError(f"no finished run among {len(found)} found; accepted: run folders with done.json")
-    return done, left_out
-
-
-def _matches(place: str, runs: Path) -> list[Path]:
-    for path in (Path(place), runs / place):
-        if path.is_dir():
-            return [path]
-    found = [Path(match) for match in sorted(glob.glob(place, recursive=True)) if Path(match).is_dir()]  # noqa: PTH207 - patterns may be absolute
-    if not found:
-        raise InputError(
-            f"{place}: no such folder, and no pattern that matches one; accepted: runs/<experiment>/seed<k>"
-        )
-    return found
-
-
-def _runs_in(root: Path) -> list[Path]:
-    """Run folders at ``root`` or below it, not below another run, not in the smoke runs."""
-    if RunFolder(root).state != "absent":
-        return [root]
-    below = sorted(child for child in root.iterdir() if child.is_dir() and child.name != "smoke")
-    return [run for child in below for run in _runs_in(child)]
 
 
 def read_run(path: Path) -> Run:

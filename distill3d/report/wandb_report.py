@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from distill3d.errors import InputError
 from distill3d.report.content import Comparison, Score
-from distill3d.run_folder import RunFolder
 from distill3d.settings import first_line
+from distill3d.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import BarPlot, Layout, LinePlot, Report, Runset

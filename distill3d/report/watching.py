@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import final
 import yaml
 
 from distill3d.errors import UserError
-from distill3d.report.curves import Curve, chart_of, read_curves, term_title
+from distill3d.report.curves import chart_of, term_title
 from distill3d.report.live import LiveRun
 from distill3d.report.numerals import number
-from distill3d.run_folder import RunFolder
+from distill3d.storage.curves import Curve, read_curves
+from distill3d.storage.find import walk_runs
+from distill3d.storage.run_folder import RunFolder
 
 DEPTH = 5  # folders between ``runs/`` and a run, at most: experiments, and trials of sweeps
 TELLING = ("config.yaml", "metrics.json", "fit.json", "done.json")
@@ -46,7 +48,7 @@ class Scan:
 def scan(runs: Path) -> Scan:
     """Look for runs below a folder; what a link points to outside of it is not looked at."""
     root = runs.resolve()
-    folders = sorted(_run_folders(root, DEPTH))
+    folders = sorted(walk_runs(root, DEPTH))
     refused = tuple(folder for folder in folders if _leads_out(folder, root))
     kept = [folder for folder in folders if folder not in refused]
     finished = tuple(folder for folder in kept if RunFolder(folder).state == "done")
@@ -54,18 +56,6 @@ def scan(runs: Path) -> Scan:
     finished_state = _state(finished, refused)
     state = hashlib.sha256((finished_state + _state(running, ())).encode()).hexdigest()[:16]
     return Scan(finished=finished, running=running, refused=refused, finished_state=finished_state, state=state)
-
-
-def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / "config.yaml").is_file():
-        yield folder
-    elif depth:
-        try:
-            entries = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
-        except OSError:  # gone while we looked, or not ours to read
-            return
-        for entry in entries:
-            yield from _run_folders(entry, depth - 1)
 
 
 def _leads_out(folder: Path, root: Path) -> bool:

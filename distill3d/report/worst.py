@@ -40,8 +40,8 @@ from distill3d.report.snapshots import (
     worst_place,
     wrong_pixels,
 )
-from distill3d.run_folder import RunFolder
 from distill3d.schema import Experiment
+from distill3d.storage.run_folder import RunFolder
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.swc import Tree, read_swc
 

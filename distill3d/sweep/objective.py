@@ -6,18 +6,17 @@ value logged during training, ``val/dice`` or ``train/loss``, of which the best 
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from distill3d.evaluation import NOT_SCORES
 from distill3d.metrics.by_case import COUNTS, SCORE_NAMES
 from distill3d.metrics.tree import TreeScores
-from distill3d.run_folder import RunFolder
 from distill3d.schema import Experiment
 from distill3d.settings import unknown
+from distill3d.storage.curves import history
+from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.settings import Metric, Sweep
 
 LOGGED = ("val/dice", "train/loss")
@@ -44,36 +43,6 @@ def metric_problems(sweep: Sweep, experiment: Experiment) -> list[str]:
         first = sweep.early_terminate.first
         return [f"early_terminate: the first bracket is after {first} validations, a trial has {count}; nothing stops"]
     return []
-
-
-def history(run: RunFolder, name: str) -> list[float]:
-    """Values of a metric in the order of training, also of a run that is still going on."""
-    values: dict[int, float] = {}
-    for path in sorted(_curves(run), key=_first_step):
-        start = _first_step(path)
-        values = {step: value for step, value in values.items() if step < start}  # lost with the killed part
-        values |= dict(_column(path, name))
-    return [values[step] for step in sorted(values)]
-
-
-def _curves(run: RunFolder) -> list[Path]:
-    return list((run.path / "curves").glob("from_step*/metrics.csv"))
-
-
-def _first_step(path: Path) -> int:
-    return int(path.parent.name.removeprefix("from_step"))
-
-
-def _column(path: Path, name: str) -> list[tuple[int, float]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    pairs = []
-    for row in rows:
-        try:
-            pairs.append((int(row["step"]), float(row[name])))
-        except (KeyError, TypeError, ValueError):  # another metric's row, or one that is being written
-            continue
-    return pairs
 
 
 def best(values: list[float], metric: Metric) -> float | None:

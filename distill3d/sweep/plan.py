@@ -16,8 +16,8 @@ from distill3d.asked import disagreements
 from distill3d.config import as_plain
 from distill3d.errors import ConfigError, UserError
 from distill3d.experiment import load_experiment
-from distill3d.run_folder import RunFolder
 from distill3d.schema import Experiment
+from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.command import build_argv
 from distill3d.sweep.distributions import Choice, Curve, Distribution, grid_values
 from distill3d.sweep.objective import metric_problems

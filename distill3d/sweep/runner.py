@@ -15,8 +15,9 @@ import optuna
 from optuna.trial import TrialState
 
 from distill3d.errors import ConfigError, UserError
+from distill3d.storage.curves import history
 from distill3d.sweep.machine import Slot, owner
-from distill3d.sweep.objective import LOGGED, best, history, objective, scores
+from distill3d.sweep.objective import LOGGED, best, objective, scores
 from distill3d.sweep.outcome import Outcome, outcome
 from distill3d.sweep.plan import Trial, make_trial
 from distill3d.sweep.process import TrialProcess, end_survivors

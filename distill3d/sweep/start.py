@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from distill3d.errors import ConfigError, InputError
-from distill3d.run_folder import write_text
+from distill3d.storage.run_folder import write_text
 from distill3d.sweep import machine, search, slurm
 from distill3d.sweep.plan import Trial, check, corners, grid, make_trial, sweep_folder
 from distill3d.sweep.read import find_sweep, parse_sweep, read_sweep

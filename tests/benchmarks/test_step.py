@@ -16,7 +16,7 @@ from distill3d import run
 from distill3d.callbacks import StepClock
 from distill3d.experiment import load_experiment
 from distill3d.loggers import make_loggers
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 from distill3d.trainer import make_trainer, quiet
 
 STEPS, ROUNDS = 12, 3

@@ -18,10 +18,10 @@ from distill3d.data.base import Case, DataSource
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import InputError
 from distill3d.schema import PatchConfig
+from distill3d.storage.whole_folder import write_whole
 from distill3d.volumes.intensity import intensity_range, rescale, scale_intensity
 from distill3d.volumes.swc import Tree, read_swc
 from distill3d.volumes.volume import Volume, read_volume
-from distill3d.whole_folder import write_whole
 
 CONFIG = PatchConfig()
 

@@ -14,8 +14,8 @@ from distill3d.pretrain import pretrain
 from distill3d.pretrain.module import ExplainedVariance, PhotoModule, build_vit
 from distill3d.pretrain.photos import PHOTOS, Crops, photos
 from distill3d.pretrain.probe import probe
-from distill3d.run_folder import RunFolder
 from distill3d.schema import CropConfig
+from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers import Timm2d, Timm2dConfig, hash_weights
 from distill3d.teachers.weights import SHIPPED
 

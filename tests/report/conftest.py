@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from distill3d.config import as_plain
-from distill3d.run_folder import RunFolder, write_json, write_yaml
 from distill3d.schema import BalanceConfig, InferenceConfig, LoggingConfig, OptimizerConfig, PatchConfig, TrainerConfig
+from distill3d.storage.run_folder import RunFolder, write_json, write_yaml
 from distill3d.trace_settings import TraceConfig
 
 CASES = tuple(f"case_{k}" for k in range(6))

@@ -6,7 +6,8 @@ import pytest
 
 from distill3d.errors import InputError
 from distill3d.report.grouping import choose_baseline, group_runs
-from distill3d.report.runs import find_runs, read_run, read_runs
+from distill3d.report.runs import read_run, read_runs
+from distill3d.storage.find import find_runs
 
 
 def names(paths, root):

@@ -10,7 +10,7 @@ import yaml
 from launched import DISTILL3D, Launched, marked, run, wait_for
 from wandb_server import ENTITY, PROJECT, StandIn
 
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(1800)  # many processes: minutes on a busy machine
 LONG = 900.0  # seconds for an agent on a busy machine

@@ -12,7 +12,7 @@ from distill3d import run
 from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import load_experiment
 from distill3d.module import load_module
-from distill3d.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers import LOGITS, Segmenter, Segmenter2dConfig, hash_weights
 from distill3d.teachers.slices import cut_slices
 
