@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from distill3d.config import as_plain, flatten
+from distill3d.config.plain import as_plain, flatten
+from distill3d.config.schema import Experiment, Pretraining
 from distill3d.errors import InputError
-from distill3d.schema import Experiment, Pretraining
 from distill3d.storage.run_folder import RunFolder
 
 # A resumed run may change these; anything else would make it another experiment.

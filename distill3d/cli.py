@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from distill3d.catalog import find_experiment, questions
+from distill3d.config.catalog import find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
 
@@ -24,7 +24,7 @@ app.add_typer(report_app)
 app.add_typer(sweep_app)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 EPILOG = "Any setting can follow as key=value or --key=value, for example trainer.steps=100."
-TRACE_EPILOG = "Settings (see tracing/settings.py) can follow as key=value, for example input=image gap_um=5."
+TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for example input=image gap_um=5."
 TABLE_WIDTH = 100
 
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a name under experiments/, or a YAML file")]
@@ -109,7 +109,7 @@ def trace(
     spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the file's")] = None,
 ) -> None:
     """Turn a stack into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
-    from distill3d.tracing.settings import trace_config
+    from distill3d.config.files import trace_config
     from distill3d.tracing.trace import trace_file
 
     config = trace_config([*(settings or []), *context.args])
@@ -180,9 +180,10 @@ def show(
     find_experiment(name)
     import yaml
 
-    from distill3d.config import as_plain, differences
+    from distill3d.config.compare import differences
+    from distill3d.config.plain import as_plain
+    from distill3d.config.tables import difference_table
     from distill3d.experiment import load_experiment
-    from distill3d.tables import difference_table
 
     experiment = load_experiment(name, context.args)
     if against is None:
@@ -239,8 +240,8 @@ def cache(
 @app.command(name="list")
 def list_all() -> None:
     """List the experiments, and every component an experiment can name."""
+    from distill3d.config.tables import catalog_table, component_table
     from distill3d.experiment import describe_components
-    from distill3d.tables import catalog_table, component_table
 
     out = _out()
     out.print(catalog_table(questions()))

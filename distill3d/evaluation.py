@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
+from distill3d.config.schema import Experiment
+from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
@@ -19,9 +21,7 @@ from distill3d.experiment import experiment_from_plain
 from distill3d.figures import case_figure
 from distill3d.metrics.by_case import mask_scores, summarize
 from distill3d.metrics.tree import tree_scores
-from distill3d.schema import Experiment
 from distill3d.storage.run_folder import RunFolder, write_json
-from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.trace import trace
 from distill3d.tree_figure import tree_figure
 from distill3d.volumes.prob import read_prob

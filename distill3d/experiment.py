@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill3d import config, data, losses, neuron_conversion, students, teachers, transfer
-from distill3d.catalog import find_experiment
+from distill3d import data, losses, neuron_conversion, students, teachers, transfer
+from distill3d.config.builder import build
+from distill3d.config.catalog import find_experiment
+from distill3d.config.files import read
+from distill3d.config.plain import from_plain
+from distill3d.config.registry import REGISTRIES
+from distill3d.config.schema import Experiment, Pretraining
 from distill3d.errors import ConfigError
-from distill3d.registry import REGISTRIES
-from distill3d.schema import Experiment, Pretraining
 
 # Importing these packages is what fills the registries.
 BUILT_IN = (data, losses, neuron_conversion, students, teachers, transfer)
@@ -24,11 +27,11 @@ def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experime
     Raises:
         ConfigError: no such experiment, or all that is wrong with its settings, one line each.
     """
-    raw = config.read(find_experiment(name), overrides)
+    raw = read(find_experiment(name), overrides)
     if raw.is_pretraining:
         raise ConfigError(f"{raw.name} trains a 2D teacher on photos; accepted: distill3d pretrain {raw.name}")
     _import_plugins(raw.settings)
-    return config.build(raw, Experiment)
+    return build(raw, Experiment)
 
 
 def load_pretraining(name: str | Path, overrides: Sequence[str] = ()) -> Pretraining:
@@ -37,11 +40,11 @@ def load_pretraining(name: str | Path, overrides: Sequence[str] = ()) -> Pretrai
     Raises:
         ConfigError: no such file, or all that is wrong with its settings, one line each.
     """
-    raw = config.read(find_experiment(name), overrides)
+    raw = read(find_experiment(name), overrides)
     if not raw.is_pretraining:
         raise ConfigError(f"{raw.name} trains a 3D student; accepted: distill3d fit {raw.name}")
     _import_plugins(raw.settings)
-    return config.build(raw, Pretraining)
+    return build(raw, Pretraining)
 
 
 def experiment_from_plain(settings: Mapping[str, Any]) -> Experiment:
@@ -51,7 +54,7 @@ def experiment_from_plain(settings: Mapping[str, Any]) -> Experiment:
         ConfigError: it was written by a version with other settings.
     """
     _import_plugins(settings)
-    return config.from_plain(settings)
+    return from_plain(settings)
 
 
 def _import_plugins(settings: Mapping[str, Any]) -> None:

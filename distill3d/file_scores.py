@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
 from distill3d.metrics.by_case import mask_scores
 from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE, tree_scores
 from distill3d.metrics.voxel import DEFAULT_TOLERANCE_VOX
-from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.trace import trace
 from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree

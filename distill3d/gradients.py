@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from distill3d.schema import BalanceConfig
+from distill3d.config.schema import BalanceConfig
 from distill3d.types import LossTerm
 
 Reduce = Callable[[Tensor], Tensor]  # a mean over the processes

@@ -14,11 +14,11 @@ import wandb
 import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from distill3d.asked import disagreements
-from distill3d.config import as_plain, flatten
+from distill3d.config.compare import disagreements
+from distill3d.config.plain import as_plain, flatten
+from distill3d.config.registry import Component
+from distill3d.config.schema import Experiment, Pretraining
 from distill3d.errors import InputError
-from distill3d.registry import Component
-from distill3d.schema import Experiment, Pretraining
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_text
 

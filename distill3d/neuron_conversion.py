@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from distill3d.config.registry import NEURONS, Component
 from distill3d.errors import ConfigError
 from distill3d.layers import neuron_cells, neuron_types
 from distill3d.layers.block_embed3d import BlockEmbed
 from distill3d.layers.neuron_base import NeuronConfig, NeuronConv3d
-from distill3d.registry import NEURONS, Component
 from distill3d.students.base import Student
 
 # Importing these modules is what fills the registry.

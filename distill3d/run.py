@@ -15,7 +15,9 @@ from rich.console import Console
 
 from distill3d.callbacks import StepClock, progress_bar
 from distill3d.claim import finished_or_refused, steps_before
-from distill3d.config import as_plain
+from distill3d.config.plain import as_plain
+from distill3d.config.registry import TEACHERS
+from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.evaluation import case_pictures, evaluate
 from distill3d.experiment import load_experiment
@@ -26,8 +28,6 @@ from distill3d.loggers import log_results, make_loggers
 from distill3d.module import DistillModule, load_module
 from distill3d.neuron_conversion import neuron_costs
 from distill3d.pictures import keep_start, learned_pictures
-from distill3d.registry import TEACHERS
-from distill3d.schema import Experiment
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json, write_yaml

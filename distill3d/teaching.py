@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from distill3d.callbacks import progress_bar
+from distill3d.config.registry import TEACHERS
+from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase, file_hash
 from distill3d.errors import ConfigError
 from distill3d.module import DistillModule
-from distill3d.registry import TEACHERS
-from distill3d.schema import Experiment
 from distill3d.storage.rank import is_main_process
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.cache import CacheCount, Stack, prune

@@ -15,8 +15,8 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from distill3d.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
+from distill3d.config.schema import TrainerConfig
 from distill3d.loggers import log_stop
-from distill3d.schema import TrainerConfig
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
 

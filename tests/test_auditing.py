@@ -12,11 +12,11 @@ import torch
 from distill3d import run
 from distill3d.auditing import audit_experiment
 from distill3d.cli import app
+from distill3d.config.registry import STRATEGIES, TEACHERS
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import ConfigError
 from distill3d.experiment import load_experiment
 from distill3d.module import DistillModule
-from distill3d.registry import STRATEGIES, TEACHERS
 from distill3d.tables import FATES
 from distill3d.transfer.base import Fate, TransferStrategy
 from distill3d.transfer.none import NoTransferConfig

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from distill3d import run
-from distill3d.config import as_plain
+from distill3d.config.plain import as_plain
 from distill3d.errors import ConfigError
 from distill3d.module import load_module
 from distill3d.storage.run_folder import RunFolder, write_yaml

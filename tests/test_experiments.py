@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from distill3d import run
-from distill3d.catalog import experiment_files
+from distill3d.config.catalog import experiment_files
+from distill3d.config.registry import TEACHERS
+from distill3d.config.schema import Experiment
 from distill3d.experiment import load_experiment
-from distill3d.registry import TEACHERS
-from distill3d.schema import Experiment
 from distill3d.storage.run_folder import RunFolder
 from distill3d.teaching import fill, make_view
 from distill3d.trainer import make_trainer, quiet

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from distill3d.config.registry import STRATEGIES
+from distill3d.config.schema import OptimizerConfig
 from distill3d.errors import ConfigError, TrainingError
 from distill3d.module import DistillModule, learning_rate
-from distill3d.registry import STRATEGIES
-from distill3d.schema import OptimizerConfig
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.transfer.base import TransferStrategy
 from distill3d.transfer.requests import TeacherRequest, ViewConfig

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from distill3d import neuron_conversion, run
-from distill3d.config import as_plain
+from distill3d.config.plain import as_plain
+from distill3d.config.registry import NEURONS, STUDENTS, TEACHERS, Component
 from distill3d.errors import ConfigError
 from distill3d.module import CHECKPOINT_KEY, DistillModule, load_module
 from distill3d.neuron_conversion import Conversion, convert_neurons, convertible_layers, neuron_costs
-from distill3d.registry import NEURONS, STUDENTS, TEACHERS, Component
 from distill3d.storage.run_folder import RunFolder
 from distill3d.students import ConvNet3d, ConvNet3dConfig, MonaiConfig, UNet3d, UNet3dConfig, Vit3dConfig
 from distill3d.students.base import Student

@@ -15,7 +15,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from distill3d import run
-from distill3d.config import as_plain
+from distill3d.config.plain import as_plain
 from distill3d.errors import InputError, TrainingError
 from distill3d.module import load_module
 from distill3d.storage.run_folder import RunFolder

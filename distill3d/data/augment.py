@@ -14,9 +14,9 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.config.schema import AugmentConfig
 from distill3d.data.background import background_files, harden_patch, load_background
 from distill3d.data.patches import Patch
-from distill3d.schema import AugmentConfig
 from distill3d.types import Turn
 
 _LOG = logging.getLogger(__name__)

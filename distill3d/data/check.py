@@ -16,10 +16,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from distill3d.config.schema import Experiment
 from distill3d.data.base import SPLITS, Case, Split
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
-from distill3d.schema import Experiment
 from distill3d.volumes.alignment import FlipReport, detect_flip
 from distill3d.volumes.swc import Tree
 from distill3d.volumes.tree import TreeReport, validate

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.data import DataLoader
 
+from distill3d.config.registry import DATA, LOSSES
+from distill3d.config.schema import Experiment
 from distill3d.data.augment import Augment
 from distill3d.data.base import SPLITS, DataSource, Split
 from distill3d.data.centerline import add_skeletons
 from distill3d.data.patches import Patch, StepSampler, TrainPatches, ValPatches, collate, val_indices
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import ConfigError, InputError
-from distill3d.registry import DATA, LOSSES
-from distill3d.schema import Experiment
 from distill3d.storage.rank import is_main_process
 
 _LOG = logging.getLogger(__name__)

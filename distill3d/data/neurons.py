@@ -17,13 +17,13 @@ from typing import Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.config.registry import DATA
 from distill3d.data import splits
 from distill3d.data.background import HardConfig, background_files, case_rng, harden, load_background
 from distill3d.data.base import Case, DataSource, Split
 from distill3d.data.pairs import Pair, find_pairs
 from distill3d.data.prepared import code_hash, file_hash
 from distill3d.errors import InputError
-from distill3d.registry import DATA
 from distill3d.volumes.alignment import detect_flip, flip_y
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import Tree, read_swc

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from distill3d.config.schema import PatchConfig
 from distill3d.data.background import case_rng
 from distill3d.data.prepared import PreparedCase
-from distill3d.schema import PatchConfig
 from distill3d.types import UNTURNED, Batch, Turn
 from distill3d.volumes.intensity import rescale
 

@@ -18,9 +18,9 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from distill3d.config.schema import PatchConfig
 from distill3d.data.base import Case, DataSource
 from distill3d.errors import InputError
-from distill3d.schema import PatchConfig
 from distill3d.storage.whole_folder import read_meta, sweep, write_whole
 from distill3d.volumes.intensity import intensity_range, rescale
 from distill3d.volumes.swc import Tree, read_swc, write_swc

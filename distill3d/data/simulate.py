@@ -15,12 +15,12 @@ from typing import final
 
 import numpy as np
 
+from distill3d.config.registry import DATA
 from distill3d.data.base import SPLITS, Case, DataSource, Split
 from distill3d.data.grow import GrowConfig, fit_tree, grow
 from distill3d.data.microscope import MicroscopeConfig, expose
 from distill3d.data.prepared import code_hash
 from distill3d.errors import InputError
-from distill3d.registry import DATA
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import read_swc
 from distill3d.volumes.tree import Tree

@@ -17,10 +17,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from distill3d.config.registry import NEURONS
 from distill3d.layers.expression import parse_terms
 from distill3d.layers.neuron_base import NeuronConfig, NeuronConv3d, at_least, per_channel
 from distill3d.layers.norm3d import Norm, make_norm
-from distill3d.registry import NEURONS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,10 +12,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from distill3d.config.registry import LOSSES
 from distill3d.losses.base import Loss, SkeletonSource, SkeletonTarget
 from distill3d.losses.overlap import Overlap, OverlapConfig
 from distill3d.losses.soft_skeleton import soft_skeleton
-from distill3d.registry import LOSSES
 from distill3d.types import SKELETON, Batch, LossTerm, Prediction
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill3d.config.registry import LOSSES
 from distill3d.losses.base import Loss
-from distill3d.registry import LOSSES
 from distill3d.types import Batch, LossTerm, Prediction
 
 _TERMS = ("dice", "cross_entropy", "focal", "tversky")

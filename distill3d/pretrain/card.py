@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from distill3d.config.schema import Pretraining
 from distill3d.pretrain.photos import PHOTOS
-from distill3d.schema import Pretraining
 from distill3d.storage.run_folder import write_text
 
 TEMPLATE = """\

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from distill3d.config.schema import CropConfig, Pretraining
 from distill3d.data.datamodule import LateLoader
 from distill3d.data.patches import StepSampler
 from distill3d.errors import InputError
-from distill3d.schema import CropConfig, Pretraining
 
 Use = Literal["train", "val"]
 FOLDERS = {"scikit-image": ("skimage", "data"), "scikit-learn": ("sklearn", "datasets/images")}

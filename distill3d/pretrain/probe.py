@@ -11,9 +11,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
+from distill3d.config.schema import PROBE_FOLDS
 from distill3d.pretrain.module import ExplainedVariance, PhotoModule
 from distill3d.pretrain.photos import Crops, photos
-from distill3d.schema import PROBE_FOLDS
 
 RIDGES = np.logspace(0, 8, 9)
 

@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader
 
 from distill3d.callbacks import StepClock
 from distill3d.claim import finished_or_refused
-from distill3d.config import as_plain
+from distill3d.config.plain import as_plain
+from distill3d.config.schema import Pretraining
 from distill3d.experiment import load_pretraining
 from distill3d.loggers import log_summary, make_loggers
 from distill3d.pretrain.card import write_card
 from distill3d.pretrain.module import PhotoModule, build_vit
 from distill3d.pretrain.photos import Crops, PhotoData, photos
 from distill3d.pretrain.probe import probe
-from distill3d.schema import Pretraining
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json, write_yaml

@@ -64,9 +64,9 @@ def _default(key: str, component: str) -> tuple[bool, Any]:
     """Whether a setting has a default, and which; for a component's settings by its name."""
     from dataclasses import MISSING, fields, is_dataclass  # noqa: PLC0415 - with what follows
 
+    from distill3d.config.registry import REGISTRIES  # noqa: PLC0415 - as above
+    from distill3d.config.schema import Experiment  # noqa: PLC0415 - as above
     from distill3d.experiment import BUILT_IN  # noqa: F401, PLC0415 - torch; needed for runs of other versions only
-    from distill3d.registry import REGISTRIES  # noqa: PLC0415 - as above
-    from distill3d.schema import Experiment  # noqa: PLC0415 - as above
 
     section, *path = key.split(".")
     tops = {f.name: f for f in fields(Experiment)}

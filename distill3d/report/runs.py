@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from distill3d.config import flatten
+from distill3d.config.plain import flatten
 from distill3d.errors import InputError
 from distill3d.storage.run_folder import RunFolder
 

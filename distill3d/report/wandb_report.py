@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill3d.config.builder import first_line
 from distill3d.errors import InputError
 from distill3d.report.content import Comparison, Score
-from distill3d.settings import first_line
 from distill3d.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -14,12 +14,13 @@ from typing import final
 import numpy as np
 import yaml
 
+from distill3d.config.registry import DATA
+from distill3d.config.schema import Experiment
 from distill3d.data.base import DataSource
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import UserError
 from distill3d.experiment import experiment_from_plain
 from distill3d.figures import error_projection
-from distill3d.registry import DATA
 from distill3d.report.case_means import case_means
 from distill3d.report.content import Arm, Comparison, RunEntry
 from distill3d.report.numerals import number
@@ -40,7 +41,6 @@ from distill3d.report.snapshots import (
     worst_place,
     wrong_pixels,
 )
-from distill3d.schema import Experiment
 from distill3d.storage.run_folder import RunFolder
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.swc import Tree, read_swc

@@ -69,6 +69,7 @@ def _runs_in(root: Path) -> list[Path]:
 
 
 def walk_runs(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the run folders at ``folder`` or at most ``depth`` folders below it."""
     if (folder / "config.yaml").is_file():
         yield folder
     elif depth:

@@ -8,10 +8,10 @@ from typing import final
 
 from torch import Tensor, nn
 
+from distill3d.config.registry import STUDENTS
 from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head
 from distill3d.layers.conv3d import DepthKernel, DepthPadding
 from distill3d.layers.norm3d import Norm
-from distill3d.registry import STUDENTS
 from distill3d.students.encoder3d import build_encoder
 from distill3d.students.mirror import MirrorStudent
 

@@ -13,8 +13,8 @@ from monai.networks.nets.swin_unetr import SwinUNETR
 from monai.networks.nets.unetr import UNETR
 from torch import Tensor, nn
 
+from distill3d.config.registry import STUDENTS
 from distill3d.errors import InputError
-from distill3d.registry import STUDENTS
 from distill3d.students.base import Student
 
 Stride = tuple[int, int, int]

@@ -11,13 +11,13 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from distill3d.config.registry import STUDENTS
 from distill3d.errors import ConfigError
 from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head, upsample
 from distill3d.layers.conv3d import PlaneConv3d
 from distill3d.layers.norm3d import Norm
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.layers.positions3d import Grid, resample_plane
-from distill3d.registry import STUDENTS
 from distill3d.students.mirror import MirrorStudent
 from distill3d.students.vit_encoder3d import DepthPosition, PrefixTokens, Vit2d, ViTEncoder3d, build_vit2d
 

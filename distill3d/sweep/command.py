@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill3d.settings import unknown
+from distill3d.config.builder import unknown
 
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 MACROS = (

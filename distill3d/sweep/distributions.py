@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from scipy import stats
 
-from distill3d.settings import unknown
+from distill3d.config.builder import unknown
 
 TAIL = 1e-6  # quantiles closer to 0 or 1 are not drawn: a normal's are infinite there
 

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import torch
 
+from distill3d.config.schema import Experiment
 from distill3d.errors import ConfigError
-from distill3d.schema import Experiment
 
 MARK = "DISTILL3D_TRIAL"  # in the environment of all that a trial starts: its folder
 SILENCE_SECONDS = 300.0  # without a sign of life a runner on another machine counts as gone

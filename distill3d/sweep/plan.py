@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill3d.asked import disagreements
-from distill3d.config import as_plain
+from distill3d.config.compare import disagreements
+from distill3d.config.plain import as_plain
+from distill3d.config.schema import Experiment
 from distill3d.errors import ConfigError, UserError
 from distill3d.experiment import load_experiment
-from distill3d.schema import Experiment
 from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.command import build_argv
 from distill3d.sweep.distributions import Choice, Curve, Distribution, grid_values

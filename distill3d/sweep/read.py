@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import yaml
 
-from distill3d.catalog import find_file
+from distill3d.config.builder import unknown
+from distill3d.config.catalog import find_file
 from distill3d.errors import ConfigError
-from distill3d.settings import unknown
 from distill3d.sweep.command import DEFAULT_COMMAND, command_problems
 from distill3d.sweep.distributions import Choice, grid_values, number, read_distribution
 from distill3d.sweep.settings import Hyperband, Method, Metric, Parameter, Sweep

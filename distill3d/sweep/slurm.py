@@ -12,8 +12,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill3d.config.schema import TrainerConfig
 from distill3d.errors import ConfigError
-from distill3d.schema import TrainerConfig
 from distill3d.storage.run_folder import RunFolder, write_text
 from distill3d.sweep.objective import objective, scores
 from distill3d.sweep.plan import Trial, passed, sweep_folder

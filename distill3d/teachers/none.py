@@ -8,8 +8,8 @@ from typing import final
 
 from torch import nn
 
+from distill3d.config.registry import TEACHERS
 from distill3d.errors import ConfigError
-from distill3d.registry import TEACHERS
 from distill3d.teachers.base import Teacher, TeacherIdentity
 
 

@@ -11,8 +11,8 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
+from distill3d.config.registry import TEACHERS, Component, components
 from distill3d.errors import ConfigError
-from distill3d.registry import TEACHERS, Component, components
 from distill3d.teachers.base import Teacher, TeacherIdentity
 
 

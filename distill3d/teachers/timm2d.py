@@ -10,8 +10,8 @@ import timm
 import torch
 from torch import nn
 
+from distill3d.config.registry import TEACHERS
 from distill3d.errors import ConfigError
-from distill3d.registry import TEACHERS
 from distill3d.teachers import weights as sources
 from distill3d.teachers.base import Teacher, TeacherIdentity, hash_weights
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
+from distill3d.config.schema import PatchConfig
+from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
-from distill3d.schema import PatchConfig
-from distill3d.trace_settings import TraceConfig
 from distill3d.volumes.intensity import scale_intensity
 
 CONNECTIVITY = 26  # voxels that share a corner belong together, as the steps of a path do

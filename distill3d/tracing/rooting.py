@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
-from distill3d.trace_settings import TraceConfig
+from distill3d.config.trace import TraceConfig
 from distill3d.tracing.graph import Skeleton
 from distill3d.tracing.prune import piece_lengths
 from distill3d.volumes.tree import Tree

@@ -6,7 +6,7 @@ import kimimaro
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.trace_settings import TraceConfig
+from distill3d.config.trace import TraceConfig
 from distill3d.tracing.foreground import label
 from distill3d.tracing.graph import Skeleton
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
-from distill3d.trace_settings import TraceConfig
 from distill3d.tracing.bridge import Terrain, bridge_gaps, step_cost
 from distill3d.tracing.foreground import as_prob, find_foreground
 from distill3d.tracing.graph import Skeleton, break_cycles

@@ -8,8 +8,8 @@ from typing import cast, final
 
 from torch import nn
 
+from distill3d.config.registry import STRATEGIES, Component, components
 from distill3d.errors import ConfigError
-from distill3d.registry import STRATEGIES, Component, components
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.transfer.base import TRANSFERRED, TransferAudit, TransferStrategy

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distill3d.config.registry import STRATEGIES
 from distill3d.errors import ConfigError
 from distill3d.layers.cells import Cells, resample
 from distill3d.layers.projection import Projection, ProjectionKind
 from distill3d.losses.distill import FeatureLossConfig, feature_loss, needs_same_channels
 from distill3d.losses.schedule import ScheduleConfig, schedule_factor
-from distill3d.registry import STRATEGIES
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.transfer.base import TransferAudit, TransferStrategy, untouched

@@ -12,6 +12,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from distill3d.config.registry import STRATEGIES
 from distill3d.layers.inflate2d import (
     ChannelRule,
     inflate_average,
@@ -19,7 +20,6 @@ from distill3d.layers.inflate2d import (
     inflate_center_noise,
     inflate_multi_axis,
 )
-from distill3d.registry import STRATEGIES
 from distill3d.transfer.weights import Moved, WeightTransfer
 
 Placement = Literal["average", "center", "center_noise", "multi_axis"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from distill3d.registry import STRATEGIES
+from distill3d.config.registry import STRATEGIES
 from distill3d.transfer.base import TransferStrategy
 
 

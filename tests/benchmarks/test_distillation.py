@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 
 from distill3d import run
+from distill3d.config.registry import TEACHERS
 from distill3d.experiment import load_experiment
-from distill3d.registry import TEACHERS
 from distill3d.teaching import fill, make_view
 
 ARMS = {

@@ -6,8 +6,8 @@ import time
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from distill3d.config.trace import TraceConfig
 from distill3d.data.grow import GrowConfig, grow
-from distill3d.tracing.settings import TraceConfig
 from distill3d.tracing.trace import trace
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.volume import read_volume

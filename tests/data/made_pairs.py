@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from distill3d.config.registry import Component
+from distill3d.config.schema import Experiment, PatchConfig, TrainerConfig
 from distill3d.data.neurons import NeuronsConfig
-from distill3d.registry import Component
-from distill3d.schema import Experiment, PatchConfig, TrainerConfig
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import Tree, write_swc
 from distill3d.volumes.volume import Volume, write_volume

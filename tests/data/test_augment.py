@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from distill3d.config.schema import AugmentConfig
 from distill3d.data.augment import Augment, read_turn
 from distill3d.data.patches import Patch
 from distill3d.errors import InputError
-from distill3d.schema import AugmentConfig
 from distill3d.types import UNTURNED, Turn
 from distill3d.volumes.volume import Volume, write_volume
 

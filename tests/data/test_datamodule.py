@@ -9,10 +9,10 @@ import pytest
 import torch
 from made_pairs import SHAPE, SPACING, STEPS, experiment_of, patches_of, write_labels, write_pair
 
+from distill3d.config.schema import AugmentConfig
 from distill3d.data.base import DataSource
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import ConfigError, InputError
-from distill3d.schema import AugmentConfig
 
 
 @pytest.fixture(scope="module")

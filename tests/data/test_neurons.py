@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_pairs import SHAPE, SPACING, tree_of, write_labels, write_pair
 
+from distill3d.config.registry import DATA, Component
 from distill3d.data.background import HardConfig
 from distill3d.data.neurons import Neurons, NeuronsConfig
 from distill3d.data.splits import select, split_by_folds, split_by_fractions, split_by_lists
 from distill3d.errors import ConfigError, InputError
-from distill3d.registry import DATA, Component
 from distill3d.volumes.swc import write_swc
 from distill3d.volumes.volume import Volume, write_volume
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill3d.config.schema import PatchConfig
 from distill3d.data.base import Case, DataSource
 from distill3d.data.patches import (
     BLANK,
@@ -18,7 +19,6 @@ from distill3d.data.patches import (
     val_indices,
 )
 from distill3d.data.prepared import prepare
-from distill3d.schema import PatchConfig
 from distill3d.volumes.volume import Volume
 
 SIZE = (4, 8, 8)

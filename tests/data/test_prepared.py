@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distill3d.config.schema import PatchConfig
 from distill3d.data import prepared
 from distill3d.data.base import Case, DataSource
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import InputError
-from distill3d.schema import PatchConfig
 from distill3d.storage.whole_folder import write_whole
 from distill3d.volumes.intensity import intensity_range, rescale, scale_intensity
 from distill3d.volumes.swc import Tree, read_swc

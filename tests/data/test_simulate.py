@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from skimage.filters import threshold_otsu
 
+from distill3d.config.registry import DATA, Component
 from distill3d.data.base import DataSource
 from distill3d.data.grow import GrowConfig, fit_tree, grow, tapered_radii
 from distill3d.data.microscope import GAIN, OFFSET, MicroscopeConfig, expose, fluorescence, node_brightness
 from distill3d.data.simulate import Simulated, SimulatedConfig
 from distill3d.errors import InputError
-from distill3d.registry import DATA, Component
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import read_swc, write_swc
 from distill3d.volumes.tree import Tree

@@ -11,6 +11,8 @@ from made_pairs import SPACING, experiment_of, patches_of, tree_of, write_pair
 from scipy.ndimage import distance_transform_edt, label
 from skimage.morphology import skeletonize
 
+from distill3d.config.registry import Component
+from distill3d.config.schema import AugmentConfig, PatchConfig
 from distill3d.data import centerline
 from distill3d.data.augment import Augment
 from distill3d.data.base import Case, DataSource
@@ -21,8 +23,6 @@ from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import InputError
 from distill3d.losses import SkeletonHeadConfig, SkeletonRecallConfig, SkeletonTarget
 from distill3d.losses.base import MAX_DILATION_VOX
-from distill3d.registry import Component
-from distill3d.schema import AugmentConfig, PatchConfig
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.volume import Volume, write_volume
 

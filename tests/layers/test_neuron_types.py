@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from distill3d import neuron_conversion
+from distill3d.config.registry import NEURONS, Component
 from distill3d.layers.conv3d import PlaneConv3d
 from distill3d.layers.neuron_base import NarrowConv3d, NeuronConfig
 from distill3d.layers.neuron_cells import SpikingConfig, firing_rate
 from distill3d.layers.neuron_types import PolynomialConfig, TaskBasedConfig
-from distill3d.registry import NEURONS, Component
 
 assert neuron_conversion  # registers the types
 NAMES = [name for name in NEURONS.names() if NEURONS[name].module.startswith("distill3d.")]

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill3d.config.registry import LOSSES, Component
 from distill3d.losses import (
     SkeletonHead,
     SkeletonHeadConfig,
@@ -20,7 +21,6 @@ from distill3d.losses import (
     SoftClDiceConfig,
 )
 from distill3d.losses.soft_skeleton import soft_skeleton
-from distill3d.registry import LOSSES, Component
 from distill3d.types import SKELETON, Prediction
 
 SHAPE = (2, 1, 4, 6, 7)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from distill3d.config.schema import CropConfig
 from distill3d.errors import InputError
 from distill3d.pretrain.photos import PHOTOS, Crops, FixedCrops, Photo, photos, read_photo, student_view
-from distill3d.schema import CropConfig
 
 SMALL = CropConfig(pixels=32, teacher_pixels=64, val_crops=6)
 

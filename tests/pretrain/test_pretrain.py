@@ -7,6 +7,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from distill3d.config.schema import CropConfig
 from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import load_experiment, load_pretraining
 from distill3d.layers.photo_vit import PHOTO_VIT
@@ -14,7 +15,6 @@ from distill3d.pretrain import pretrain
 from distill3d.pretrain.module import ExplainedVariance, PhotoModule, build_vit
 from distill3d.pretrain.photos import PHOTOS, Crops, photos
 from distill3d.pretrain.probe import probe
-from distill3d.schema import CropConfig
 from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers import Timm2d, Timm2dConfig, hash_weights
 from distill3d.teachers.weights import SHIPPED

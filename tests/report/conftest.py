@@ -6,10 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill3d.config import as_plain
-from distill3d.schema import BalanceConfig, InferenceConfig, LoggingConfig, OptimizerConfig, PatchConfig, TrainerConfig
+from distill3d.config.plain import as_plain
+from distill3d.config.schema import (
+    BalanceConfig,
+    InferenceConfig,
+    LoggingConfig,
+    OptimizerConfig,
+    PatchConfig,
+    TrainerConfig,
+)
+from distill3d.config.trace import TraceConfig
 from distill3d.storage.run_folder import RunFolder, write_json, write_yaml
-from distill3d.trace_settings import TraceConfig
 
 CASES = tuple(f"case_{k}" for k in range(6))
 NONE = {"architecture": "none", "weights": "none", "sha256": "0000000000000000", "random": False}

@@ -9,7 +9,7 @@ import pytest
 from comparisons import compared
 from PIL import Image
 
-from distill3d.config import as_plain
+from distill3d.config.plain import as_plain
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.figures import FALSE, LOST
 from distill3d.report.snapshots import WHOLE, Box, colored, scaled, with_trees, worst_place, wrong_pixels

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distill3d import students
-from distill3d.registry import STUDENTS, Component
+from distill3d.config.registry import STUDENTS, Component
 
 NAMES = [name for name in STUDENTS.names() if STUDENTS[name].module.startswith("distill3d.")]
 assert students

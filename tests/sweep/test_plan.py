@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wandb.sdk.launch.sweeps import utils
 
-from distill3d.config import as_plain
+from distill3d.config.plain import as_plain
 from distill3d.errors import ConfigError
 from distill3d.experiment import load_experiment
 from distill3d.sweep import start

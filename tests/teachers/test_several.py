@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
-from distill3d.registry import Component
 from distill3d.students import ConvNet3d, ConvNet3dConfig
 from distill3d.teachers import LOGITS, Several, SeveralConfig, Timm2d, Timm2dConfig
 from distill3d.transfer import Inflate, InflateConfig

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from distill3d.config.registry import TEACHERS, Component
 from distill3d.errors import ConfigError
-from distill3d.registry import TEACHERS, Component
 from distill3d.teachers import NoTeacher, NoTeacherConfig, Timm2d, Timm2dConfig, hash_weights
 
 ESPRESSO = 967

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import random_mask, tube
 
+from distill3d.config.trace import TraceConfig
 from distill3d.tracing.bridge import Terrain, bridge_gaps
 from distill3d.tracing.graph import Skeleton
-from distill3d.tracing.settings import TraceConfig
 from distill3d.tracing.skeleton import skeletonize
 
 SHAPE = (21, 31, 81)

@@ -8,9 +8,9 @@ from scipy import ndimage
 from shapes import random_mask
 from skimage.filters import threshold_otsu
 
+from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
 from distill3d.tracing.foreground import as_prob, drop_small, find_foreground, grow_to, label
-from distill3d.tracing.settings import TraceConfig
 
 CORNERS = np.ones((3, 3, 3))
 

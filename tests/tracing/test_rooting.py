@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill3d.config.trace import TraceConfig
 from distill3d.tracing.graph import Skeleton
 from distill3d.tracing.rooting import root_trees
-from distill3d.tracing.settings import TraceConfig
 from distill3d.volumes.tree import node_depths
 
 

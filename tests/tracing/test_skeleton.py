@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from shapes import random_mask, tube
 
-from distill3d.tracing.settings import TraceConfig
+from distill3d.config.trace import TraceConfig
 from distill3d.tracing.skeleton import skeletonize
 
 ONE = np.ones(3)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from length_f1 import length_scores
 from shapes import random_mask, tree_of, tube
 
+from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
-from distill3d.tracing.settings import TraceConfig
 from distill3d.tracing.trace import trace, trace_file
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.raster import rasterize

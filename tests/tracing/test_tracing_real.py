@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from length_f1 import length_scores
 
-from distill3d.tracing.settings import TraceConfig
+from distill3d.config.trace import TraceConfig
 from distill3d.tracing.trace import trace
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import read_swc

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from distill3d.config.schema import PatchConfig
 from distill3d.losses.distill import FeatureLossConfig
 from distill3d.losses.schedule import ScheduleConfig
-from distill3d.schema import PatchConfig
 from distill3d.students import Student
 from distill3d.teachers import Teacher, TeacherIdentity
 from distill3d.transfer import Features, FeaturesConfig, PairConfig, TeacherView, ViewConfig

@@ -4,11 +4,11 @@ import pytest
 import torch
 from image_nets import ImageStudent, ImageTeacher, look, prepared, random_batch, terms_of
 
+from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
 from distill3d.losses.distill import FeatureLossConfig
 from distill3d.losses.schedule import ScheduleConfig
 from distill3d.module import DistillModule
-from distill3d.registry import Component
 from distill3d.students import ConvNet3d, ConvNet3dConfig
 from distill3d.teachers import Timm2d, Timm2dConfig
 from distill3d.transfer import (

@@ -8,9 +8,9 @@ import torch
 from image_nets import IDENTITY, ImageStudent, ImageTeacher, look, prepared, random_batch, terms_of
 from torch import nn
 
+from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
 from distill3d.losses.schedule import ScheduleConfig
-from distill3d.registry import Component
 from distill3d.teachers import NoTeacher, NoTeacherConfig, Teacher
 from distill3d.transfer import Combine, CombineConfig, Logits, LogitsConfig, ViewConfig
 from distill3d.types import AXES, Prediction

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from distill3d.config import as_plain
+from distill3d.config.plain import as_plain
+from distill3d.config.registry import STRATEGIES, Component
+from distill3d.config.schema import AugmentConfig, PatchConfig
 from distill3d.experiment import experiment_from_plain
-from distill3d.registry import STRATEGIES, Component
-from distill3d.schema import AugmentConfig, PatchConfig
 from distill3d.students import Vit3d, Vit3dConfig
 from distill3d.teachers import Teacher, TeacherIdentity, Timm2d, Timm2dConfig, hash_weights
 from distill3d.transfer import CombineConfig, FeaturesConfig, InflateConfig, TeacherView, TransferStrategy

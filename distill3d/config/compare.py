@@ -1,4 +1,4 @@
-"""Compares what somebody asked for with what an experiment's settings became. It changes neither.
+"""Compares settings: two experiments, or what somebody asked for with what became of it. It changes neither.
 
 Under a W&B sweep the logged config shows the sweep's values, whatever the run was trained with. So both sides compare:
 the local runner before the first trial, a run of W&B's agent at its start.
@@ -9,8 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill3d.config import parse_overrides
+from distill3d.config.files import parse_overrides
+from distill3d.config.plain import as_plain, flatten
+from distill3d.config.schema import Experiment
 from distill3d.errors import ConfigError
+
+
+def differences(a: Experiment, b: Experiment) -> list[tuple[str, object, object]]:
+    """Dotted keys whose values differ between two experiments, with both values; ``None`` where one lacks the key."""
+    flat_a, flat_b = flatten(as_plain(a)), flatten(as_plain(b))
+    keys = list(dict.fromkeys([*flat_a, *flat_b]))
+    return [(key, flat_a.get(key), flat_b.get(key)) for key in keys if flat_a.get(key) != flat_b.get(key)]
+
 
 _ABSENT = object()
 
@@ -21,7 +31,7 @@ def disagreements(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> list
     Args:
         asked: dotted or nested keys, as a sweep passes them. Text counts as the YAML it is, since a command line has
             only text; a mapping may name fewer keys than there are.
-        settings: resolved, as `distill3d.config.as_plain` gives them.
+        settings: resolved, as `distill3d.config.plain.as_plain` gives them.
 
     Example:
         >>> disagreements({"optimizer.lr": 1.0, "seed": "3"}, {"optimizer": {"lr": 0.01}, "seed": 3})

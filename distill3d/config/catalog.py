@@ -15,7 +15,7 @@ SUFFIXES = (".yaml", ".yml")
 
 def folders() -> list[Path]:
     """Folders that hold experiments: ``./experiments``, then the one of the checkout this package runs from."""
-    checkout = Path(__file__).resolve().parents[1] / "experiments"
+    checkout = Path(__file__).resolve().parents[2] / "experiments"
     found = [folder for folder in (Path("experiments"), checkout) if folder.is_dir()]
     return found[:1] if len(found) == 2 and found[0].resolve() == found[1].resolve() else found
 

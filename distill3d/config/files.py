@@ -6,23 +6,20 @@ replaces the parent's whole, so that a component's settings never leak into anot
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from distill3d.config.builder import Builder, RawExperiment, first_line
+from distill3d.config.plain import Plain
+from distill3d.config.trace import TraceConfig
 from distill3d.errors import ConfigError
-from distill3d.registry import Component
-from distill3d.schema import Experiment, Pretraining
-from distill3d.settings import Builder, RawExperiment, first_line
 
 COMMAND_LINE = "command line"
-Plain = dict[str, Any]
-Schema = TypeVar("Schema", Experiment, Pretraining)
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> RawExperiment:
@@ -119,63 +116,19 @@ def _paths(value: object, prefix: str) -> Iterator[str]:
             yield from _paths(inner, f"{prefix}.{key}")
 
 
-def build(raw: RawExperiment, schema: type[Schema]) -> Schema:
-    """Validate everything and return the frozen experiment or pretraining.
+def trace_config(overrides: Sequence[str]) -> TraceConfig:
+    """Build settings from ``key=value`` words.
 
     Raises:
-        ConfigError: holds every problem found, one line each, with file, key and a suggestion.
-    """
-    builder = Builder(raw)
-    if "name" in raw.settings:
-        builder.complain("name", "the name is the file's name and cannot be set")
-    settings = {**raw.settings, "name": raw.name}
-    experiment = builder.dataclass(schema, settings, "")
-    if builder.problems or not isinstance(experiment, schema):
-        raise ConfigError(*builder.problems)
-    return experiment
-
-
-def as_plain(value: Any) -> Any:  # noqa: ANN401 - walks any config value
-    """Turn configs into plain containers (dict, list, scalars) that YAML, JSON and checkpoints can hold."""
-    if isinstance(value, Component):
-        return {"name": value.name, **as_plain(value.config)}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): as_plain(inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return [as_plain(inner) for inner in value]
-    return value
-
-
-def from_plain(settings: Mapping[str, Any]) -> Experiment:
-    """Rebuild an experiment from `as_plain`, for example the one inside a checkpoint.
-
-    Raises:
-        ConfigError: it was written by a version with other settings.
-    """
-    rest = {key: value for key, value in settings.items() if key != "name"}
-    return build(RawExperiment(str(settings["name"]), rest), Experiment)
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> Plain:
-    """Dotted keys of nested settings.
+        ConfigError: holds every problem found, one line each, with a suggestion for an unknown key.
 
     Example:
-        >>> flatten({"a": {"b": 1}, "c": [2]})
-        {'a.b': 1, 'c': [2]}
+        >>> trace_config(["gap_um=4", "--trees=largest"]).gap_um
+        4.0
     """
-    flat: Plain = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def differences(a: Experiment, b: Experiment) -> list[tuple[str, object, object]]:
-    """Dotted keys whose values differ between two experiments, with both values; ``None`` where one lacks the key."""
-    flat_a, flat_b = flatten(as_plain(a)), flatten(as_plain(b))
-    keys = list(dict.fromkeys([*flat_a, *flat_b]))
-    return [(key, flat_a.get(key), flat_b.get(key)) for key in keys if flat_a.get(key) != flat_b.get(key)]
+    given = parse_overrides(overrides)
+    builder = Builder(RawExperiment(COMMAND_LINE, given))
+    config = builder.dataclass(TraceConfig, given, "")
+    if not isinstance(config, TraceConfig):
+        raise ConfigError(*builder.problems)
+    return config

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from distill3d.config.files import trace_config
+from distill3d.config.trace import TraceConfig
 from distill3d.errors import ConfigError
-from distill3d.tracing.settings import TraceConfig, trace_config
 
 
 def test_words_become_typed_settings_and_the_rest_keeps_its_default():
@@ -21,10 +22,10 @@ def test_every_problem_is_told_with_a_suggestion():
     lines = caught.value.lines
     assert len(lines) == 4
     assert "did you mean 'gap_um'?" in lines[0]
-    assert "'otso'" in lines[1]
-    assert "otsu" in lines[1]
-    assert "2.5" in lines[2]
-    assert "known: input, method" in lines[3]
+    assert "known: centering_exponent" in lines[1]
+    assert "'otso'" in lines[2]
+    assert "otsu" in lines[2]
+    assert "2.5" in lines[3]
 
 
 def test_a_word_without_a_value_is_refused():

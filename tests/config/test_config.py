@@ -7,10 +7,13 @@ from typing import Literal
 
 import pytest
 
-from distill3d import config
+from distill3d.config.builder import build
+from distill3d.config.compare import differences
+from distill3d.config.files import read
+from distill3d.config.plain import as_plain, from_plain
+from distill3d.config.registry import REGISTRIES, component
+from distill3d.config.schema import Experiment
 from distill3d.errors import ConfigError
-from distill3d.registry import REGISTRIES, component
-from distill3d.schema import Experiment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +87,7 @@ BASE = "question: q\ndata: {name: toy}\nstudent: {name: toy, width: 16, mode: fa
 
 
 def load(path: Path, *overrides: str) -> Experiment:
-    return config.build(config.read(path, overrides), Experiment)
+    return build(read(path, overrides), Experiment)
 
 
 def problems(path: Path, *overrides: str) -> tuple[str, ...]:
@@ -206,14 +209,14 @@ def test_a_component_without_its_name_is_told_the_key(write):
 
 def test_plain_settings_rebuild_the_same_experiment(write):
     loaded = load(write("base.yaml", BASE), "seed=3", "patches.augment.flip=0.1")
-    assert config.from_plain(config.as_plain(loaded)) == loaded
+    assert from_plain(as_plain(loaded)) == loaded
 
 
 def test_components_nest(write):
     REGISTRIES["strategy"].register("nesting", config=NestingConfig)(type("Nesting", (), {}))
     loaded = load(write("base.yaml", BASE), "strategy={name: nesting, child: {name: other, height: 7}}")
     assert loaded.strategy.config.child.config == OtherConfig(height=7)
-    assert config.from_plain(config.as_plain(loaded)) == loaded
+    assert from_plain(as_plain(loaded)) == loaded
 
 
 @pytest.fixture
@@ -282,20 +285,20 @@ def test_what_is_wrong_with_one_of_the_freely_named_is_one_line_with_its_key(pai
 
 def test_freely_named_settings_survive_the_way_through_a_checkpoint(pairs_file):
     loaded = load(pairs_file, "strategy.pairs.mid.weight=0.5")
-    plain = config.as_plain(loaded)
+    plain = as_plain(loaded)
     assert plain["strategy"]["pairs"]["mid"] == {"layer": "blocks.2", "weight": 0.5}
-    assert config.from_plain(plain) == loaded
+    assert from_plain(plain) == loaded
 
 
 def test_a_differing_freely_named_setting_is_reported_with_its_key(pairs_file):
-    rows = config.differences(load(pairs_file), load(pairs_file, "strategy.pairs.late.weight=1"))
+    rows = differences(load(pairs_file), load(pairs_file, "strategy.pairs.late.weight=1"))
     assert rows == [("strategy.pairs.late.weight", 2.0, 1.0)]
 
 
 def test_only_differing_keys_are_reported(write):
     a = load(write("a.yaml", BASE))
     b = load(write("b.yaml", "base: a.yaml\nstudent: {width: 4}\n"))
-    assert [row for row in config.differences(a, b) if row[0] != "name"] == [("student.width", 16, 4)]
+    assert [row for row in differences(a, b) if row[0] != "name"] == [("student.width", 16, 4)]
 
 
 def test_environment_variables_can_stand_in_paths(write, monkeypatch):

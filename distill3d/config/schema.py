@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from distill3d.registry import Component, component, components
-from distill3d.trace_settings import TraceConfig
+from distill3d.config.registry import Component, component, components
+from distill3d.config.trace import TraceConfig
 
 
 def _at_least(minimum: float, **values: float) -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from distill3d.config.registry import Component, Registry
 from distill3d.errors import ConfigError
-from distill3d.registry import Component, Registry
 
 
 @dataclass(frozen=True)

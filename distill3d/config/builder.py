@@ -6,12 +6,14 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from distill3d.registry import REGISTRIES, Component
+from distill3d.config.registry import REGISTRIES, Component
+from distill3d.config.schema import Experiment, Pretraining
+from distill3d.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Builder:
         while origin is None and probe:
             origin = self.raw.origins.get(probe)
             probe = probe.rpartition(".")[0]
-        self.problems.append(f"{origin or self.raw.name}: {path}: {text}")
+        self.problems.append(": ".join(part for part in (origin or self.raw.name, path, text) if part))
 
     def dataclass(self, cls: type, settings: object, path: str) -> object:
         """Return an instance of ``cls``, or None after complaining."""
@@ -71,7 +73,7 @@ class Builder:
         try:
             return cls(**values)
         except ValueError as err:
-            self.complain(path or self.raw.name, str(err))
+            self.complain(path, str(err))
             return None
 
     def required(self, f: dataclasses.Field[Any], path: str) -> bool:
@@ -156,3 +158,22 @@ def _clean(err: Exception, given: object) -> str:
 def first_line(err: Exception) -> str:
     """Return the first line of what an exception says."""
     return str(err).strip().splitlines()[0]
+
+
+Schema = TypeVar("Schema", Experiment, Pretraining)
+
+
+def build(raw: RawExperiment, schema: type[Schema]) -> Schema:
+    """Validate everything and return the frozen experiment or pretraining.
+
+    Raises:
+        ConfigError: holds every problem found, one line each, with file, key and a suggestion.
+    """
+    builder = Builder(raw)
+    if "name" in raw.settings:
+        builder.complain("name", "the name is the file's name and cannot be set")
+    settings = {**raw.settings, "name": raw.name}
+    experiment = builder.dataclass(schema, settings, "")
+    if builder.problems or not isinstance(experiment, schema):
+        raise ConfigError(*builder.problems)
+    return experiment
