@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill3d import data, losses, neuron_conversion, students, teachers, transfer
+from distill3d import data, losses, students, teachers, transfer
 from distill3d.config.builder import build
 from distill3d.config.catalog import find_experiment
 from distill3d.config.files import read
@@ -16,9 +16,10 @@ from distill3d.config.plain import from_plain
 from distill3d.config.registry import REGISTRIES
 from distill3d.config.schema import Experiment, Pretraining
 from distill3d.errors import ConfigError
+from distill3d.neurons import conversion
 
 # Importing these packages is what fills the registries.
-BUILT_IN = (data, losses, neuron_conversion, students, teachers, transfer)
+BUILT_IN = (data, losses, conversion, students, teachers, transfer)
 
 
 def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:

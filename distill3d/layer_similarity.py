@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.patches import ValPatches, collate
-from distill3d.layers.cells import Cells, resample
+from distill3d.layers.grids import Cells, resample
 from distill3d.losses.similarity import linear_cka
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher

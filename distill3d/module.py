@@ -20,7 +20,7 @@ from distill3d.experiment import experiment_from_plain
 from distill3d.gradients import GradientBalance
 from distill3d.losses.base import Loss
 from distill3d.metrics.voxel import DiceByCase
-from distill3d.neuron_conversion import Conversion, convert_neurons
+from distill3d.neurons.conversion import Conversion, convert_neurons
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity

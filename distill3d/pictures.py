@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from distill3d.data.prepared import PreparedCase
 from distill3d.gradient_audit import gradient_figure
 from distill3d.layer_similarity import similarity_figure
-from distill3d.layers.tubular import TubularEmbed
+from distill3d.layers.tubes.embed import TubularEmbed
 from distill3d.learned import filters_figure, tubes_figure
 from distill3d.module import DistillModule
 from distill3d.storage.run_folder import RunFolder

@@ -13,7 +13,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from distill3d.callbacks import StepClock, progress_bar
+from distill3d.callbacks import StepClock
 from distill3d.claim import finished_or_refused, steps_before
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
@@ -26,7 +26,7 @@ from distill3d.inference import inference_device, predict_prob, window_count
 from distill3d.layer_similarity import layer_similarity, similarity_batch
 from distill3d.loggers import log_results, make_loggers
 from distill3d.module import DistillModule, load_module
-from distill3d.neuron_conversion import neuron_costs
+from distill3d.neurons.conversion import neuron_costs
 from distill3d.pictures import keep_start, learned_pictures
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
@@ -34,6 +34,7 @@ from distill3d.storage.run_folder import RunFolder, write_json, write_yaml
 from distill3d.tables import audit_table
 from distill3d.teachers.base import Teacher
 from distill3d.teaching import cache_line, fill, make_view
+from distill3d.terminal import progress_bar
 from distill3d.trainer import make_trainer, quiet, step_of, train
 from distill3d.transfer.view import TeacherView
 from distill3d.volumes.prob import write_prob

@@ -11,10 +11,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from distill3d.terminal import WIDTH
+
 if TYPE_CHECKING:
     from distill3d.teaching import CacheReport  # which imports torch; a table does not need it
 
-WIDTH = 100
 COLUMNS = {
     "dice": "Dice",
     "dice_tol": "Dice\n2 vox",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill3d.callbacks import progress_bar
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
@@ -20,6 +19,7 @@ from distill3d.storage.rank import is_main_process
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.cache import CacheCount, Stack, prune
 from distill3d.teachers.slices import slice_order
+from distill3d.terminal import progress_bar
 from distill3d.transfer.view import TeacherView
 
 

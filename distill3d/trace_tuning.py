@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from distill3d.callbacks import progress_bar
 from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
@@ -22,6 +21,7 @@ from distill3d.inference import inference_device, predict_prob
 from distill3d.metrics.tree import tree_scores
 from distill3d.module import load_module
 from distill3d.storage.run_folder import RunFolder, write_json
+from distill3d.terminal import progress_bar
 from distill3d.tracing.trace import trace
 from distill3d.volumes.prob import read_prob, write_prob
 

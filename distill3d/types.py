@@ -43,6 +43,35 @@ class Turn(NamedTuple):
 
 UNTURNED = Turn()
 SKELETON = "skeleton"  # the auxiliary logits of a student's skeleton head
+SkeletonSource = Literal["mask", "tree"]
+MAX_DILATION_VOX = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkeletonTarget:
+    """A centerline as further gold; `distill3d.data.centerline` makes it, `Batch.skeletons` carries it.
+
+    Attributes:
+        source: ``mask`` thins the gold mask, ``tree`` draws the gold tree one voxel wide.
+        dilation_vox: 0 to 2; how often the line is then grown by its six face neighbors, never beyond the gold mask.
+
+    Example:
+        >>> SkeletonTarget(source="mask", dilation_vox=2).name
+        'mask_2'
+    """
+
+    source: SkeletonSource
+    dilation_vox: int
+
+    def __post_init__(self) -> None:
+        """Refuse a dilation that is out of range."""
+        if not 0 <= self.dilation_vox <= MAX_DILATION_VOX:
+            raise ValueError(f"dilation_vox={self.dilation_vox} is out of range; accepted: 0 to {MAX_DILATION_VOX}")
+
+    @property
+    def name(self) -> str:
+        """Its key in `Batch.skeletons`."""
+        return f"{self.source}_{self.dilation_vox}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +86,7 @@ class Batch:
         origin_zyx_vox: [B, 3] int64, position in its volume of the box the patch was cut from (negative where padded).
         cases: B names of the volumes the patches come from.
         turns: B turns, how each patch lies in that box; empty where none was turned.
-        skeletons: name -> [B, 1, Z, Y, X] bool, the centerlines that losses asked for (`distill3d.losses.base`).
+        skeletons: name -> [B, 1, Z, Y, X] bool, the centerlines that losses asked for (`SkeletonTarget`).
     """
 
     image: Tensor

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from distill3d.tables import WIDTH
+from distill3d.terminal import WIDTH
 
 
 def difference_table(name_a: str, name_b: str, rows: Sequence[tuple[str, object, object]]) -> Table:

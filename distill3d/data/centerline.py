@@ -19,7 +19,7 @@ from scipy.ndimage import binary_dilation, label
 
 from distill3d.data.prepared import PreparedCase, code_hash, written_once
 from distill3d.errors import InputError
-from distill3d.losses.base import SkeletonTarget
+from distill3d.types import SkeletonTarget
 from distill3d.volumes.raster import rasterize
 
 _FILE = "skeleton.npy"

@@ -1,6 +1,6 @@
 """Supervised losses; importing this package registers them. Terms a strategy adds live in `distill3d.transfer`."""
 
-from distill3d.losses.base import Loss, SkeletonTarget
+from distill3d.losses.base import Loss
 from distill3d.losses.centerline import (
     SkeletonHead,
     SkeletonHeadConfig,
@@ -10,6 +10,7 @@ from distill3d.losses.centerline import (
     SoftClDiceConfig,
 )
 from distill3d.losses.overlap import Overlap, OverlapConfig
+from distill3d.types import SkeletonTarget
 
 __all__ = [
     "Loss",

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from distill3d.config.registry import LOSSES
-from distill3d.losses.base import Loss, SkeletonSource, SkeletonTarget
+from distill3d.losses.base import Loss
 from distill3d.losses.overlap import Overlap, OverlapConfig
 from distill3d.losses.soft_skeleton import soft_skeleton
-from distill3d.types import SKELETON, Batch, LossTerm, Prediction
+from distill3d.types import SKELETON, Batch, LossTerm, Prediction, SkeletonSource, SkeletonTarget
 
 
 def _above_zero(**values: float) -> None:

@@ -13,7 +13,7 @@ from distill3d.report import formats
 from distill3d.report.budget import FAIR_SECTIONS
 from distill3d.report.content import Comparison, Score
 from distill3d.report.numerals import NONE
-from distill3d.tables import WIDTH
+from distill3d.terminal import WIDTH
 
 STYLES = {"BETTER": "bold green", "WORSE": "bold red", "INCONCLUSIVE": "dim"}
 AT_ONCE = 3  # scores beside each other

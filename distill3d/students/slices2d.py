@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distill3d.config.registry import STUDENTS
+from distill3d.layers.fpn2d import Segmenter2d, gray_to_channels
 from distill3d.layers.recording import main_layers
-from distill3d.layers.segmenter2d import Segmenter2d, gray_to_channels
 from distill3d.students.base import Student
 from distill3d.types import AXES, Axis
 

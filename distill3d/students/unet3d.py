@@ -15,8 +15,8 @@ from distill3d.config.registry import STUDENTS
 from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head
 from distill3d.layers.global_reasoning import GlobalReasoning3d
 from distill3d.layers.norm3d import Norm
-from distill3d.layers.tubes import OffsetLaw
-from distill3d.layers.tubular_conv3d import TubularBlock3d
+from distill3d.layers.tubes.conv3d import TubularBlock3d
+from distill3d.layers.tubes.geometry import OffsetLaw
 from distill3d.students.base import Student
 from distill3d.types import SKELETON, Axis
 

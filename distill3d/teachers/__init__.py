@@ -2,9 +2,9 @@
 
 from distill3d.teachers.base import LOGITS, Teacher, TeacherIdentity, hash_weights
 from distill3d.teachers.none import NoTeacher, NoTeacherConfig
-from distill3d.teachers.segmenter2d import Segmenter, Segmenter2dConfig
 from distill3d.teachers.several import Several, SeveralConfig
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.teachers.trained2d import Segmenter, Segmenter2dConfig
 
 __all__ = [
     "LOGITS",

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill3d.errors import InputError
-from distill3d.layers.cells import Cells
+from distill3d.layers.grids import Cells
 from distill3d.storage.whole_folder import META, read_meta, sweep, write_whole
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.slices import SliceMaps, Zoom, cut_slices, run_slices, slice_order

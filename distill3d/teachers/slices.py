@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill3d.layers.cells import Cells, resample
+from distill3d.layers.grids import Cells, resample
 from distill3d.teachers.base import Teacher
 from distill3d.types import AXES, Axis
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill3d.config.registry import STRATEGIES
 from distill3d.errors import ConfigError
-from distill3d.layers.cells import Cells, resample
+from distill3d.layers.grids import Cells, resample
 from distill3d.layers.projection import Projection, ProjectionKind
 from distill3d.losses.distill import FeatureLossConfig, feature_loss, needs_same_channels
 from distill3d.losses.schedule import ScheduleConfig, schedule_factor

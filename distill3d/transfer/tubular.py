@@ -14,7 +14,7 @@ from torch import Tensor
 from distill3d.config.registry import STRATEGIES
 from distill3d.errors import ConfigError
 from distill3d.layers.inflate2d import ChannelRule
-from distill3d.layers.tubular import Fusion, OffsetLaw, Outside, TubularEmbed, taps_from_plane
+from distill3d.layers.tubes.embed import Fusion, OffsetLaw, Outside, TubularEmbed, taps_from_plane
 from distill3d.students.base import Student
 from distill3d.students.vit3d import Vit3d
 from distill3d.transfer.inflate import Placement, inflated

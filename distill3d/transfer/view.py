@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distill3d.config.schema import AugmentConfig, PatchConfig
 from distill3d.errors import ConfigError
-from distill3d.layers.cells import Cells
+from distill3d.layers.grids import Cells
 from distill3d.teachers.base import LOGITS, Teacher
 from distill3d.teachers.cache import CacheCount, FeatureCache, Stack
 from distill3d.teachers.slices import SliceMaps, Zoom, cut_slices, slice_order, stacked_maps

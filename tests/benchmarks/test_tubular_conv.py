@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distill3d.layers import TubularBlock3d, TubularConv3d
 from distill3d.layers.blocks3d import segmentation_head
+from distill3d.layers.tubes.conv3d import TubularBlock3d, TubularConv3d
 
 CHANNELS, SIZE, ROUNDS, GIB = 32, 48, 5, 2**20
 ARMS = ("tube_conv", "straightforward", "grid_sample")

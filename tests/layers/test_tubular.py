@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill3d.layers.tubular import TubularEmbed, taps_from_plane
+from distill3d.layers.tubes.embed import TubularEmbed, taps_from_plane
 
 BLOCK = (3, 2, 4)
 LAWS = ["snake", "angles"]

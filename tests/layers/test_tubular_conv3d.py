@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from distill3d.layers import TubularBlock3d, TubularConv3d, tube_conv
-from distill3d.layers.tube_rows import gather, scatter
-from distill3d.layers.tubes import snake_tube, tap_distances
+from distill3d.layers.tubes import op
+from distill3d.layers.tubes.conv3d import TubularBlock3d, TubularConv3d
+from distill3d.layers.tubes.geometry import snake_tube, tap_distances
+from distill3d.layers.tubes.rows import gather, scatter
 
 LAWS, AXES = ["snake", "angles"], ["z", "y", "x"]
 STILL = torch.zeros((), dtype=torch.int64)
@@ -40,7 +41,7 @@ def image():
 @pytest.fixture
 def few_at_a_time(monkeypatch):
     """Chunks of 7 voxels or fewer, which end within rows of the volume."""
-    monkeypatch.setattr("distill3d.layers.tube_conv.CHUNK_ON_CPU", 60)
+    monkeypatch.setattr("distill3d.layers.tubes.op.CHUNK_ON_CPU", 60)
 
 
 def normalize(values, groups, norm):
@@ -229,7 +230,7 @@ def test_gradients_are_those_of_finite_differences(few_at_a_time, axis):
     moves = kinkless(image, 5, axis=axis)
 
     def conv(image, weight, bias, *moves):
-        return tube_conv.tube_conv(image, moves, weight, bias)
+        return op.tube_conv(image, moves, weight, bias)
 
     assert torch.autograd.gradcheck(conv, (image, weight, bias, *moves))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill3d.layers.tubular import TubularEmbed
+from distill3d.layers.tubes.embed import TubularEmbed
 from distill3d.students import Vit3d, Vit3dConfig
 from distill3d.teachers import Timm2d, Timm2dConfig, hash_weights
 from distill3d.transfer import Tubular, TubularConfig

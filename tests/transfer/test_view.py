@@ -14,7 +14,7 @@ from toy_teachers import PooledTeacher
 from distill3d.config.schema import AugmentConfig, PatchConfig
 from distill3d.data.patches import collate, cut
 from distill3d.errors import ConfigError
-from distill3d.layers.cells import Cells, resample
+from distill3d.layers.grids import Cells, resample
 from distill3d.teachers import Timm2d, Timm2dConfig
 from distill3d.teachers.cache import Stack
 from distill3d.transfer import TeacherRequest, TeacherView, ViewConfig

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from distill3d.layers.blocks3d import ConvNormAct3d
 from distill3d.layers.conv3d import PlaneConv3d
 from distill3d.layers.norm3d import BatchNormAct3d, GroupNormAct3d, Norm, group_count
-from distill3d.layers.tube_conv import tube_conv
-from distill3d.layers.tubes import OffsetLaw, Points, angle_tube, snake_tube, tap_distances
+from distill3d.layers.tubes.geometry import OffsetLaw, Points, angle_tube, snake_tube, tap_distances
+from distill3d.layers.tubes.op import tube_conv
 from distill3d.types import Axis
 
 

@@ -8,7 +8,7 @@ from typing import final
 
 from distill3d.config.registry import TEACHERS
 from distill3d.errors import ConfigError, InputError
-from distill3d.layers.segmenter2d import Segmenter2d
+from distill3d.layers.fpn2d import Segmenter2d
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers.base import Teacher, TeacherIdentity, hash_weights

@@ -1,4 +1,4 @@
-"""Neuron types that imitate nerve cells, as 3D convolutions; the others are in `distill3d.layers.neuron_types`."""
+"""Neuron types that imitate nerve cells, as 3D convolutions; the others are in `distill3d.neurons.algebraic`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill3d.config.registry import NEURONS
-from distill3d.layers.neuron_base import NeuronConfig, NeuronConv3d, at_least, per_channel
+from distill3d.neurons.base import NeuronConfig, NeuronConv3d, at_least, per_channel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from distill3d import neuron_conversion
 from distill3d.config.registry import NEURONS, Component
 from distill3d.layers.conv3d import PlaneConv3d
-from distill3d.layers.neuron_base import NarrowConv3d, NeuronConfig
-from distill3d.layers.neuron_cells import SpikingConfig, firing_rate
-from distill3d.layers.neuron_types import PolynomialConfig, TaskBasedConfig
+from distill3d.neurons import conversion
+from distill3d.neurons.algebraic import PolynomialConfig, TaskBasedConfig
+from distill3d.neurons.base import NarrowConv3d, NeuronConfig
+from distill3d.neurons.biological import SpikingConfig, firing_rate
 
-assert neuron_conversion  # registers the types
+assert conversion  # registers the types
 NAMES = [name for name in NEURONS.names() if NEURONS[name].module.startswith("distill3d.")]
 TYPES = {
     "linear",

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill3d.layers.tubes import Points
+from distill3d.layers.tubes.geometry import Points
 
 
 @final

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from distill3d import neuron_conversion, run
+from distill3d import run
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import NEURONS, STUDENTS, TEACHERS, Component
 from distill3d.errors import ConfigError
 from distill3d.module import CHECKPOINT_KEY, DistillModule, load_module
-from distill3d.neuron_conversion import Conversion, convert_neurons, convertible_layers, neuron_costs
+from distill3d.neurons import conversion
+from distill3d.neurons.conversion import Conversion, convert_neurons, convertible_layers, neuron_costs
 from distill3d.storage.run_folder import RunFolder
 from distill3d.students import ConvNet3d, ConvNet3dConfig, MonaiConfig, UNet3d, UNet3dConfig, Vit3dConfig
 from distill3d.students.base import Student
@@ -124,7 +125,7 @@ def test_every_layer_that_is_offered_is_one_the_student_runs(name):
 @given(st.integers(1, 60), st.floats(0.01, 1))
 def test_a_share_is_spread_evenly_and_is_never_nothing(count, ratio):
     layers = {f"layer{index}": nn.Conv3d(1, 1, 1) for index in range(count)}
-    taken = [int(path.removeprefix("layer")) for path in neuron_conversion._evenly(layers, ratio)]
+    taken = [int(path.removeprefix("layer")) for path in conversion._evenly(layers, ratio)]
     assert len(taken) == max(1, round(ratio * count))
     assert taken == sorted(set(taken))
     gaps = [b - a for a, b in itertools.pairwise(taken)]

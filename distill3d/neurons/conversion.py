@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill3d.config.registry import NEURONS, Component
 from distill3d.errors import ConfigError
-from distill3d.layers import neuron_cells, neuron_types
 from distill3d.layers.block_embed3d import BlockEmbed
-from distill3d.layers.neuron_base import NeuronConfig, NeuronConv3d
+from distill3d.neurons import algebraic, biological
+from distill3d.neurons.base import NeuronConfig, NeuronConv3d
 from distill3d.students.base import Student
 
 # Importing these modules is what fills the registry.
-BUILT_IN = (neuron_cells, neuron_types)
+BUILT_IN = (biological, algebraic)
 MOST_GROWTH = 0.1  # of the student's parameters, with ``match: parameters``
 SHOWN = 3  # paths in an error
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill3d.layers.inflate2d import splat_matrix
-from distill3d.layers.tubes import (
+from distill3d.layers.tubes.geometry import (
     OffsetLaw,
     Outside,
     Points,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill3d.layers.expression import ACCEPTED, FUNCTIONS, parse_terms
+from distill3d.neurons.expression import ACCEPTED, FUNCTIONS, parse_terms
 
 X = np.linspace(-2, 2, 9)
 NUMPY = {

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill3d.layers.tube_rows import TapGrid, gather, scatter, tap_grids, without_middle
-from distill3d.layers.tubes import Points
+from distill3d.layers.tubes.geometry import Points
+from distill3d.layers.tubes.rows import TapGrid, gather, scatter, tap_grids, without_middle
 
 # Values sampled at a time: a CPU is faster within its caches, other devices in fewer and larger steps.
 CHUNK_ON_CPU, CHUNK_ELSEWHERE = 2**19, 2**25

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from distill3d.layers.cells import Cells, resample, weights
+from distill3d.layers.grids import Cells, resample, weights
 
 EIGHTHS = st.integers(2, 40).map(lambda n: n / 8)  # exact in binary, so that edges of cells can coincide
 PITCHES = EIGHTHS | st.floats(0.3, 6.0)  # a teacher's cell may be 2.4 voxels wide

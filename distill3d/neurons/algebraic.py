@@ -3,7 +3,7 @@
 With ``init: identity`` every type starts as the linear neuron it was made from, so that transferred weights keep their
 meaning: by the ReLinear initialization where the formula allows it, else as the layer plus a factor, zero at first,
 times the formula (named ours below). With ``init: random`` the formula stands alone: kernels other than the layer's
-are drawn, and the network's output changes. Types that imitate nerve cells are in `distill3d.layers.neuron_cells`.
+are drawn, and the network's output changes. Types that imitate nerve cells are in `distill3d.neurons.biological`.
 
 Source: Fan et al. 2023, NeuroAI, arXiv 2301.09245, and the work it cites for each type. Squares, products and powers
 overflow in half precision: use bf16 or float32.
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from distill3d.config.registry import NEURONS
-from distill3d.layers.expression import parse_terms
-from distill3d.layers.neuron_base import NeuronConfig, NeuronConv3d, at_least, per_channel
 from distill3d.layers.norm3d import Norm, make_norm
+from distill3d.neurons.base import NeuronConfig, NeuronConv3d, at_least, per_channel
+from distill3d.neurons.expression import parse_terms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,7 +196,7 @@ class Product(nn.Sequential):
 class TaskBasedConfig(NeuronConfig):
     """Settings of ``task_based``."""
 
-    expression: str = "x**2 + sin(x)"  # a sum of terms in x, see distill3d.layers.expression
+    expression: str = "x**2 + sin(x)"  # a sum of terms in x, see distill3d.neurons.expression
 
     def __post_init__(self) -> None:
         NeuronConfig.__post_init__(self)

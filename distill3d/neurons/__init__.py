@@ -1,0 +1,1 @@
+"""Neuron types, and the conversion of a student to them."""
