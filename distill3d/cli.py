@@ -253,7 +253,8 @@ def list_all() -> None:
 def check(context: typer.Context, name: Name) -> None:
     """Verify an experiment's data: shapes, types, spacing, empty masks, flips, duplicates between splits."""
     find_experiment(name)
-    from distill3d.data.check import check_data, check_table
+    from distill3d.data.check import check_data
+    from distill3d.data.tables import check_table
     from distill3d.experiment import load_experiment
 
     report = check_data(load_experiment(name, context.args))

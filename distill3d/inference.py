@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,6 +36,8 @@ def predict_prob(
     Returns:
         [Z, Y, X] probability in [0, 1].
     """
+    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 - seconds of import
+
     settings, size = module.experiment.inference, module.experiment.patches.size_zyx
     device = module.device
 

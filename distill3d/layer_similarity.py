@@ -17,10 +17,10 @@ from torch import Tensor
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.patches import ValPatches, collate
 from distill3d.layers.grids import Cells, resample
-from distill3d.losses.similarity import linear_cka
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.slices import Zoom, cut_slices, slice_order, stacked_maps
+from distill3d.transfer.matching.relations import linear_cka
 from distill3d.transfer.view import map_cells
 from distill3d.types import AXES, Axis, Batch
 

@@ -12,9 +12,6 @@ from itertools import combinations
 from typing import final
 
 import numpy as np
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from distill3d.config.schema import Experiment
 from distill3d.data.base import SPLITS, Case, Split
@@ -25,7 +22,6 @@ from distill3d.volumes.swc import Tree
 from distill3d.volumes.tree import TreeReport, validate
 from distill3d.volumes.volume import Volume
 
-WIDTH = 100
 MANY_OUTSIDE = 0.05  # share of a tree's nodes outside its volume from which that is a problem
 
 
@@ -170,7 +166,7 @@ def _problems(facts: CaseFacts) -> Iterator[str]:
 
 def _notes(facts: CaseFacts, patch_size: tuple[int, int, int]) -> Iterator[str]:
     if any(n > full for n, full in zip(patch_size, facts.shape_zyx, strict=True)):
-        yield f"patches {_by(patch_size)} are larger than the volume {_by(facts.shape_zyx)}: they are padded"
+        yield f"patches {extent(patch_size)} are larger than the volume {extent(facts.shape_zyx)}: they are padded"
     if facts.known_share < 1:
         yield f"{1 - facts.known_share:.1%} of the voxels are not labelled; losses and metrics leave them out"
     if facts.tree is None:
@@ -199,56 +195,11 @@ def _duplicates(cases: tuple[CaseReport, ...]) -> Iterator[str]:
             yield f"{a.name} ({a.split}) and {b.name} ({b.split}) have the same gold"
 
 
-def check_table(report: DataReport) -> Group:
-    """Lay a report out for a terminal of 100 columns: volumes, trees, notes, problems in words."""
-    parts: list[Table | Text] = [_volume_table(report)]
-    if any(case.facts is not None and case.facts.tree is not None for case in report.cases):
-        parts.append(_tree_table(report))
-    parts += [Text(f"note: {text}") for text in report.notes]
-    parts += [Text(f"problem: {text}", style="bold red") for text in report.problems]
-    if not report.problems:
-        parts.append(Text(f"no problem found in {len(report.cases)} cases", style="green"))
-    return Group(*parts)
+def extent(sizes: tuple[int, ...]) -> str:
+    """Write sizes as a box is spoken of.
 
-
-def _volume_table(report: DataReport) -> Table:
-    table = _table("volumes", ("case", "split"), ("shape zyx", "type", "spacing um", "intensity", "gold voxels"))
-    for case in report.cases:
-        facts = case.facts
-        cells = ["cannot be read", "", "", "", ""]
-        if facts is not None:
-            gold = f"{facts.gold_voxels} ({facts.gold_share:.2%})"
-            spacing = " ".join(f"{s:g}" for s in facts.spacing_um)
-            intensity = f"{facts.low:g} to {facts.high:g}"
-            cells = [_by(facts.shape_zyx), facts.dtype, spacing, intensity, gold]
-        table.add_row(*(Text(cell) for cell in (case.name, case.split, *cells)))
-    return table
-
-
-def _tree_table(report: DataReport) -> Table:
-    columns = ("nodes", "roots", "orphans", "tips", "length um", "at nodes", "mirrored", "volume", "y axis")
-    table = _table("trees; mean intensity at the nodes, with y mirrored, and of the volume", ("case",), columns)
-    for case in report.cases:
-        if case.facts is None or case.facts.tree is None:
-            continue
-        tree, flip = case.facts.tree, case.facts.flip
-        counts = [str(n) for n in (tree.n_nodes, tree.n_roots, tree.n_orphans, tree.n_tips)]
-        light = ["", "", "", "outside"]
-        if flip is not None:
-            means = (flip.mean_as_is, flip.mean_flipped, flip.volume_mean)
-            light = [*(f"{mean:.4g}" for mean in means), flip.verdict]
-        table.add_row(*(Text(cell) for cell in (case.name, *counts, f"{tree.length_um:.0f}", *light)))
-    return table
-
-
-def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", width=WIDTH, title_style="bold")
-    for label in words:
-        table.add_column(label, overflow="fold")
-    for label in numbers:
-        table.add_column(label, justify="right", overflow="fold")
-    return table
-
-
-def _by(sizes: tuple[int, ...]) -> str:
+    Example:
+        >>> extent((24, 64, 64))
+        '24x64x64'
+    """
     return "x".join(str(n) for n in sizes)

@@ -10,7 +10,6 @@ from distill3d.losses.centerline import (
     SoftClDiceConfig,
 )
 from distill3d.losses.overlap import Overlap, OverlapConfig
-from distill3d.types import SkeletonTarget
 
 __all__ = [
     "Loss",
@@ -20,7 +19,6 @@ __all__ = [
     "SkeletonHeadConfig",
     "SkeletonRecall",
     "SkeletonRecallConfig",
-    "SkeletonTarget",
     "SoftClDice",
     "SoftClDiceConfig",
 ]

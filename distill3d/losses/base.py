@@ -1,4 +1,4 @@
-"""The contract of a supervised loss, and of the further gold it may want. It knows no formula."""
+"""The contract of a supervised loss. It knows no formula."""
 
 from __future__ import annotations
 

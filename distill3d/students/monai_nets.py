@@ -7,10 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from einops import rearrange
-from monai.networks.nets.dynunet import DynUNet
-from monai.networks.nets.segresnet import SegResNet
-from monai.networks.nets.swin_unetr import SwinUNETR
-from monai.networks.nets.unetr import UNETR
 from torch import Tensor, nn
 
 from distill3d.config.registry import STUDENTS
@@ -79,6 +75,8 @@ class MonaiStudent(Student):
 
 
 def _unetr(config: MonaiConfig) -> tuple[nn.Module, Stride]:
+    from monai.networks.nets.unetr import UNETR  # noqa: PLC0415 - seconds of import, wanted only where it is built
+
     net = UNETR(
         1,
         1,
@@ -95,14 +93,20 @@ def _unetr(config: MonaiConfig) -> tuple[nn.Module, Stride]:
 
 
 def _swin_unetr(config: MonaiConfig) -> tuple[nn.Module, Stride]:
+    from monai.networks.nets.swin_unetr import SwinUNETR  # noqa: PLC0415 - as above
+
     return SwinUNETR(1, 1, feature_size=config.features), (32, 32, 32)
 
 
 def _segresnet(config: MonaiConfig) -> tuple[nn.Module, Stride]:
+    from monai.networks.nets.segresnet import SegResNet  # noqa: PLC0415 - as above
+
     return SegResNet(init_filters=config.features, in_channels=1, out_channels=1), (8, 8, 8)
 
 
 def _dynunet(config: MonaiConfig) -> tuple[nn.Module, Stride]:
+    from monai.networks.nets.dynunet import DynUNet  # noqa: PLC0415 - as above
+
     strides = [(1, 1, 1), *((depth, 2, 2) for depth in config.depth_strides)]
     levels = len(strides)
     net = DynUNet(

@@ -17,8 +17,8 @@ from distill3d.tracing.foreground import as_prob, find_foreground
 from distill3d.tracing.graph import Skeleton, break_cycles
 from distill3d.tracing.prune import cut_spurs, drop_small_trees
 from distill3d.tracing.rooting import root_trees
-from distill3d.tracing.skeleton import skeletonize
 from distill3d.tracing.smooth import smooth
+from distill3d.tracing.teasar import skeletonize
 from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import Volume, read_volume

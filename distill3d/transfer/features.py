@@ -14,11 +14,11 @@ from distill3d.config.registry import STRATEGIES
 from distill3d.errors import ConfigError
 from distill3d.layers.grids import Cells, resample
 from distill3d.layers.projection import Projection, ProjectionKind
-from distill3d.losses.distill import FeatureLossConfig, feature_loss, needs_same_channels
-from distill3d.losses.schedule import ScheduleConfig, schedule_factor
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.transfer.base import TransferAudit, TransferStrategy, untouched
+from distill3d.transfer.matching.places import FeatureLossConfig, feature_loss, needs_same_channels
+from distill3d.transfer.matching.schedule import ScheduleConfig, schedule_factor
 from distill3d.transfer.requests import TeacherRequest, ViewConfig
 from distill3d.transfer.view import map_cells
 from distill3d.types import AXES, Axis, Batch, LossTerm, Prediction
@@ -64,7 +64,7 @@ class Features(TransferStrategy):
     Each pair adds one term, the mean over the axes; a term's raw value does not depend on its weight. If the loss
     compares channels one by one, the student's go through a projection that trains with it.
 
-    Source: see `distill3d.losses.distill` for each loss; slicing along several axes and the teacher cache are ours.
+    Source: see `distill3d.transfer.matching` for each loss; slicing along several axes and the teacher cache are ours.
     """
 
     name = "features"

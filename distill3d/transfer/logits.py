@@ -8,11 +8,11 @@ from typing import final
 import torch
 
 from distill3d.config.registry import STRATEGIES
-from distill3d.losses.distill import soft_binary_kl
-from distill3d.losses.schedule import ScheduleConfig, schedule_factor
 from distill3d.students.base import Student
 from distill3d.teachers.base import LOGITS, Teacher
 from distill3d.transfer.base import TransferAudit, TransferStrategy, untouched
+from distill3d.transfer.matching.places import soft_binary_kl
+from distill3d.transfer.matching.schedule import ScheduleConfig, schedule_factor
 from distill3d.transfer.requests import TeacherRequest, ViewConfig
 from distill3d.types import Batch, LossTerm, Prediction
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
-from skeletons import through_pooling
+from losses.soft_skeletons import through_pooling
 from torch import nn
 
 ROUNDS, SIZE = 7, (2, 1, 32, 96, 96)

@@ -8,7 +8,8 @@ import pytest
 from made_pairs import SHAPE, SPACING, experiment_of, patches_of, tree_of, write_labels, write_pair
 from rich.console import Console
 
-from distill3d.data.check import DataReport, check_data, check_table
+from distill3d.data.check import DataReport, check_data
+from distill3d.data.tables import check_table
 from distill3d.errors import ConfigError
 from distill3d.volumes.swc import write_swc
 from distill3d.volumes.volume import Volume, write_volume

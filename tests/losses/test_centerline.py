@@ -16,12 +16,11 @@ from distill3d.losses import (
     SkeletonHeadConfig,
     SkeletonRecall,
     SkeletonRecallConfig,
-    SkeletonTarget,
     SoftClDice,
     SoftClDiceConfig,
 )
 from distill3d.losses.soft_skeleton import soft_skeleton
-from distill3d.types import SKELETON, Prediction
+from distill3d.types import SKELETON, Prediction, SkeletonTarget
 
 SHAPE = (2, 1, 4, 6, 7)
 LOSS_OF = {

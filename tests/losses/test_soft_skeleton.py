@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skeletons import through_pooling
+from soft_skeletons import through_pooling
 
 from distill3d.losses.soft_skeleton import soft_skeleton
 

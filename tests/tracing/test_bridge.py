@@ -9,7 +9,7 @@ from shapes import random_mask, tube
 from distill3d.config.trace import TraceConfig
 from distill3d.tracing.bridge import Terrain, bridge_gaps
 from distill3d.tracing.graph import Skeleton
-from distill3d.tracing.skeleton import skeletonize
+from distill3d.tracing.teasar import skeletonize
 
 SHAPE = (21, 31, 81)
 

@@ -6,8 +6,6 @@ from image_nets import ImageStudent, ImageTeacher, look, prepared, random_batch,
 
 from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
-from distill3d.losses.distill import FeatureLossConfig
-from distill3d.losses.schedule import ScheduleConfig
 from distill3d.module import DistillModule
 from distill3d.students import ConvNet3d, ConvNet3dConfig
 from distill3d.teachers import Timm2d, Timm2dConfig
@@ -22,6 +20,8 @@ from distill3d.transfer import (
     PairConfig,
     ViewConfig,
 )
+from distill3d.transfer.matching.places import FeatureLossConfig
+from distill3d.transfer.matching.schedule import ScheduleConfig
 
 
 def combine(**parts):

@@ -10,9 +10,9 @@ from torch import nn
 
 from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
-from distill3d.losses.schedule import ScheduleConfig
 from distill3d.teachers import NoTeacher, NoTeacherConfig, Teacher
 from distill3d.transfer import Combine, CombineConfig, Logits, LogitsConfig, ViewConfig
+from distill3d.transfer.matching.schedule import ScheduleConfig
 from distill3d.types import AXES, Prediction
 
 

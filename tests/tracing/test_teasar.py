@@ -8,7 +8,7 @@ from scipy import ndimage
 from shapes import random_mask, tube
 
 from distill3d.config.trace import TraceConfig
-from distill3d.tracing.skeleton import skeletonize
+from distill3d.tracing.teasar import skeletonize
 
 ONE = np.ones(3)
 

@@ -9,7 +9,7 @@ from feature_maps import KINDS, MEASURES, any_channels, by_measure, by_seed, fea
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill3d.losses.distill import attention, channelwise, cosine
+from distill3d.transfer.matching.places import attention, channelwise, cosine
 
 ORDINARY = features(0)
 DEGENERATE = {

@@ -1,7 +1,7 @@
 """How alike a student's and a teacher's places are to one another: relational, CKA, similarity-preserving.
 
 They compare relations between sampled places, so the two maps may differ in channels. It compares no single place with
-its counterpart (``losses.distill``) and lifts no teacher's map to the student's grid.
+its counterpart (`places`) and lifts no teacher's map to the student's grid.
 """
 
 from __future__ import annotations

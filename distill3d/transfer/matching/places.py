@@ -1,7 +1,7 @@
 """Losses between a student's and a teacher's maps on one grid, place by place, and the table of all by name.
 
-Relations between places are in ``losses.similarity``. It knows no network, no projection, no weight of a term and no
-teacher's slices: strategies of ``distill3d.transfer`` bring both maps to one grid and call what is here.
+Relations between places are in `relations`. It knows no network, no projection, no weight of a term and no teacher's
+slices: strategies of `distill3d.transfer` bring both maps to one grid and call what is here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill3d.losses.similarity import TINY, Examples, cka, float32_maps, relational, similarity_preserving
+from distill3d.transfer.matching.relations import TINY, Examples, cka, float32_maps, relational, similarity_preserving
 
 FeatureKind = Literal["cosine", "mse", "attention", "channelwise", "relational", "cka", "similarity"]
 

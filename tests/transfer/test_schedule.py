@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill3d.losses.schedule import ScheduleConfig, schedule_factor
+from distill3d.transfer.matching.schedule import ScheduleConfig, schedule_factor
 
 
 def factors(*steps, total=100, **settings):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from distill3d.losses import distill
-from distill3d.losses.distill import FeatureKind, FeatureLossConfig, feature_loss, needs_same_channels
+from distill3d.transfer.matching import places
+from distill3d.transfer.matching.places import FeatureKind, FeatureLossConfig, feature_loss, needs_same_channels
 
 KINDS = get_args(FeatureKind)
 MEASURES = {kind: feature_loss(FeatureLossConfig(kind=kind)) for kind in KINDS}
@@ -40,4 +40,4 @@ def as_rows(maps):
 
 def ideal(kind, teacher):
     """What the student should be."""
-    return distill._standardized(teacher) if kind == "mse" else teacher.clone()
+    return places._standardized(teacher) if kind == "mse" else teacher.clone()

@@ -15,8 +15,8 @@ from feature_maps import KINDS, as_rows, by_seed, features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill3d.losses import distill
-from distill3d.losses.distill import (
+from distill3d.transfer.matching import places
+from distill3d.transfer.matching.places import (
     FeatureLossConfig,
     attention,
     channelwise,
@@ -26,7 +26,7 @@ from distill3d.losses.distill import (
     needs_same_channels,
     soft_binary_kl,
 )
-from distill3d.losses.similarity import cka, relational, similarity_preserving
+from distill3d.transfer.matching.relations import cka, relational, similarity_preserving
 
 
 def slow_cosine(student, teacher):
@@ -140,10 +140,10 @@ def test_settings_reach_the_function_they_name(chosen, direct):
 
 def test_defaults_of_the_settings_are_those_of_the_functions():
     config = asdict(FeatureLossConfig())
-    for row in distill._TABLE.values():
+    for row in places._TABLE.values():
         defaults = inspect.signature(row.measure).parameters
         assert all(config[name] in {None, defaults[name].default} for name in row.settings)
-    used = {name for row in distill._TABLE.values() for name in row.settings}
+    used = {name for row in places._TABLE.values() for name in row.settings}
     assert used | {"kind"} == set(config)
 
 
@@ -175,7 +175,7 @@ def test_functions_refuse_a_temperature_and_examples_that_mean_nothing():
 
 
 def test_importing_the_losses_does_not_import_monai():
-    modules = "distill3d.losses.distill, distill3d.losses.schedule, distill3d.losses.similarity"
+    modules = ", ".join(f"distill3d.transfer.matching.{name}" for name in ("places", "schedule", "relations"))
     code = f"import sys, {modules}; sys.exit('monai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -11,8 +11,8 @@ from feature_maps import as_rows, by_seed, features, rotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill3d.losses import similarity
-from distill3d.losses.similarity import cka, linear_cka, relational, similarity_preserving
+from distill3d.transfer.matching import relations
+from distill3d.transfer.matching.relations import cka, linear_cka, relational, similarity_preserving
 
 
 def huber(difference):
@@ -66,7 +66,7 @@ def test_relational_over_all_triplets_is_that_of_the_slow_version(seed):
 @by_seed
 def test_relational_over_many_places_measures_angles_at_the_first_sixteen_drawn(seed):
     student, teacher = (features(s, channels=c) for s, c in ((seed, 4), (seed + 100, 6)))  # 48 places
-    index = similarity._sample(student, places=20, seed=seed).numpy()
+    index = relations._sample(student, places=20, seed=seed).numpy()
     golden = slow_relational(as_rows(student)[index], as_rows(teacher)[index], vertices=16)
     assert relational(student=student, teacher=teacher, places=20, seed=seed).item() == pytest.approx(golden, rel=1e-5)
 
@@ -122,7 +122,7 @@ def test_cka_as_a_loss_is_one_minus_that_of_the_sampled_places(seed):
     assert cka(student=student, teacher=teacher).item() == pytest.approx(
         1 - slow_cka(as_rows(student), as_rows(teacher)), rel=1e-5
     )
-    index = similarity._sample(student, places=10, seed=seed).numpy()
+    index = relations._sample(student, places=10, seed=seed).numpy()
     golden = 1 - slow_cka(as_rows(student)[index], as_rows(teacher)[index])
     assert cka(student=student, teacher=teacher, places=10, seed=seed).item() == pytest.approx(golden, rel=1e-4)
 
@@ -142,7 +142,7 @@ def test_a_constant_side_aligns_with_nothing_also_where_its_mean_rounds():
     # On both sides of the choice between features and kernels.
     for rows in (24, 1000):
         constant = torch.full((rows, 40), 1000.3)
-        assert (constant - constant.mean(0)).norm() > similarity.TINY
+        assert (constant - constant.mean(0)).norm() > relations.TINY
         varied = torch.randn(rows, 50, generator=torch.Generator().manual_seed(0))
         assert linear_cka(constant, varied).item() < 1e-3
         assert linear_cka(constant, constant).item() < 1e-3
@@ -165,7 +165,7 @@ def test_linear_cka_refuses_what_has_no_examples_in_common(a, b):
 @by_seed
 def test_similarity_of_places_and_of_patches_are_those_of_the_slow_version(seed):
     student, teacher = (features(s, channels=c, batch=4) for s, c in ((seed, 4), (seed + 100, 6)))
-    index = similarity._sample(student, places=30, seed=seed).numpy()
+    index = relations._sample(student, places=30, seed=seed).numpy()
     got = similarity_preserving(student=student, teacher=teacher, places=30, seed=seed).item()
     assert got == pytest.approx(slow_similarity(as_rows(student)[index], as_rows(teacher)[index]), rel=1e-5)
     patches = [maps.double().numpy().reshape(4, -1) for maps in (student, teacher)]
@@ -212,16 +212,16 @@ def test_only_the_sampled_places_get_a_gradient(measure):
     student, teacher = features(0).requires_grad_(), features(1)
     (gradient,) = torch.autograd.grad(measure(student=student, teacher=teacher, seed=2), student)
     touched = np.flatnonzero(np.abs(as_rows(gradient)).sum(1))
-    assert touched.tolist() == sorted(similarity._sample(student, places=8, seed=2).tolist())
+    assert touched.tolist() == sorted(relations._sample(student, places=8, seed=2).tolist())
 
 
 def test_a_sample_holds_distinct_places_of_all_patches_and_all_where_there_are_fewer():
     maps = features(0, batch=3)
-    places = [similarity._sample(maps, places=20, seed=seed) for seed in range(50)]
+    places = [relations._sample(maps, places=20, seed=seed) for seed in range(50)]
     assert all(len(set(index.tolist())) == 20 for index in places)
     assert set(torch.cat(places).tolist()) == set(range(3 * 24))
-    assert sorted(similarity._sample(maps, places=1000, seed=0).tolist()) == list(range(3 * 24))
-    rows = similarity._rows(maps, places[0])
+    assert sorted(relations._sample(maps, places=1000, seed=0).tolist()) == list(range(3 * 24))
+    rows = relations._rows(maps, places[0])
     assert torch.equal(rows.double(), torch.from_numpy(as_rows(maps)[places[0].numpy()]))
 
 
