@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill3d.evaluation import evaluate
+    from distill3d.evaluation.run_scores import evaluate
     from distill3d.experiment import load_experiment
     from distill3d.inference import predict
     from distill3d.run import fit
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "evaluate": "distill3d.evaluation",
+    "evaluate": "distill3d.evaluation.run_scores",
     "fit": "distill3d.run",
     "load_experiment": "distill3d.experiment",
     "predict": "distill3d.inference",

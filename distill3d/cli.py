@@ -50,10 +50,10 @@ def fit(
     """Train a student, predict and score the held-out cases, and show the table."""
     find_experiment(name)
     from distill3d import run
+    from distill3d.evaluation.tables import score_table
     from distill3d.experiment import load_experiment
     from distill3d.storage.rank import is_main_process
     from distill3d.storage.run_folder import RunFolder
-    from distill3d.tables import score_table
 
     experiment = load_experiment(name, context.args)
     path = run.smoke(experiment) if smoke else run.fit(experiment, resume=resume, overwrite=overwrite)
@@ -137,14 +137,14 @@ def evaluate(
     import json
 
     if pred is not None and gold is not None:
-        from distill3d.file_scores import score_files
-        from distill3d.tables import file_table
+        from distill3d.evaluation.file_scores import score_files
+        from distill3d.evaluation.tables import file_table
 
         found = score_files(pred, gold, spacing_um=_spacing(spacing), vaa3d_compat=vaa3d_compat, tolerance=tolerance)
         table = file_table(found)
     else:
-        from distill3d.evaluation import evaluate as evaluate_run
-        from distill3d.tables import score_table
+        from distill3d.evaluation.run_scores import evaluate as evaluate_run
+        from distill3d.evaluation.tables import score_table
 
         found = evaluate_run(run or Path())
         table = score_table(found)
@@ -161,8 +161,9 @@ def tune_trace(
     seed: Annotated[int, typer.Option(help="of the search")] = 0,
 ) -> None:
     """Choose threshold, gap and spur length on a run's validation cases; `evaluate` uses them from then on."""
-    from distill3d.evaluation import evaluate as evaluate_run
-    from distill3d.tables import score_table, tuning_table
+    from distill3d.evaluation.run_scores import evaluate as evaluate_run
+    from distill3d.evaluation.tables import score_table
+    from distill3d.tables import tuning_table
     from distill3d.trace_tuning import tune_trace as tune
 
     out = _out()

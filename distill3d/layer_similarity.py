@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from distill3d.data.datamodule import DistillDataModule
@@ -28,7 +23,6 @@ CELL_VOX = 8  # both maps are brought to cells of this side: places that are com
 SLICE_STEP = 4  # every so many slices are shown to the teacher: two per cell are enough for a picture
 PATCHES = 4  # of the validation cases, at most
 
-SCALE = Normalize(0, 1)
 
 Similarity = dict[str, Any]
 
@@ -101,45 +95,3 @@ def _teacher_places(
 def _places(maps: Tensor) -> Tensor:
     """Turn [B, C, Z, Y, X] into [B * Z * Y * X, C]."""
     return maps.movedim(1, -1).flatten(0, -2).float()
-
-
-def similarity_figure(path: Path, title: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> Path:
-    """Draw a heat map per axis, before training above and after it below.
-
-    Args:
-        path: PNG to write.
-        title: above it.
-        before: as `layer_similarity` returns it.
-        after: likewise.
-
-    Returns:
-        ``path``.
-    """
-    axes = list(after["cka"])
-    rows, columns = len(after["student"]), len(after["teacher"])
-    figure = Figure(
-        figsize=(2.2 + len(axes) * (1.1 + 0.33 * columns), 2.2 + 2 * (1.0 + 0.24 * rows)),
-        layout="constrained",
-        facecolor="white",
-    )
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(2, len(axes), squeeze=False, sharex=True, sharey=True)
-    for row, (when, found) in enumerate((("before training", before), ("after training", after))):
-        for ax, axis in zip(panels[row], axes, strict=True):
-            ax.imshow(np.array(found["cka"][axis]), norm=SCALE, cmap="viridis", aspect="auto")
-            ax.set_title(f"{when}, slices across {axis}", fontsize=9)
-            ax.set_xticks(range(columns), after["teacher"], rotation=90, fontsize=7)
-            ax.set_yticks(range(rows), after["student"], fontsize=7)
-            for (y, x), value in np.ndenumerate(np.array(found["cka"][axis])):
-                ax.text(x, y, f"{value:.1f}".lstrip("0"), ha="center", va="center", fontsize=5, color=_ink(value))
-    panels[0][0].set_ylabel("student", fontsize=9)
-    panels[1][0].set_ylabel("student", fontsize=9)
-    figure.colorbar(ScalarMappable(SCALE, "viridis"), ax=panels, shrink=0.6, label="linear CKA")
-    figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    return path
-
-
-def _ink(value: float) -> str:
-    return "black" if value > 0.6 else "white"

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from distill3d.data.prepared import PreparedCase
-from distill3d.gradient_audit import gradient_figure
-from distill3d.layer_similarity import similarity_figure
+from distill3d.evaluation.figures.filters import filters_figure
+from distill3d.evaluation.figures.gradients import gradient_figure
+from distill3d.evaluation.figures.similarity import similarity_figure
+from distill3d.evaluation.figures.tubes import tubes_figure
 from distill3d.layers.tubes.embed import TubularEmbed
-from distill3d.learned import filters_figure, tubes_figure
 from distill3d.module import DistillModule
 from distill3d.storage.run_folder import RunFolder
 

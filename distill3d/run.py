@@ -19,7 +19,7 @@ from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
-from distill3d.evaluation import case_pictures, evaluate
+from distill3d.evaluation.run_scores import case_pictures, evaluate
 from distill3d.experiment import load_experiment
 from distill3d.gradient_audit import GradientAudit
 from distill3d.inference import inference_device, predict_prob, window_count

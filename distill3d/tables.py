@@ -11,42 +11,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from distill3d.evaluation.tables import add_teacher
 from distill3d.terminal import WIDTH
 
 if TYPE_CHECKING:
     from distill3d.teaching import CacheReport  # which imports torch; a table does not need it
 
-COLUMNS = {
-    "dice": "Dice",
-    "dice_tol": "Dice\n2 vox",
-    "cldice": "clDice",
-    "hd95_um": "HD95\num",
-    "tree_precision": "length\nprec.",
-    "tree_recall": "length\nrecall",
-    "tree_f1": "length\nF1",
-    "tree_esa": "ESA\nvox",
-}
-FILE_SCORES = {
-    "dice": "Dice",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "dice_tol": "Dice within the tolerance",
-    "hd95": "HD95, in the unit of the spacing",
-    "asd": "mean surface distance",
-    "cldice": "clDice",
-    "betti0_error": "error in the number of parts (Betti 0)",
-    "betti1_error": "error in the number of tunnels (Betti 1)",
-    "n_breaks": "breaks",
-    "n_spurious": "spurious parts",
-    "esa": "ESA, mean distance",
-    "dsa": "DSA, mean distance where it is 2 or more",
-    "pds": "PDS, share that is 2 or more away",
-    "length_pred": "length of the prediction",
-    "length_gold": "length of gold",
-    "tips_error": "error in the number of tips",
-    "branches_error": "error in the number of branch points",
-}
 FATES = {
     "copied": "the teacher's values as they are",
     "inflated": "a 2D kernel brought to 3D: placed in depth, or unrolled",
@@ -55,60 +25,6 @@ FATES = {
     "new": "nothing of the teacher: as a student from scratch has it",
     "skipped": "the teacher has a counterpart that was not used",
 }
-
-
-def score_table(results: Mapping[str, Any]) -> Table:
-    """Lay out a run's ``metrics.json``: a row per case and method, then their means."""
-    table = Table(title=_title(results), title_justify="left", width=WIDTH, title_style="bold")
-    table.add_column("case", overflow="fold")
-    table.add_column("method", overflow="fold")
-    for label in COLUMNS.values():
-        table.add_column(label, justify="right")
-    methods = {results["experiment"]: results, **results["baselines"]}
-    for case in results["cases"]:
-        for method, scored in methods.items():
-            table.add_row(case, method, *_numbers(scored["cases"][case]))
-    table.add_section()
-    for method, scored in methods.items():
-        table.add_row(f"mean of {len(scored['cases'])}", method, *_numbers(scored["mean"]), style="bold")
-    missed = [f"{method}: {scored['n_missed']} missed" for method, scored in methods.items() if scored["n_missed"]]
-    table.caption, table.caption_justify = "; ".join(missed) or None, "left"
-    return table
-
-
-def _title(results: Mapping[str, Any]) -> Text:
-    teacher = results.get("teacher") or {"weights": "none", "architecture": "none", "random": False}
-    title = Text(f"{results['experiment']}, seed {results['seed']}: held-out cases")
-    return _add_teacher(title, teacher)
-
-
-def _add_teacher(title: Text, teacher: Mapping[str, Any]) -> Text:
-    if teacher["architecture"] != "none":
-        title.append(f"\nteacher: {teacher['architecture']}, {teacher['weights']}", style="not bold")
-    if teacher["random"]:
-        title.append("\nTHE TEACHER'S WEIGHTS ARE RANDOM: nothing was transferred from photographs", style="bold red")
-    return title
-
-
-def _numbers(scores: Mapping[str, float]) -> list[str]:
-    """Format one row; a case without a gold tree has no scores of trees."""
-    digits = {"hd95_um": 1, "tree_esa": 2}
-    return [f"{scores[key]:.{digits.get(key, 3)}f}" if key in scores else "-" for key in COLUMNS]
-
-
-def file_table(scores: Mapping[str, Any]) -> Table:
-    """Lay out the scores of two files."""
-    title = f"{scores['pred']}\nagainst {scores['gold']}: {scores['kind']}"
-    table = Table(title=title, title_justify="left", width=WIDTH)
-    table.add_column("score")
-    table.add_column(f"in {scores['unit']}" if "unit" in scores else "value", justify="right")
-    if "tolerance" in scores:
-        table.caption = f"precision, recall, F1: of length, within {scores['tolerance']:g} {scores['unit']}"
-        table.caption_justify = "left"
-    for key, label in FILE_SCORES.items():
-        if key in scores:
-            table.add_row(label, f"{scores[key]:.4g}")
-    return table
 
 
 def tuning_table(result: Mapping[str, Any]) -> Table:
@@ -160,7 +76,7 @@ def _audit_title(report: Mapping[str, Any]) -> Text:
     title = Text(f"{report['experiment']}, seed {report['seed']}: what a fresh run takes from the teacher")
     alone = "; no teacher" if report["teacher"]["architecture"] == "none" else ""
     title.append(f"\nstudent: {report['student']['name']}; strategy: {report['strategy']['name']}{alone}", "not bold")
-    _add_teacher(title, report["teacher"])
+    add_teacher(title, report["teacher"])
     return title.append(
         "\n* buffer, which no optimizer trains   <- the teacher's entry, if its name differs", "not bold"
     )

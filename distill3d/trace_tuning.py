@@ -15,10 +15,10 @@ from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
-from distill3d.evaluation import trace_settings
+from distill3d.evaluation.metrics.tree import tree_scores
+from distill3d.evaluation.run_scores import trace_settings
 from distill3d.experiment import experiment_from_plain
 from distill3d.inference import inference_device, predict_prob
-from distill3d.metrics.tree import tree_scores
 from distill3d.module import load_module
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.terminal import progress_bar

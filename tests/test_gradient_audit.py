@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from distill3d import run
 from distill3d.config.registry import STRATEGIES
 from distill3d.errors import TrainingError
-from distill3d.gradient_audit import GradientAudit, gradient_figure
+from distill3d.evaluation.figures.gradients import gradient_figure
+from distill3d.gradient_audit import GradientAudit
 from distill3d.storage.run_folder import RunFolder
 from distill3d.trainer import make_trainer, quiet, train
 from distill3d.transfer.base import TransferStrategy

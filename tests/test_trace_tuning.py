@@ -8,7 +8,7 @@ import pytest
 from distill3d import run
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
-from distill3d.evaluation import evaluate, trace_settings
+from distill3d.evaluation.run_scores import evaluate, trace_settings
 from distill3d.storage.run_folder import RunFolder
 from distill3d.trace_tuning import tune_trace
 from distill3d.volumes.prob import write_prob

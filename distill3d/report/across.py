@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill3d.report.content import Arm, Profile, Ranking, Score
+from distill3d.evaluation.scores import Score
+from distill3d.report.content import Arm, Profile, Ranking
 from distill3d.report.profiles import Steps, profile
 from distill3d.report.ranks import MIN_ARMS, rank_arms
 from distill3d.report.score_tables import axes, score_table

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from distill3d.evaluation.scores import Score
 from distill3d.report.charts import FAINT, INK, Figure, label, layout, legend_height
-from distill3d.report.content import Arm, Comparison, Profile, Ranking, Score
+from distill3d.report.content import Arm, Comparison, Profile, Ranking
 from distill3d.report.numerals import number, titled
 from distill3d.report.palette import look
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill3d.evaluation.scores import Score
 from distill3d.report.case_means import case_means
 from distill3d.report.charts import FAINT, Figure, difference_title, label, layout, legend_height
-from distill3d.report.content import Arm, Comparison, Score
+from distill3d.report.content import Arm, Comparison
 from distill3d.report.numerals import number, titled
 from distill3d.report.palette import look
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from distill3d.report.content import Arm, Score
+from distill3d.evaluation.scores import Score
+from distill3d.report.content import Arm
 
 
 def cases_that_gain(arm: Arm, baseline: Arm, score: Score) -> tuple[int, int]:

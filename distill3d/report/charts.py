@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill3d.report.content import Arm, Comparison, Difference, Score
+from distill3d.evaluation.scores import Score
+from distill3d.report.content import Arm, Comparison, Difference
 from distill3d.report.numerals import interval, number, short, unit_name
 from distill3d.report.palette import look
 

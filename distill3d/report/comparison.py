@@ -11,19 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from distill3d.evaluation.scores import Score
 from distill3d.report import scores as columns
 from distill3d.report.across import profiles_of, rankings_of
 from distill3d.report.budget import check_budget
-from distill3d.report.content import (
-    Arm,
-    BudgetCheck,
-    Comparison,
-    Cost,
-    Difference,
-    Estimate,
-    RunEntry,
-    Score,
-)
+from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, Estimate, RunEntry
 from distill3d.report.grouping import Group, choose_baseline, differing, group_runs
 from distill3d.report.runs import Run
 from distill3d.report.score_tables import axes, score_table

@@ -6,26 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from distill3d.evaluation.scores import Score
+
 Verdict = Literal["BETTER", "WORSE", "INCONCLUSIVE"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
-    """A column: one number a case is judged by.
-
-    Args:
-        key: in ``metrics.json``, such as ``hd95_um``.
-        label: for people, such as ``HD95``.
-        unit: ``um``, ``vox`` or empty.
-        higher_is_better: whether a larger value is the better one.
-        digits: after the decimal point.
-    """
-
-    key: str
-    label: str
-    unit: str
-    higher_is_better: bool
-    digits: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from distill3d.report.content import Comparison, Cost, Difference, Estimate, Score
+from distill3d.evaluation.scores import Score
+from distill3d.report.content import Comparison, Cost, Difference, Estimate
 from distill3d.report.numerals import number, quantity, titled
 
 COSTS = ("parameters", "FLOPs/patch", "s/step", "memory", "training")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from distill3d.evaluation.scores import Score
 from distill3d.report.charts import Figure, label, layout
-from distill3d.report.content import Arm, Comparison, Score
+from distill3d.report.content import Arm, Comparison
 from distill3d.report.numerals import titled
 from distill3d.report.palette import look
 

@@ -6,7 +6,7 @@ import re
 
 from markupsafe import Markup
 
-from distill3d.report.content import Score
+from distill3d.evaluation.scores import Score
 
 NONE = "\N{EN DASH}"  # where there is no value
 MINUS = "\N{MINUS SIGN}"

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
+from distill3d.evaluation.scores import Score
 from distill3d.report.case_means import case_means, cases_that_gain
-from distill3d.report.content import Arm, Comparison, Difference, Estimate, Score, Verdict
+from distill3d.report.content import Arm, Comparison, Difference, Estimate, Verdict
 from distill3d.report.formats import reference_mean
 from distill3d.report.numerals import NONE, interval, number, quantity, short
 

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_dilation, uniform_filter
 
-from distill3d.figures import FALSE, LOST
-from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE
-from distill3d.metrics.tree_errors import TreePieces, pieces_within, tree_pieces
-from distill3d.tree_figure import HIT, RIGHT
+from distill3d.evaluation.figures.case import FALSE, LOST
+from distill3d.evaluation.figures.tree import HIT, RIGHT
+from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE
+from distill3d.evaluation.metrics.tree_errors import TreePieces, pieces_within, tree_pieces
 from distill3d.volumes.tree import Tree
 
 WHOLE, CLOSE = 460, 380  # pixels of the longer side
@@ -75,7 +75,7 @@ def _gray_rgb(shades: ArrayLike) -> Flat:
 
 
 def colored(errors: NDArray[np.floating]) -> Flat:
-    """Bring an error projection of `distill3d.figures.error_projection` to bytes."""
+    """Bring an error projection of `distill3d.evaluation.figures.case.error_projection` to bytes."""
     return np.rint(255 * errors).astype(np.uint8)
 
 

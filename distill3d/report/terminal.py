@@ -9,9 +9,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from distill3d.evaluation.scores import Score
 from distill3d.report import formats
 from distill3d.report.budget import FAIR_SECTIONS
-from distill3d.report.content import Comparison, Score
+from distill3d.report.content import Comparison
 from distill3d.report.numerals import NONE
 from distill3d.terminal import WIDTH
 

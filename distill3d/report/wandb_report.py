@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from distill3d.config.builder import first_line
 from distill3d.errors import InputError
-from distill3d.report.content import Comparison, Score
+from distill3d.evaluation.scores import Score
+from distill3d.report.content import Comparison
 from distill3d.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import final
 
 from markupsafe import Markup
 
-from distill3d.report.content import Comparison, Difference, Score, Verdict
+from distill3d.evaluation.scores import Score
+from distill3d.report.content import Comparison, Difference, Verdict
 from distill3d.report.numerals import interval, number, probability, unit_name
 
 NAMED = 4  # arms that are named one by one in a sentence

@@ -19,8 +19,8 @@ from distill3d.config.schema import Experiment
 from distill3d.data.base import DataSource
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import UserError
+from distill3d.evaluation.figures.case import error_projection
 from distill3d.experiment import experiment_from_plain
-from distill3d.figures import error_projection
 from distill3d.report.case_means import case_means
 from distill3d.report.content import Arm, Comparison, RunEntry
 from distill3d.report.numerals import number

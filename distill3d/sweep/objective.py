@@ -12,9 +12,9 @@ from typing import Any
 
 from distill3d.config.builder import unknown
 from distill3d.config.schema import Experiment
-from distill3d.evaluation import NOT_SCORES
-from distill3d.metrics.by_case import COUNTS, SCORE_NAMES
-from distill3d.metrics.tree import TreeScores
+from distill3d.evaluation.metrics.by_case import COUNTS, SCORE_NAMES
+from distill3d.evaluation.metrics.tree import TreeScores
+from distill3d.evaluation.run_scores import NOT_SCORES
 from distill3d.storage.curves import history
 from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.settings import Metric, Sweep

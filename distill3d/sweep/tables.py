@@ -11,10 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from distill3d.evaluation.scores import COLUMNS
 from distill3d.sweep.plan import varying, without_seed
 from distill3d.sweep.search import Attempt
 from distill3d.sweep.settings import Sweep
-from distill3d.tables import COLUMNS
 from distill3d.terminal import WIDTH
 
 BESIDE = ("dice", "dice_tol", "hd95_um")  # scores that stand beside the sweep's metric

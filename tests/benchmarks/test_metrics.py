@@ -10,10 +10,10 @@ import pytest
 import torch
 from monai.metrics import HausdorffDistanceMetric
 
-from distill3d.metrics.topology import topology_scores
-from distill3d.metrics.tree import tree_scores
-from distill3d.metrics.tree_distance import Segments, esa_dsa_pds
-from distill3d.metrics.voxel import hd95_um, voxel_scores
+from distill3d.evaluation.metrics.topology import topology_scores
+from distill3d.evaluation.metrics.tree import tree_scores
+from distill3d.evaluation.metrics.tree_distance import Segments, esa_dsa_pds
+from distill3d.evaluation.metrics.voxel import hd95_um, voxel_scores
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import read_swc
 from distill3d.volumes.tree import Tree

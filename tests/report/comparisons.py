@@ -5,8 +5,9 @@ import itertools
 
 import numpy as np
 
+from distill3d.evaluation.scores import Score
 from distill3d.report.across import profiles_of, rankings_of
-from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, Estimate, RunEntry, Score, Setting
+from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, Estimate, RunEntry, Setting
 
 SCORES = (
     Score(key="dice", label="Dice", unit="", higher_is_better=True, digits=3),

@@ -11,11 +11,11 @@ from PIL import Image
 
 from distill3d.config.plain import as_plain
 from distill3d.data.datamodule import DistillDataModule
-from distill3d.figures import FALSE, LOST
+from distill3d.evaluation.figures.case import FALSE, LOST
+from distill3d.evaluation.figures.tree import HIT
 from distill3d.report.snapshots import WHOLE, Box, colored, scaled, with_trees, worst_place, wrong_pixels
 from distill3d.report.worst import MOST_ARMS, MOST_BYTES, MOST_CASES, worst_cases, worst_names
 from distill3d.storage.run_folder import RunFolder, write_yaml
-from distill3d.tree_figure import HIT
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.swc import write_swc
 from distill3d.volumes.tree import Tree

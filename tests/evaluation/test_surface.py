@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 
-from distill3d.metrics import surface
-from distill3d.metrics.surface import distances_to, padded, surface_distances, surface_voxels
+from distill3d.evaluation.metrics import surface
+from distill3d.evaluation.metrics.surface import distances_to, padded, surface_distances, surface_voxels
 
 SHARES = st.sampled_from([0.003, 0.05, 0.4])
 SPACINGS = st.sampled_from([(1.0, 1.0, 1.0), (3.03, 0.7, 1.1), (0.2, 5.0, 1.0)])

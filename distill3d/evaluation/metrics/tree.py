@@ -12,8 +12,8 @@ from typing import Literal, final
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.metrics.masks import harmonic_mean
-from distill3d.metrics.tree_distance import (
+from distill3d.evaluation.metrics.masks import harmonic_mean
+from distill3d.evaluation.metrics.tree_distance import (
     DSA_THRESHOLD,
     SLACK,
     Segments,

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_trees import make, moved, slow_gap, slow_vaa3d, straight, trees
 
-from distill3d.metrics.tree import tree_scores
-from distill3d.metrics.tree_distance import Segments, nearest_distances
+from distill3d.evaluation.metrics.tree import tree_scores
+from distill3d.evaluation.metrics.tree_distance import Segments, nearest_distances
 from distill3d.volumes.swc import read_swc
 
 

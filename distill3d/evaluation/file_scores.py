@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
-from distill3d.metrics.by_case import mask_scores
-from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE, tree_scores
-from distill3d.metrics.voxel import DEFAULT_TOLERANCE_VOX
+from distill3d.evaluation.metrics.by_case import mask_scores
+from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, tree_scores
+from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.tracing.trace import trace
 from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree
@@ -41,7 +41,7 @@ def score_files(
         pred: a mask in any format of `read_volume`, or an SWC file.
         gold: the same.
         spacing_um: ZYX voxel size; of masks it wins over the file's, trees that state none are multiplied by it.
-        vaa3d_compat: of trees, see `distill3d.metrics.tree.tree_scores`.
+        vaa3d_compat: of trees, see `distill3d.evaluation.metrics.tree.tree_scores`.
         tolerance: of trees, the same, in the unit of the scores.
 
     Returns:

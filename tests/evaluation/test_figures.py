@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from distill3d.figures import FALSE, HIT, LOST, UNKNOWN, case_figure, error_projection
-from distill3d.tables import score_table
+from distill3d.evaluation.figures.case import FALSE, HIT, LOST, UNKNOWN, case_figure, error_projection
+from distill3d.evaluation.tables import score_table
 
 
 def masks(*places):

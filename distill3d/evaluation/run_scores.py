@@ -17,13 +17,13 @@ from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
+from distill3d.evaluation.figures.case import case_figure
+from distill3d.evaluation.figures.tree import tree_figure
+from distill3d.evaluation.metrics.by_case import mask_scores, summarize
+from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.experiment import experiment_from_plain
-from distill3d.figures import case_figure
-from distill3d.metrics.by_case import mask_scores, summarize
-from distill3d.metrics.tree import tree_scores
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.tracing.trace import trace
-from distill3d.tree_figure import tree_figure
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree

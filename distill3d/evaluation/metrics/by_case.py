@@ -15,8 +15,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from distill3d.errors import InputError
-from distill3d.metrics.topology import TopologyScores, topology_scores
-from distill3d.metrics.voxel import DEFAULT_TOLERANCE_VOX, VoxelScores, voxel_scores
+from distill3d.evaluation.metrics.topology import TopologyScores, topology_scores
+from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX, VoxelScores, voxel_scores
 
 COUNTS = frozenset({"n_pred", "n_gold"})
 # In the order of the columns; ``missed``, which both have, comes last.

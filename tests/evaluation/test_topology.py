@@ -9,7 +9,7 @@ from skimage.measure import euler_number
 from skimage.morphology import skeletonize
 
 from distill3d.errors import InputError
-from distill3d.metrics.topology import betti_numbers, euler_characteristic, topology_scores
+from distill3d.evaluation.metrics.topology import betti_numbers, euler_characteristic, topology_scores
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import read_swc
 from distill3d.volumes.thinning import skeleton

@@ -21,8 +21,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE, TreeScores, tree_scores
-from distill3d.metrics.tree_errors import Stretch, TreePieces, error_stretches, pieces_within, tree_pieces
+from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, TreeScores, tree_scores
+from distill3d.evaluation.metrics.tree_errors import Stretch, TreePieces, error_stretches, pieces_within, tree_pieces
 from distill3d.volumes.tree import Tree
 
 # Okabe and Ito's colors, which color-blind readers can tell apart; white is what agrees with gold anyway.

@@ -8,7 +8,7 @@ from made_trees import EMPTY, make, moved, slow_share, straight, trees
 from scipy.spatial.transform import Rotation
 
 from distill3d.errors import InputError
-from distill3d.metrics.tree import tree_scores
+from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.volumes.swc import read_swc
 from distill3d.volumes.tree import Tree
 

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from distill3d.learned import (
-    choose_blocks,
-    choose_filters,
-    filters_figure,
-    relative_change,
-    share_on_neurite,
-    tubes_figure,
-)
+from distill3d.evaluation.figures.filters import choose_filters, filters_figure, relative_change
+from distill3d.evaluation.figures.tubes import choose_blocks, share_on_neurite, tubes_figure
 
 SHAPE = (12, 40, 40)
 

@@ -10,9 +10,9 @@ import pytest
 
 from distill3d.cli import evaluate
 from distill3d.errors import InputError
-from distill3d.file_scores import score_files
-from distill3d.metrics.tree import DEFAULT_TREE_TOLERANCE
-from distill3d.tables import file_table
+from distill3d.evaluation.file_scores import score_files
+from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE
+from distill3d.evaluation.tables import file_table
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing, write_swc
 from distill3d.volumes.tree import Tree

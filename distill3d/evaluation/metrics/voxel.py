@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill3d.metrics.masks import box_of, harmonic_mean, known_pair
-from distill3d.metrics.surface import distances_to, padded, surface_distances
+from distill3d.evaluation.metrics.masks import box_of, harmonic_mean, known_pair
+from distill3d.evaluation.metrics.surface import distances_to, padded, surface_distances
 
 DEFAULT_TOLERANCE_VOX = 2.0
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill3d.metrics.tree import tree_scores
-from distill3d.metrics.tree_errors import error_stretches, pieces_within, tree_pieces
+from distill3d.evaluation.metrics.tree import tree_scores
+from distill3d.evaluation.metrics.tree_errors import error_stretches, pieces_within, tree_pieces
 from distill3d.volumes.tree import Tree
 
 ONE = (1.0, 1.0, 1.0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from distill3d.metrics.tree_distance import SLACK, Segments, length_points, nearest_distances
+from distill3d.evaluation.metrics.tree_distance import SLACK, Segments, length_points, nearest_distances
 from distill3d.volumes.tree import Tree
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.ndimage import generate_binary_structure, label
 
 from distill3d.errors import InputError
-from distill3d.metrics.masks import box_of, harmonic_mean, known_pair
-from distill3d.metrics.surface import ball, padded, steps_to, surface_voxels
+from distill3d.evaluation.metrics.masks import box_of, harmonic_mean, known_pair
+from distill3d.evaluation.metrics.surface import ball, padded, steps_to, surface_voxels
 from distill3d.volumes.thinning import skeleton
 
 DEFAULT_TOLERANCE_VOX = 2.0

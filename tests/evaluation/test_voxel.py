@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from monai.metrics import HausdorffDistanceMetric, SurfaceDistanceMetric
 
 from distill3d.errors import InputError
-from distill3d.metrics import surface
-from distill3d.metrics.by_case import summarize
-from distill3d.metrics.voxel import DiceByCase, voxel_scores
+from distill3d.evaluation.metrics import surface
+from distill3d.evaluation.metrics.by_case import summarize
+from distill3d.evaluation.metrics.voxel import DiceByCase, voxel_scores
 
 OVERLAPS = ("dice", "precision", "recall", "dice_tol", "precision_tol", "recall_tol")
 

@@ -1,4 +1,4 @@
-"""Pictures of a prediction. It scores nothing."""
+"""Draws a case: its image, gold, prediction and errors as projections."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
+
+from distill3d.evaluation.figures.canvas import save
 
 # Okabe and Ito's colors, which color-blind readers can tell apart.
 HIT, FALSE, LOST, UNKNOWN = (0.0, 0.62, 0.45), (0.90, 0.38, 0.0), (0.34, 0.71, 0.91), (0.35, 0.35, 0.35)
@@ -44,8 +45,7 @@ def case_figure(
     """
     columns = {"image": (image, "gray"), "gold": (gold.astype(np.float32), "gray"), "probability": (prob, "magma")}
     height = 3.2 + 3.2 * image.shape[0] * spacing_um[0] / (image.shape[1] * spacing_um[1])
-    figure = Figure(figsize=(13, min(height, 7.5) + 0.8), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(13, min(height, 7.5) + 0.8), layout="constrained")
     ratios = [image.shape[1] * spacing_um[1], image.shape[0] * spacing_um[0]]
     axes = figure.subplots(2, 4, squeeze=False, height_ratios=ratios)
     for row, (axis, along) in enumerate(((0, "along z"), (1, "along y"))):
@@ -61,9 +61,7 @@ def case_figure(
         legend.append(Patch(color=UNKNOWN, label="not labelled"))
     figure.legend(handles=legend, loc="outside lower right", ncols=4, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    return save(figure, path, dpi=110)
 
 
 def _panel(ax: Axes, title: str, flat: NDArray[np.floating], **how: Any) -> None:  # noqa: ANN401 - matplotlib's own

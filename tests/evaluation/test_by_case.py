@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from distill3d.metrics.by_case import SCORE_NAMES, ScoresByCase, mask_scores, summarize
-from distill3d.metrics.topology import topology_scores
-from distill3d.metrics.voxel import voxel_scores
+from distill3d.evaluation.metrics.by_case import SCORE_NAMES, ScoresByCase, mask_scores, summarize
+from distill3d.evaluation.metrics.topology import topology_scores
+from distill3d.evaluation.metrics.voxel import voxel_scores
 
 CASES = ("a", "b", "c", "empty")
 SPACING = (3.0, 1.0, 0.5)

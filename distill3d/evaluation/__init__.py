@@ -1,0 +1,1 @@
+"""Scores of a run and of two files, and their pictures."""

@@ -1,0 +1,1 @@
+"""Pictures of a run's results; each module draws one kind of figure."""

@@ -1,0 +1,67 @@
+"""Lays out scores for the terminal. It computes none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from distill3d.evaluation.scores import COLUMNS, FILE_SCORES
+from distill3d.terminal import WIDTH
+
+
+def score_table(results: Mapping[str, Any]) -> Table:
+    """Lay out a run's ``metrics.json``: a row per case and method, then their means."""
+    table = Table(title=_title(results), title_justify="left", width=WIDTH, title_style="bold")
+    table.add_column("case", overflow="fold")
+    table.add_column("method", overflow="fold")
+    for label in COLUMNS.values():
+        table.add_column(label, justify="right")
+    methods = {results["experiment"]: results, **results["baselines"]}
+    for case in results["cases"]:
+        for method, scored in methods.items():
+            table.add_row(case, method, *_numbers(scored["cases"][case]))
+    table.add_section()
+    for method, scored in methods.items():
+        table.add_row(f"mean of {len(scored['cases'])}", method, *_numbers(scored["mean"]), style="bold")
+    missed = [f"{method}: {scored['n_missed']} missed" for method, scored in methods.items() if scored["n_missed"]]
+    table.caption, table.caption_justify = "; ".join(missed) or None, "left"
+    return table
+
+
+def _title(results: Mapping[str, Any]) -> Text:
+    teacher = results.get("teacher") or {"weights": "none", "architecture": "none", "random": False}
+    title = Text(f"{results['experiment']}, seed {results['seed']}: held-out cases")
+    return add_teacher(title, teacher)
+
+
+def add_teacher(title: Text, teacher: Mapping[str, Any]) -> Text:
+    """Append whose weights a run started from; random ones are shouted."""
+    if teacher["architecture"] != "none":
+        title.append(f"\nteacher: {teacher['architecture']}, {teacher['weights']}", style="not bold")
+    if teacher["random"]:
+        title.append("\nTHE TEACHER'S WEIGHTS ARE RANDOM: nothing was transferred from photographs", style="bold red")
+    return title
+
+
+def _numbers(scores: Mapping[str, float]) -> list[str]:
+    """Format one row; a case without a gold tree has no scores of trees."""
+    digits = {"hd95_um": 1, "tree_esa": 2}
+    return [f"{scores[key]:.{digits.get(key, 3)}f}" if key in scores else "-" for key in COLUMNS]
+
+
+def file_table(scores: Mapping[str, Any]) -> Table:
+    """Lay out the scores of two files."""
+    title = f"{scores['pred']}\nagainst {scores['gold']}: {scores['kind']}"
+    table = Table(title=title, title_justify="left", width=WIDTH)
+    table.add_column("score")
+    table.add_column(f"in {scores['unit']}" if "unit" in scores else "value", justify="right")
+    if "tolerance" in scores:
+        table.caption = f"precision, recall, F1: of length, within {scores['tolerance']:g} {scores['unit']}"
+        table.caption_justify = "left"
+    for key, label in FILE_SCORES.items():
+        if key in scores:
+            table.add_row(label, f"{scores[key]:.4g}")
+    return table
