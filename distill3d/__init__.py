@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill3d.evaluation.run_scores import evaluate
     from distill3d.experiment import load_experiment
-    from distill3d.inference import predict
-    from distill3d.run import fit
     from distill3d.tracing.trace import trace
+    from distill3d.training.fit import fit
+    from distill3d.training.inference import predict
     from distill3d.volumes.raster import rasterize
     from distill3d.volumes.swc import read_swc, write_swc
     from distill3d.volumes.volume import read_volume, write_volume
@@ -33,9 +33,9 @@ __all__ = [
 
 _HOMES = {
     "evaluate": "distill3d.evaluation.run_scores",
-    "fit": "distill3d.run",
+    "fit": "distill3d.training.fit",
     "load_experiment": "distill3d.experiment",
-    "predict": "distill3d.inference",
+    "predict": "distill3d.training.inference",
     "rasterize": "distill3d.volumes.raster",
     "read_swc": "distill3d.volumes.swc",
     "read_volume": "distill3d.volumes.volume",

@@ -49,14 +49,15 @@ def fit(
 ) -> None:
     """Train a student, predict and score the held-out cases, and show the table."""
     find_experiment(name)
-    from distill3d import run
     from distill3d.evaluation.tables import score_table
     from distill3d.experiment import load_experiment
     from distill3d.storage.rank import is_main_process
     from distill3d.storage.run_folder import RunFolder
+    from distill3d.training.fit import fit as fit_run
+    from distill3d.training.fit import smoke as smoke_run
 
     experiment = load_experiment(name, context.args)
-    path = run.smoke(experiment) if smoke else run.fit(experiment, resume=resume, overwrite=overwrite)
+    path = smoke_run(experiment) if smoke else fit_run(experiment, resume=resume, overwrite=overwrite)
     if not is_main_process():
         return
     folder, out = RunFolder(path), _out()
@@ -74,8 +75,8 @@ def pretrain(
     """Train a small 2D ViT on photos by distillation; leaves weights and a model card in the run's folder."""
     find_experiment(name)
     from distill3d.experiment import load_pretraining
-    from distill3d.pretrain import pretrain as pretrain_vit
     from distill3d.storage.rank import is_main_process
+    from distill3d.training.pretrain import pretrain as pretrain_vit
 
     settings = load_pretraining(name, context.args)
     path = pretrain_vit(settings, resume=resume, overwrite=overwrite)
@@ -94,7 +95,7 @@ def predict(
     ] = None,
 ) -> None:
     """Predict stacks with the best checkpoint of a run; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
-    from distill3d.inference import predict as predict_stack
+    from distill3d.training.inference import predict as predict_stack
 
     for volume in volumes:
         _out().print(str(predict_stack(run, volume, out=out, spacing_um=_spacing(spacing))), soft_wrap=True)
@@ -163,8 +164,8 @@ def tune_trace(
     """Choose threshold, gap and spur length on a run's validation cases; `evaluate` uses them from then on."""
     from distill3d.evaluation.run_scores import evaluate as evaluate_run
     from distill3d.evaluation.tables import score_table
-    from distill3d.tables import tuning_table
-    from distill3d.trace_tuning import tune_trace as tune
+    from distill3d.training.tables import tuning_table
+    from distill3d.training.trace_tuning import tune_trace as tune
 
     out = _out()
     out.print(tuning_table(tune(run, trials=trials, seed=seed)))
@@ -205,9 +206,9 @@ def audit(
     find_experiment(name)
     import json
 
-    from distill3d.auditing import audit_experiment
     from distill3d.experiment import load_experiment
-    from distill3d.tables import audit_rows_table, audit_table
+    from distill3d.training.audit import audit_experiment
+    from distill3d.training.tables import audit_rows_table, audit_table
 
     report = audit_experiment(load_experiment(name, context.args)).as_dict()
     if as_json:
@@ -228,8 +229,8 @@ def cache(
     """Compute what a frozen teacher says of an experiment's training stacks, once, so that training need not run it."""
     find_experiment(name)
     from distill3d.experiment import load_experiment
-    from distill3d.tables import cache_table
-    from distill3d.teaching import cache_experiment, prune_cache
+    from distill3d.training.tables import cache_table
+    from distill3d.training.teacher_maps import cache_experiment, prune_cache
 
     experiment, out = load_experiment(name, context.args), _out()
     if prune:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from distill3d import run
 from distill3d.errors import UserError
 from distill3d.experiment import load_experiment
+from distill3d.training import fit
 
 SWC = "1 0 8 8 4 1 -1\n2 0 24 24 8 1 1\n"
 
@@ -33,7 +33,7 @@ def lines(tiny_file, pairs, tmp_path):
         data = f"data={{name: neurons, folder: {pairs}, spacing_um: [1, 1, 1], train: [a], val: [b], test: [c]}}"
         experiment = load_experiment(tiny_file, [data, *overrides])
         with pytest.raises(UserError) as caught:
-            run.fit(replace(experiment, cache=str(tmp_path / "cache")))
+            fit.fit(replace(experiment, cache=str(tmp_path / "cache")))
         assert not (tmp_path / "runs").exists()
         assert caught.value.exit_code == 2
         return caught.value.lines

@@ -116,9 +116,9 @@ def test_check_describes_every_case(call, tiny_file):
 
 @pytest.fixture
 def trained(tiny):
-    from distill3d import run
+    from distill3d.training import fit
 
-    return run.fit(tiny())
+    return fit.fit(tiny())
 
 
 def test_evaluate_scores_again_and_prints_the_table(call, trained):

@@ -8,14 +8,14 @@ import timm
 import torch
 from rich.console import Console
 
-from distill3d import run
 from distill3d.config.catalog import experiment_files
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
 from distill3d.experiment import load_experiment
 from distill3d.storage.run_folder import RunFolder
-from distill3d.teaching import fill, make_view
-from distill3d.trainer import make_trainer, quiet
+from distill3d.training import fit
+from distill3d.training.teacher_maps import fill, make_view
+from distill3d.training.trainer import make_trainer, quiet
 
 ALL = experiment_files()
 PRETRAININGS = [name for name in ALL if name.startswith("pretrain_")]
@@ -83,12 +83,12 @@ def test_it_takes_real_steps(name, cache, tmp_path, request):
     if name.endswith("kd_logits"):  # its teacher is a run
         first = name.replace("kd_logits", "teacher2d")
         first = replace(load_experiment(first, (*SMALL, *_few_slices(first))), cache=str(cache))
-        overrides += (f"teacher.run={run.fit(replace(first, runs=str(tmp_path)))}",)
+        overrides += (f"teacher.run={fit.fit(replace(first, runs=str(tmp_path)))}",)
     experiment = replace(_without_network(load_experiment(name, overrides)), cache=str(cache), runs=str(tmp_path))
     torch.manual_seed(0)
-    data = run.DistillDataModule(experiment)
+    data = fit.DistillDataModule(experiment)
     data.prepare_data()
-    module = run.DistillModule(experiment, val_cases=data.case_names("val"))
+    module = fit.DistillModule(experiment, val_cases=data.case_names("val"))
     teacher = TEACHERS.build(experiment.teacher)
     audit = module.transfer(teacher)
     before = {key: value.clone() for key, value in module.student.state_dict().items()}  # the transfer may rename some

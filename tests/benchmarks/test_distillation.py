@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from distill3d import run
 from distill3d.config.registry import TEACHERS
 from distill3d.experiment import load_experiment
-from distill3d.teaching import fill, make_view
+from distill3d.training import fit
+from distill3d.training.teacher_maps import fill, make_view
 
 ARMS = {
     "none": ("op_scratch", ()),
@@ -30,9 +30,9 @@ def build(name, overrides, cache):
         cache=str(cache),
     )
     torch.manual_seed(0)
-    data = run.DistillDataModule(experiment)
+    data = fit.DistillDataModule(experiment)
     data.prepare_data()
-    module, teacher = run.DistillModule(experiment), TEACHERS.build(experiment.teacher)
+    module, teacher = fit.DistillModule(experiment), TEACHERS.build(experiment.teacher)
     module.transfer(teacher)
     if module.strategy.wants_teacher:
         module.look(make_view(module, teacher, data))

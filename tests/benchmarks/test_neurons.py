@@ -9,8 +9,8 @@ import torch
 
 from distill3d.config.registry import NEURONS, TEACHERS
 from distill3d.experiment import load_experiment
-from distill3d.module import DistillModule
 from distill3d.neurons.conversion import neuron_costs
+from distill3d.training.module import DistillModule
 
 SIZE, ROUNDS = (16, 48, 48), 6
 TYPES = [name for name in NEURONS.names() if NEURONS[name].module.startswith("distill3d.")]

@@ -12,12 +12,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
-from distill3d import run
-from distill3d.callbacks import StepClock
 from distill3d.experiment import load_experiment
-from distill3d.loggers import make_loggers
 from distill3d.storage.run_folder import RunFolder
-from distill3d.trainer import make_trainer, quiet
+from distill3d.training import fit
+from distill3d.training.callbacks import StepClock
+from distill3d.training.loggers import make_loggers
+from distill3d.training.trainer import make_trainer, quiet
 
 STEPS, ROUNDS = 12, 3
 
@@ -55,15 +55,15 @@ def bare_loop(module, batches, clip):
 def test_a_step_of_fit_against_a_bare_loop(tmp_path):
     overrides = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "patches.workers=0")
     experiment = replace(load_experiment("scratch", overrides), runs=str(tmp_path))
-    data = run.DistillDataModule(experiment)
+    data = fit.DistillDataModule(experiment)
     data.prepare_data()
     data.setup("fit")
     batches = list(data.train_dataloader())
     bare, fitted = [], []
     for index in range(ROUNDS):
         torch.manual_seed(0)
-        bare += bare_loop(run.DistillModule(experiment), batches, experiment.trainer.gradient_clip)
-        module = run.DistillModule(experiment, val_cases=data.case_names("val"))
+        bare += bare_loop(fit.DistillModule(experiment), batches, experiment.trainer.gradient_clip)
+        module = fit.DistillModule(experiment, val_cases=data.case_names("val"))
         folder, intervals = RunFolder(tmp_path / str(index)), Intervals()
         loggers = make_loggers(experiment, folder, first_step=0)
         trainer = make_trainer(experiment.trainer, folder, loggers, [StepClock(), intervals])
@@ -82,10 +82,10 @@ def test_the_wait_for_data_on_real_stacks(tmp_path, data_dir):
     experiment = replace(
         load_experiment("op_scratch", ("trainer.steps=30", "trainer.validate_every=30")), runs=str(tmp_path)
     )
-    data = run.DistillDataModule(experiment)
+    data = fit.DistillDataModule(experiment)
     data.prepare_data()
     clock = StepClock()
-    module = run.DistillModule(experiment, val_cases=data.case_names("val"))
+    module = fit.DistillModule(experiment, val_cases=data.case_names("val"))
     with quiet():
         make_trainer(experiment.trainer, RunFolder(tmp_path), [], [clock]).fit(module, datamodule=data)
     cost = clock.cost()

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from distill3d import run
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import NEURONS, STUDENTS, TEACHERS, Component
 from distill3d.errors import ConfigError
-from distill3d.module import CHECKPOINT_KEY, DistillModule, load_module
 from distill3d.neurons import conversion
 from distill3d.neurons.conversion import Conversion, convert_neurons, convertible_layers, neuron_costs
 from distill3d.storage.run_folder import RunFolder
 from distill3d.students import ConvNet3d, ConvNet3dConfig, MonaiConfig, UNet3d, UNet3dConfig, Vit3dConfig
 from distill3d.students.base import Student
 from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.training import fit
+from distill3d.training.module import CHECKPOINT_KEY, DistillModule, load_module
 from distill3d.transfer import Inflate, InflateConfig
 
 NAMES = [name for name in NEURONS.names() if NEURONS[name].module.startswith("distill3d.")]
@@ -270,7 +270,7 @@ def _train(module, optimizer, *, seed):
 
 
 def test_a_run_converts_resumes_predicts_and_reports_its_cost(tiny):
-    folder = RunFolder(run.smoke(tiny(*INFLATED, QUADRATIC)))
+    folder = RunFolder(fit.smoke(tiny(*INFLATED, QUADRATIC)))
     assert folder.state == "done"
     cost = json.loads(folder.metrics.read_text())["cost"]
     module = load_module(folder.last)

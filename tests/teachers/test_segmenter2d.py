@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from distill3d import run
 from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import load_experiment
-from distill3d.module import load_module
 from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers import LOGITS, Segmenter, Segmenter2dConfig, hash_weights
 from distill3d.teachers.slices import cut_slices
+from distill3d.training import fit
+from distill3d.training.module import load_module
 
 SETTINGS = (
     "data={name: simulated, train: 2, val: 1, test: 1, shape_zyx: [16, 48, 48]}",
@@ -31,7 +31,7 @@ VOLUME = torch.rand(1, 1, 5, 32, 64, generator=torch.Generator().manual_seed(0))
 def trained(tmp_path_factory, cache) -> Path:
     """Finish a run of the experiment that trains such teachers, at tiny size."""
     experiment = load_experiment("teacher2d", SETTINGS)
-    return run.fit(replace(experiment, runs=str(tmp_path_factory.mktemp("runs")), cache=str(cache)))
+    return fit.fit(replace(experiment, runs=str(tmp_path_factory.mktemp("runs")), cache=str(cache)))
 
 
 @pytest.fixture(scope="module")

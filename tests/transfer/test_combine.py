@@ -6,9 +6,9 @@ from image_nets import ImageStudent, ImageTeacher, look, prepared, random_batch,
 
 from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
-from distill3d.module import DistillModule
 from distill3d.students import ConvNet3d, ConvNet3dConfig
 from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.training.module import DistillModule
 from distill3d.transfer import (
     Combine,
     CombineConfig,

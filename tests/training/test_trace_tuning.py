@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from distill3d import run
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
 from distill3d.evaluation.run_scores import evaluate, trace_settings
 from distill3d.storage.run_folder import RunFolder
-from distill3d.trace_tuning import tune_trace
+from distill3d.training import fit
+from distill3d.training.trace_tuning import tune_trace
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.swc import read_swc
 
@@ -19,7 +19,7 @@ from distill3d.volumes.swc import read_swc
 def perfect(tiny):
     """A run whose predictions are its gold: of validation dimmed, so that the threshold of 0.5 finds nothing."""
     experiment = tiny("data.shape_zyx=[24,64,64]")
-    folder = RunFolder(run.fit(experiment))
+    folder = RunFolder(fit.fit(experiment))
     data = DistillDataModule(experiment)
     for split, brightness in (("val", 0.4), ("test", 1.0)):
         for case in data.cases(split):
@@ -57,7 +57,7 @@ def test_the_same_seed_tries_the_same_settings(perfect):
 
 
 def test_a_run_without_predictions_of_validation_cases_makes_them(tiny):
-    folder = RunFolder(run.fit(tiny()))
+    folder = RunFolder(fit.fit(tiny()))
     tune_trace(folder.path, trials=1)
     assert all(folder.prob(name).is_file() for name in DistillDataModule(tiny()).case_names("val"))
 
@@ -69,7 +69,7 @@ def test_a_run_that_is_none_is_refused(tmp_path):
 
 def test_a_case_that_is_missed_lowers_the_mean_of_trees_too(tiny):
     experiment = replace(tiny())
-    folder = RunFolder(run.fit(experiment))
+    folder = RunFolder(fit.fit(experiment))
     case = DistillDataModule(experiment).cases("test")[0]
     write_prob(folder.prob(case.name), 0.0 * case.mask, case.spacing_um)
     results = evaluate(folder.path)

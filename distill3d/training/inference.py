@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill3d.module import DistillModule, load_module
 from distill3d.storage.run_folder import RunFolder
+from distill3d.training.module import DistillModule, load_module
 from distill3d.volumes.intensity import scale_intensity
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.volume import read_volume

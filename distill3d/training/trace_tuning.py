@@ -18,11 +18,11 @@ from distill3d.errors import InputError
 from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.run_scores import trace_settings
 from distill3d.experiment import experiment_from_plain
-from distill3d.inference import inference_device, predict_prob
-from distill3d.module import load_module
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.terminal import progress_bar
 from distill3d.tracing.trace import trace
+from distill3d.training.inference import inference_device, predict_prob
+from distill3d.training.module import load_module
 from distill3d.volumes.prob import read_prob, write_prob
 
 Found = list[tuple[PreparedCase, NDArray[np.float32]]]

@@ -16,21 +16,21 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from distill3d.callbacks import StepClock
-from distill3d.claim import finished_or_refused
 from distill3d.config.plain import as_plain
 from distill3d.config.schema import Pretraining
 from distill3d.experiment import load_pretraining
-from distill3d.loggers import log_summary, make_loggers
-from distill3d.pretrain.card import write_card
-from distill3d.pretrain.module import PhotoModule, build_vit
-from distill3d.pretrain.photos import Crops, PhotoData, photos
-from distill3d.pretrain.probe import probe
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json, write_yaml
 from distill3d.teachers.base import hash_weights
-from distill3d.trainer import make_trainer, quiet, step_of, train
+from distill3d.training.callbacks import StepClock
+from distill3d.training.claim import finished_or_refused
+from distill3d.training.loggers import log_summary, make_loggers
+from distill3d.training.pretrain.card import write_card
+from distill3d.training.pretrain.module import PhotoModule, build_vit
+from distill3d.training.pretrain.photos import Crops, PhotoData, photos
+from distill3d.training.pretrain.probe import probe
+from distill3d.training.trainer import make_trainer, quiet, step_of, train
 
 STATISTICS_BATCHES = 8
 

@@ -11,13 +11,13 @@ from distill3d.config.schema import CropConfig
 from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import load_experiment, load_pretraining
 from distill3d.layers.photo_vit import PHOTO_VIT
-from distill3d.pretrain import pretrain
-from distill3d.pretrain.module import ExplainedVariance, PhotoModule, build_vit
-from distill3d.pretrain.photos import PHOTOS, Crops, photos
-from distill3d.pretrain.probe import probe
 from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers import Timm2d, Timm2dConfig, hash_weights
 from distill3d.teachers.weights import SHIPPED
+from distill3d.training.pretrain import pretrain
+from distill3d.training.pretrain.module import ExplainedVariance, PhotoModule, build_vit
+from distill3d.training.pretrain.photos import PHOTOS, Crops, photos
+from distill3d.training.pretrain.probe import probe
 
 CROPS = CropConfig(pixels=64, teacher_pixels=64, batch_size=4, val_crops=8, workers=0)
 TINY = """

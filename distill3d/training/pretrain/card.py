@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from distill3d.config.schema import Pretraining
-from distill3d.pretrain.photos import PHOTOS
 from distill3d.storage.run_folder import write_text
+from distill3d.training.pretrain.photos import PHOTOS
 
 TEMPLATE = """\
 # {{ settings.architecture }}

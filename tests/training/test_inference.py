@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from distill3d.inference import predict_prob, window_count
-from distill3d.module import DistillModule
+from distill3d.training.inference import predict_prob, window_count
+from distill3d.training.module import DistillModule
 from distill3d.types import Prediction
 from distill3d.volumes.prob import read_prob, write_prob
 

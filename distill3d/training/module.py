@@ -16,14 +16,14 @@ from distill3d.config.plain import as_plain
 from distill3d.config.registry import LOSSES, STRATEGIES, STUDENTS
 from distill3d.config.schema import Experiment, OptimizerConfig
 from distill3d.errors import ConfigError, InputError, TrainingError
-from distill3d.evaluation.metrics.voxel import DiceByCase
 from distill3d.experiment import experiment_from_plain
-from distill3d.gradients import GradientBalance
 from distill3d.losses.base import Loss
 from distill3d.neurons.conversion import Conversion, convert_neurons
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
+from distill3d.training.dice import DiceByCase
+from distill3d.training.gradients import GradientBalance
 from distill3d.transfer.base import TransferAudit, TransferStrategy
 from distill3d.transfer.view import TeacherView
 from distill3d.types import Batch, LossTerm, Prediction

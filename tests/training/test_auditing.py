@@ -9,15 +9,15 @@ import lightning as L
 import pytest
 import torch
 
-from distill3d import run
-from distill3d.auditing import audit_experiment
 from distill3d.cli import app
 from distill3d.config.registry import STRATEGIES, TEACHERS
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import ConfigError
 from distill3d.experiment import load_experiment
-from distill3d.module import DistillModule
-from distill3d.tables import FATES
+from distill3d.training import fit
+from distill3d.training.audit import audit_experiment
+from distill3d.training.module import DistillModule
+from distill3d.training.tables import FATES
 from distill3d.transfer.base import Fate, TransferStrategy
 from distill3d.transfer.none import NoTransferConfig
 
@@ -88,7 +88,7 @@ def test_rows_are_those_a_run_writes_although_a_run_prepares_data_first(tiny):
     L.seed_everything(experiment.seed, workers=True, verbose=False)
     data = DistillDataModule(experiment)
     data.prepare_data()
-    _, _, written = run._build(experiment, data, None)
+    _, _, written = fit._build(experiment, data, None)
     assert audit_experiment(experiment).audit.as_dict() == written
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill3d import run
-from distill3d.module import load_module
-from distill3d.pictures import fullest_window
 from distill3d.storage.run_folder import RunFolder
+from distill3d.training import fit
+from distill3d.training.module import load_module
+from distill3d.training.pictures import fullest_window
 
 TUBULAR = (
     "student={name: vit3d, encoder: test_vit, block_zyx: [8, 16, 16], input_zyx: [16, 32, 32], decoder: [4, 4, 4, 4]}",
@@ -33,8 +33,8 @@ def test_without_gold_the_window_is_the_first_corner():
 @pytest.mark.parametrize("resumed", [False, True])
 def test_filters_and_tubes_are_drawn(tiny, resumed):
     if resumed:
-        run.fit(tiny(*TUBULAR, "trainer.steps=2"))
-    folder = RunFolder(run.fit(tiny(*TUBULAR), resume=resumed))
+        fit.fit(tiny(*TUBULAR, "trainer.steps=2"))
+    folder = RunFolder(fit.fit(tiny(*TUBULAR), resume=resumed))
     for name in ("filters", "tubes"):
         assert (folder.figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     start = load_file(folder.start)["encoder.patch_embed.tubes"]
@@ -44,6 +44,6 @@ def test_filters_and_tubes_are_drawn(tiny, resumed):
 
 
 def test_a_student_that_mirrors_nothing_has_no_filters_to_compare(tiny):
-    folder = RunFolder(run.fit(tiny()))
+    folder = RunFolder(fit.fit(tiny()))
     assert not folder.start.exists()
     assert not (folder.figures / "filters.png").exists()

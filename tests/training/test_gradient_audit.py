@@ -10,13 +10,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from distill3d import run
 from distill3d.config.registry import STRATEGIES
 from distill3d.errors import TrainingError
 from distill3d.evaluation.figures.gradients import gradient_figure
-from distill3d.gradient_audit import GradientAudit
 from distill3d.storage.run_folder import RunFolder
-from distill3d.trainer import make_trainer, quiet, train
+from distill3d.training import fit
+from distill3d.training.gradient_audit import GradientAudit
+from distill3d.training.trainer import make_trainer, quiet, train
 from distill3d.transfer.base import TransferStrategy
 from distill3d.types import LossTerm
 
@@ -76,9 +76,9 @@ def trained(tmp_path):
 
     def training(experiment, *callbacks, checkpoint=None):
         torch.manual_seed(0)
-        data = run.DistillDataModule(experiment)
+        data = fit.DistillDataModule(experiment)
         data.prepare_data()
-        module = run.DistillModule(experiment, val_cases=data.case_names("val"))
+        module = fit.DistillModule(experiment, val_cases=data.case_names("val"))
         folder, audit = RunFolder(tmp_path / "trained"), GradientAudit(every=experiment.trainer.audit_every)
         trainer = make_trainer(experiment.trainer, folder, [], [*callbacks, audit])
         with quiet():
@@ -91,7 +91,7 @@ def trained(tmp_path):
 @pytest.mark.parametrize("wrong", ["detached", "zero"])
 def test_a_term_without_a_gradient_stops_the_run_at_its_first_step(toy, tmp_path, wrong):
     with pytest.raises(TrainingError) as caught:
-        run.fit(toy(f"useful, {wrong}"))
+        fit.fit(toy(f"useful, {wrong}"))
     said = str(caught.value)
     assert said.startswith(f"loss term {wrong}: no gradient reaches the student at step 0; accepted: ")
     assert "\n" not in said
@@ -158,13 +158,13 @@ def test_a_resumed_run_does_not_ask_again_what_is_proven(toy, trained, tmp_path)
 
 def test_the_curves_of_a_resumed_run_are_those_of_an_uninterrupted_one(toy, tmp_path, monkeypatch):
     experiment = toy("useful", "trainer.audit_every=1", "trainer.log_every=1")
-    whole = RunFolder(run.fit(replace(experiment, runs=str(tmp_path / "whole"))))
-    original = run.make_trainer
+    whole = RunFolder(fit.fit(replace(experiment, runs=str(tmp_path / "whole"))))
+    original = fit.make_trainer
     with monkeypatch.context() as patch:
-        patch.setattr(run, "make_trainer", lambda s, f, lo, usual: original(s, f, lo, [*usual, Crash()]))
+        patch.setattr(fit, "make_trainer", lambda s, f, lo, usual: original(s, f, lo, [*usual, Crash()]))
         with pytest.raises(RuntimeError, match="power cut"):
-            run.fit(experiment)
-    resumed = RunFolder(run.fit(experiment, resume=True))
+            fit.fit(experiment)
+    resumed = RunFolder(fit.fit(experiment, resume=True))
     history = json.loads(resumed.gradients.read_text())["history"]
     assert [row["step"] for row in history] == [0, 1, 2, 3]
     assert history == json.loads(whole.gradients.read_text())["history"]

@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from distill3d.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
 from distill3d.config.schema import TrainerConfig
-from distill3d.loggers import log_stop
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
+from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
+from distill3d.training.loggers import log_stop
 
 EXIT_INTERRUPT = 130
 STOPS = {EXIT_INTERRUPT: "Ctrl-C", EXIT_SIGTERM: "SIGTERM, as a sweep agent or a cluster sends it"}

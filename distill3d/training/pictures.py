@@ -15,8 +15,8 @@ from distill3d.evaluation.figures.gradients import gradient_figure
 from distill3d.evaluation.figures.similarity import similarity_figure
 from distill3d.evaluation.figures.tubes import tubes_figure
 from distill3d.layers.tubes.embed import TubularEmbed
-from distill3d.module import DistillModule
 from distill3d.storage.run_folder import RunFolder
+from distill3d.training.module import DistillModule
 
 CANDIDATES = 200  # windows that are compared
 

@@ -12,8 +12,8 @@ from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
 from distill3d.experiment import load_experiment
-from distill3d.module import DistillModule
 from distill3d.teachers.base import TeacherIdentity
+from distill3d.training.module import DistillModule
 from distill3d.transfer.base import TransferAudit
 
 

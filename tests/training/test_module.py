@@ -10,8 +10,8 @@ from torch import nn
 from distill3d.config.registry import STRATEGIES
 from distill3d.config.schema import OptimizerConfig
 from distill3d.errors import ConfigError, TrainingError
-from distill3d.module import DistillModule, learning_rate
 from distill3d.teachers.base import Teacher, TeacherIdentity
+from distill3d.training.module import DistillModule, learning_rate
 from distill3d.transfer.base import TransferStrategy
 from distill3d.transfer.requests import TeacherRequest, ViewConfig
 from distill3d.types import Batch, LossTerm

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from distill3d.config.schema import BalanceConfig
-from distill3d.gradients import GradientBalance, term_gradients
-from distill3d.module import DistillModule
+from distill3d.training.gradients import GradientBalance, term_gradients
+from distill3d.training.module import DistillModule
 from distill3d.types import LossTerm
 
 

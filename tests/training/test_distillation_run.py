@@ -13,11 +13,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from distill3d import run
 from distill3d.config.plain import as_plain
 from distill3d.errors import ConfigError
-from distill3d.module import load_module
 from distill3d.storage.run_folder import RunFolder, write_yaml
+from distill3d.training import fit
+from distill3d.training.module import load_module
 
 FEATURES = (
     "student={name: convnet3d, encoder: test_efficientnet, stages: 2, decoder: [4, 4]}",
@@ -61,7 +61,7 @@ def finished(*arguments):
 @pytest.mark.timeout(600)  # two more imports of torch, on a machine that may be busy
 def test_two_processes_match_features_as_one_does_and_go_on_when_the_schedule_stops(tiny, tmp_path):
     experiment = tiny(*FEATURES, STOP, "trainer.log_every=1")
-    one = RunFolder(run.fit(experiment))
+    one = RunFolder(fit.fit(experiment))
     plain = {**as_plain(experiment), "runs": str(tmp_path / "two")}
     file = tmp_path / "settings" / "tiny.yaml"
     write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
@@ -90,13 +90,13 @@ class Crash(Callback):
 def test_a_resumed_run_goes_on_with_its_projection_its_slices_and_its_balance(tiny, tmp_path, monkeypatch):
     more = ("strategy.view.slices=3", "strategy.projection=mlp", "balance={mode: gradient, every: 3}")
     experiment = tiny(*FEATURES, *more, "strategy.schedule={kind: cosine, warmup_steps: 2}")
-    whole = RunFolder(run.fit(replace(experiment, runs=str(tmp_path / "whole"))))
-    original = run.make_trainer
+    whole = RunFolder(fit.fit(replace(experiment, runs=str(tmp_path / "whole"))))
+    original = fit.make_trainer
     with monkeypatch.context() as patch:
-        patch.setattr(run, "make_trainer", lambda s, f, lo, usual: original(s, f, lo, [*usual, Crash()]))
+        patch.setattr(fit, "make_trainer", lambda s, f, lo, usual: original(s, f, lo, [*usual, Crash()]))
         with pytest.raises(RuntimeError, match="power cut"):
-            run.fit(experiment)
-    resumed = RunFolder(run.fit(experiment, resume=True))
+            fit.fit(experiment)
+    resumed = RunFolder(fit.fit(experiment, resume=True))
     assert close(weights(whole), weights(resumed), rtol=0, atol=0)
     scales = [torch.load(each.last, weights_only=True)["distill3d"]["balance"] for each in (whole, resumed)]
     assert scales[0] == scales[1]
@@ -108,7 +108,7 @@ def test_a_resumed_run_goes_on_with_its_projection_its_slices_and_its_balance(ti
 
 
 def test_with_the_cache_training_runs_no_teacher(tiny, cache):
-    folder = RunFolder(run.fit(tiny(*FEATURES, *CACHED, "trainer.audit_every=1")))
+    folder = RunFolder(fit.fit(tiny(*FEATURES, *CACHED, "trainer.audit_every=1")))
     assert cost(folder)["teacher_images"] == 0
     (before, after) = (json.loads(folder.similarity.read_text())[when]["cka"] for when in ("before", "after"))
     assert before != after
@@ -119,5 +119,5 @@ def test_with_the_cache_training_runs_no_teacher(tiny, cache):
 def test_a_wrong_layer_stops_before_anything_is_written(tiny, tmp_path):
     pair = "strategy.pairs={mid: {student: encoder.blocks.1, teacher: block.1}}"
     with pytest.raises(ConfigError, match=r"the teacher has no layer 'block\.1'; did you mean 'blocks\.1'\?"):
-        run.fit(tiny(*FEATURES, pair))
+        fit.fit(tiny(*FEATURES, pair))
     assert not (tmp_path / "runs").exists()

@@ -13,29 +13,29 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from distill3d.callbacks import StepClock
-from distill3d.claim import finished_or_refused, steps_before
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.evaluation.run_scores import case_pictures, evaluate
 from distill3d.experiment import load_experiment
-from distill3d.gradient_audit import GradientAudit
-from distill3d.inference import inference_device, predict_prob, window_count
-from distill3d.layer_similarity import layer_similarity, similarity_batch
-from distill3d.loggers import log_results, make_loggers
-from distill3d.module import DistillModule, load_module
 from distill3d.neurons.conversion import neuron_costs
-from distill3d.pictures import keep_start, learned_pictures
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json, write_yaml
-from distill3d.tables import audit_table
 from distill3d.teachers.base import Teacher
-from distill3d.teaching import cache_line, fill, make_view
 from distill3d.terminal import progress_bar
-from distill3d.trainer import make_trainer, quiet, step_of, train
+from distill3d.training.callbacks import StepClock
+from distill3d.training.claim import finished_or_refused, steps_before
+from distill3d.training.gradient_audit import GradientAudit
+from distill3d.training.inference import inference_device, predict_prob, window_count
+from distill3d.training.loggers import log_results, make_loggers
+from distill3d.training.module import DistillModule, load_module
+from distill3d.training.pictures import keep_start, learned_pictures
+from distill3d.training.similarity import layer_similarity, similarity_batch
+from distill3d.training.tables import audit_table
+from distill3d.training.teacher_maps import cache_line, fill, make_view
+from distill3d.training.trainer import make_trainer, quiet, step_of, train
 from distill3d.transfer.view import TeacherView
 from distill3d.volumes.prob import write_prob
 

@@ -14,11 +14,11 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 
-from distill3d import run
 from distill3d.config.plain import as_plain
 from distill3d.errors import InputError, TrainingError
-from distill3d.module import load_module
 from distill3d.storage.run_folder import RunFolder
+from distill3d.training import fit
+from distill3d.training.module import load_module
 
 TEACHER = ("teacher.name=timm2d", "strategy.name=inflate", "student={name: convnet3d, stages: 2, decoder: [4, 4]}")
 
@@ -45,7 +45,7 @@ def distill3d(*arguments, **options):
 
 
 def test_a_run_leaves_scores_pictures_and_done(tiny):
-    folder = RunFolder(run.fit(tiny()))
+    folder = RunFolder(fit.fit(tiny()))
     results = json.loads(folder.metrics.read_text())
     assert folder.state == "done"
     assert list(results["cases"]) == ["sim_003"]
@@ -60,34 +60,34 @@ def test_a_run_leaves_scores_pictures_and_done(tiny):
 
 
 def test_a_finished_run_is_not_repeated(tiny):
-    folder = RunFolder(run.fit(tiny()))
+    folder = RunFolder(fit.fit(tiny()))
     before = folder.metrics.stat().st_mtime_ns
-    run.fit(tiny())
+    fit.fit(tiny())
     assert folder.metrics.stat().st_mtime_ns == before
 
 
 def test_a_run_with_other_settings_is_not_overwritten(tiny):
-    folder = RunFolder(run.fit(tiny()))
+    folder = RunFolder(fit.fit(tiny()))
     with pytest.raises(InputError, match=r"other settings \(optimizer.lr: 0.001 there, 0.1 now\)"):
-        run.fit(tiny("optimizer.lr=0.1"))
-    run.fit(tiny("optimizer.lr=0.1"), overwrite=True)
+        fit.fit(tiny("optimizer.lr=0.1"))
+    fit.fit(tiny("optimizer.lr=0.1"), overwrite=True)
     assert folder.read_config()["optimizer"]["lr"] == 0.1
 
 
 def test_a_finished_run_goes_on_to_more_steps_only_when_told_to(tiny):
-    folder = RunFolder(run.fit(tiny()))
+    folder = RunFolder(fit.fit(tiny()))
     with pytest.raises(InputError, match="finished after 4 steps; accepted: --resume"):
-        run.fit(tiny("trainer.steps=6"))
-    run.fit(tiny("trainer.steps=6"), resume=True)
+        fit.fit(tiny("trainer.steps=6"))
+    fit.fit(tiny("trainer.steps=6"), resume=True)
     assert json.loads(folder.metrics.read_text())["cost"]["steps"] == 6
     assert folder.state == "done"
 
 
 def test_an_unfinished_run_names_the_two_ways_on(tiny):
-    folder = RunFolder(run.fit(tiny()))
+    folder = RunFolder(fit.fit(tiny()))
     folder.done.unlink()
     with pytest.raises(InputError, match="--resume or --overwrite"):
-        run.fit(tiny())
+        fit.fit(tiny())
 
 
 class Crash(Callback):
@@ -99,39 +99,39 @@ class Crash(Callback):
 
 
 def crash_in_second_epoch(experiment, monkeypatch):
-    original = run.make_trainer
+    original = fit.make_trainer
     with monkeypatch.context() as patch:
-        patch.setattr(run, "make_trainer", lambda s, f, lo, callbacks: original(s, f, lo, [*callbacks, Crash()]))
+        patch.setattr(fit, "make_trainer", lambda s, f, lo, callbacks: original(s, f, lo, [*callbacks, Crash()]))
         with pytest.raises(RuntimeError, match="power cut"):
-            run.fit(experiment)
+            fit.fit(experiment)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
-    whole = RunFolder(run.fit(replace(tiny(), runs=str(tmp_path / "whole"))))
+    whole = RunFolder(fit.fit(replace(tiny(), runs=str(tmp_path / "whole"))))
     crash_in_second_epoch(tiny(), monkeypatch)
-    resumed = RunFolder(run.fit(tiny(), resume=True))
+    resumed = RunFolder(fit.fit(tiny(), resume=True))
     assert same(weights(whole.last), weights(resumed.last), rtol=0, atol=0)
     assert len(list((resumed.path / "curves").glob("*/metrics.csv"))) == 2
 
 
 def test_a_crash_before_the_first_checkpoint_resumes_from_the_start(tiny):
-    folder = RunFolder(run.fit(tiny()))
+    folder = RunFolder(fit.fit(tiny()))
     folder.done.unlink()
     folder.fit.unlink()
     for path in folder.last.parent.iterdir():
         path.unlink()
-    assert RunFolder(run.fit(tiny(), resume=True)).state == "done"
+    assert RunFolder(fit.fit(tiny(), resume=True)).state == "done"
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny, tmp_path):
-    first, second = (RunFolder(run.fit(replace(tiny(), runs=str(tmp_path / name)))) for name in ("a", "b"))
-    other = RunFolder(run.fit(tiny("seed=1")))
+    first, second = (RunFolder(fit.fit(replace(tiny(), runs=str(tmp_path / name)))) for name in ("a", "b"))
+    other = RunFolder(fit.fit(tiny("seed=1")))
     assert same(weights(first.last), weights(second.last), rtol=0, atol=0)
     assert not same(weights(first.last), weights(other.last), rtol=1e-3, atol=1e-3)
 
 
 def test_the_teacher_is_not_in_the_checkpoint_but_its_identity_is(tiny):
-    folder = RunFolder(run.fit(tiny(*TEACHER)))
+    folder = RunFolder(fit.fit(tiny(*TEACHER)))
     checkpoint = torch.load(folder.best, weights_only=True)
     assert not [key for key in checkpoint["state_dict"] if "teacher" in key]
     assert checkpoint["distill3d"]["teacher"]["architecture"] == "tf_efficientnet_lite0"
@@ -141,7 +141,7 @@ def test_the_teacher_is_not_in_the_checkpoint_but_its_identity_is(tiny):
 
 
 def test_a_checkpoint_of_another_architecture_is_one_line(tiny):
-    folder = RunFolder(run.fit(tiny()))
+    folder = RunFolder(fit.fit(tiny()))
     with pytest.raises(InputError, match="of another architecture") as caught:
         load_module(folder.best, tiny("student.channels=[4, 16]"))
     assert len(caught.value.lines) == 1
@@ -158,7 +158,7 @@ def test_a_broken_checkpoint_is_one_line(tmp_path, content):
 
 
 def test_a_loss_that_is_not_finite_stops_with_case_and_place_and_keeps_the_last_checkpoint(tiny, monkeypatch):
-    original = run.DistillModule.terms
+    original = fit.DistillModule.terms
 
     def explode(self, batch):
         terms = original(self, batch)
@@ -167,15 +167,15 @@ def test_a_loss_that_is_not_finite_stops_with_case_and_place_and_keeps_the_last_
         return {name: replace(term, value=term.value * float("nan")) for name, term in terms.items()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.DistillModule, "terms", explode)
+        patch.setattr(fit.DistillModule, "terms", explode)
         with pytest.raises(TrainingError, match=r"not finite at step 3 .*sim_00\d at zyx \(-?\d+, -?\d+, -?\d+\)"):
-            run.fit(tiny())
-    folder = RunFolder(run.fit(tiny(), resume=True))
+            fit.fit(tiny())
+    folder = RunFolder(fit.fit(tiny(), resume=True))
     assert folder.state == "done"
 
 
 def test_smoke_trains_stops_resumes_and_scores(tiny, tmp_path):
-    folder = RunFolder(run.smoke(tiny()))
+    folder = RunFolder(fit.smoke(tiny()))
     assert folder.path == tmp_path / "runs" / "smoke" / "tiny" / "seed0"
     assert json.loads(folder.fit.read_text())["cost"]["steps"] == 2
     assert len(list((folder.path / "curves").glob("*/metrics.csv"))) == 2
@@ -239,7 +239,7 @@ def test_a_stopped_run_ends_with_the_shells_code_and_can_be_resumed(tiny_file, t
 
 def test_wandb_gets_one_offline_run_with_config_scores_and_pictures(tiny, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    folder = RunFolder(run.fit(tiny("logging.wandb=offline")))
+    folder = RunFolder(fit.fit(tiny("logging.wandb=offline")))
     runs = list((folder.path / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
     inspect = [str(sys.executable), "-m", "wandb", "leet", "inspect", "--summary", "--json", str(runs[0])]
@@ -253,10 +253,10 @@ def test_wandb_gets_one_offline_run_with_config_scores_and_pictures(tiny, monkey
 def test_overfitting_one_batch_drives_the_loss_down(tiny):
     experiment = tiny("student.channels=[8, 16]", "optimizer.lr=0.03", "optimizer.schedule=constant")
     torch.manual_seed(0)
-    data = run.DistillDataModule(experiment)
+    data = fit.DistillDataModule(experiment)
     data.prepare_data()
     data.setup("fit")
-    module = run.DistillModule(experiment, val_cases=data.case_names("val"))
+    module = fit.DistillModule(experiment, val_cases=data.case_names("val"))
     batch = next(iter(data.train_dataloader()))
     optimizer = module.configure_optimizers()["optimizer"]
     values = []

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from distill3d.errors import TrainingError
 from distill3d.evaluation.figures.gradients import Row
-from distill3d.gradients import TermGradient, term_gradients
-from distill3d.module import DistillModule
+from distill3d.training.gradients import TermGradient, term_gradients
+from distill3d.training.module import DistillModule
 from distill3d.types import Batch
 
 

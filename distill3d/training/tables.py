@@ -1,9 +1,9 @@
-"""Tables for the terminal, 100 columns at most. They show numbers; they compute none."""
+"""Lays out what training did, for the terminal: transfer audits, the teacher cache, tuned traces."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -13,9 +13,7 @@ from rich.text import Text
 
 from distill3d.evaluation.tables import add_teacher
 from distill3d.terminal import WIDTH
-
-if TYPE_CHECKING:
-    from distill3d.teaching import CacheReport  # which imports torch; a table does not need it
+from distill3d.training.teacher_maps import CacheReport
 
 FATES = {
     "copied": "the teacher's values as they are",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill3d.callbacks import StepClock
+from distill3d.training.callbacks import StepClock
 
 
 def test_a_restored_clock_goes_on_counting():

@@ -14,12 +14,12 @@ from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase, file_hash
 from distill3d.errors import ConfigError
-from distill3d.module import DistillModule
 from distill3d.storage.rank import is_main_process
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.cache import CacheCount, Stack, prune
 from distill3d.teachers.slices import slice_order
 from distill3d.terminal import progress_bar
+from distill3d.training.module import DistillModule
 from distill3d.transfer.view import TeacherView
 
 

@@ -5,7 +5,7 @@ import torch
 
 from distill3d.config.schema import CropConfig
 from distill3d.errors import InputError
-from distill3d.pretrain.photos import PHOTOS, Crops, FixedCrops, Photo, photos, read_photo, student_view
+from distill3d.training.pretrain.photos import PHOTOS, Crops, FixedCrops, Photo, photos, read_photo, student_view
 
 SMALL = CropConfig(pixels=32, teacher_pixels=64, val_crops=6)
 

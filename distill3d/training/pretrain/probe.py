@@ -12,8 +12,8 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from distill3d.config.schema import PROBE_FOLDS
-from distill3d.pretrain.module import ExplainedVariance, PhotoModule
-from distill3d.pretrain.photos import Crops, photos
+from distill3d.training.pretrain.module import ExplainedVariance, PhotoModule
+from distill3d.training.pretrain.photos import Crops, photos
 
 RIDGES = np.logspace(0, 8, 9)
 
