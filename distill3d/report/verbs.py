@@ -47,8 +47,8 @@ def report(
     runs: Runs = Path("runs"),
 ) -> None:
     """Compare finished runs: statistics, an equal-budget check, and one page to open in a browser."""
-    from distill3d.report.places import write_report
-    from distill3d.report.terminal import renderables
+    from distill3d.report.build import write_report
+    from distill3d.report.text.terminal import renderables
 
     console = _out()
     comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console, test=test)
@@ -68,8 +68,8 @@ def compare(
     runs: Annotated[Path, typer.Option(metavar="FOLDER", help="where experiments' runs are")] = Path("runs"),
 ) -> None:
     """Say whether B is better than A, by how much, and whether that can be believed."""
-    from distill3d.report.places import compare_two
-    from distill3d.report.terminal import renderables
+    from distill3d.report.build import compare_two
+    from distill3d.report.text.terminal import renderables
 
     console = _out()
     for part in renderables(compare_two(a, b, runs=runs, scores=_keys(scores), test=test, console=console)):
@@ -85,9 +85,9 @@ def dashboard(
     ] = None,
 ) -> None:
     """Show the report of a folder of runs while they go on, at 127.0.0.1 only; it reads files and changes none."""
-    from distill3d.report.comparison import run_folders
-    from distill3d.report.dashboard import serve
-    from distill3d.report.places import compare_places
+    from distill3d.report.build import compare_places
+    from distill3d.report.comparison.compare import run_folders
+    from distill3d.report.live.dashboard import serve
 
     def build(folders: tuple[Path, ...]) -> tuple[Comparison, dict[str, tuple[Path, ...]]]:
         comparison = compare_places(folders, runs=runs, baseline=baseline, title=f"Runs of {runs}")
@@ -111,8 +111,8 @@ def wandb_report(
     runs: Runs = Path("runs"),
 ) -> None:
     """Write the comparison as a report on W&B, with live panels over the runs of every arm; wants a key."""
-    from distill3d.report.comparison import run_folders
-    from distill3d.report.markdown import as_markdown
+    from distill3d.report.comparison.compare import run_folders
+    from distill3d.report.text.markdown import as_markdown
     from distill3d.report.wandb_report import save, wandb_report
 
     console = _out()
@@ -134,7 +134,7 @@ def _compared(
     *,
     test: str = "sign-flip",
 ) -> Comparison:
-    from distill3d.report.places import compare_places
+    from distill3d.report.build import compare_places
 
     return compare_places(
         places or [],

@@ -17,7 +17,7 @@ from distill3d.evaluation.metrics.tree import TreeScores
 from distill3d.evaluation.run_scores import NOT_SCORES
 from distill3d.storage.curves import history
 from distill3d.storage.run_folder import RunFolder
-from distill3d.sweep.settings import Metric, Sweep
+from distill3d.sweep.schema import Metric, Sweep
 
 LOGGED = ("val/dice", "train/loss")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distill3d.sweep.process import TrialProcess
+from distill3d.sweep.trial_process import TrialProcess
 
 EXIT_USAGE = 2
 STOPS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}

@@ -21,7 +21,7 @@ from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.command import build_argv
 from distill3d.sweep.distributions import Choice, Curve, Distribution, grid_values
 from distill3d.sweep.objective import metric_problems
-from distill3d.sweep.settings import Sweep
+from distill3d.sweep.schema import Sweep
 
 Values = dict[str, Any]  # dotted key -> value
 MOST_LINES = 20

@@ -20,10 +20,10 @@ from distill3d.sweep.machine import Slot, owner
 from distill3d.sweep.objective import LOGGED, best, objective, scores
 from distill3d.sweep.outcome import Outcome, outcome
 from distill3d.sweep.plan import Trial, make_trial
-from distill3d.sweep.process import TrialProcess, end_survivors
+from distill3d.sweep.progress import Show
+from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import draw, latest, pruner, put_back, sampler
-from distill3d.sweep.settings import Sweep
-from distill3d.sweep.show import Show
+from distill3d.sweep.trial_process import TrialProcess, end_survivors
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0  # between two looks at the curves of running trials

@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError
 from distill3d.errors import InputError
 from distill3d.sweep.distributions import Choice, Distribution, Span
 from distill3d.sweep.plan import Values, grid
-from distill3d.sweep.settings import Hyperband, Sweep
+from distill3d.sweep.schema import Hyperband, Sweep
 
 State = Literal["waiting", "running", "finished", "pruned", "stopped", "failed"]
 SWEEP, READY = "sweep", "ready"  # attributes of the study

@@ -17,8 +17,8 @@ from distill3d.errors import ConfigError
 from distill3d.storage.run_folder import RunFolder, write_text
 from distill3d.sweep.objective import objective, scores
 from distill3d.sweep.plan import Trial, passed, sweep_folder
+from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import Attempt
-from distill3d.sweep.settings import Sweep
 
 SCRIPT = """#!/bin/bash
 # Sweep {name}: {count} trials, written by `distill3d sweep export-slurm`. Submit it from the folder it was written in:

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from distill3d.evaluation.scores import COLUMNS
 from distill3d.sweep.plan import varying, without_seed
+from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import Attempt
-from distill3d.sweep.settings import Sweep
 from distill3d.terminal import WIDTH
 
 BESIDE = ("dice", "dice_tol", "hd95_um")  # scores that stand beside the sweep's metric

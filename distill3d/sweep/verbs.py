@@ -41,15 +41,15 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only print what each trial would be called with")] = False,
 ) -> None:
     """Check every trial of a sweep, run them all, and show the table."""
-    from distill3d.sweep import start
-    from distill3d.sweep.read import find_sweep, read_sweep
+    from distill3d.sweep import control
+    from distill3d.sweep.files import find_sweep, read_sweep
 
     path = find_sweep(name)
     if dry_run:
-        for line in start.dry_run(read_sweep(path), runs):
+        for line in control.dry_run(read_sweep(path), runs):
             typer.echo(line)
         return
-    code = start.begin(path, runs=runs, workers=workers, storage=storage, retries=retries, console=_out())
+    code = control.begin(path, runs=runs, workers=workers, storage=storage, retries=retries, console=_out())
     raise typer.Exit(code)
 
 
@@ -58,29 +58,29 @@ def resume(
     name: Name, workers: Workers = None, storage: Storage = None, retries: Retries = 1, runs: Runs = Path("runs")
 ) -> None:
     """Go on with a sweep that was begun: what is unfinished continues, what is finished stays."""
-    from distill3d.sweep import start
+    from distill3d.sweep import control
 
-    code = start.resume(name, runs=runs, workers=workers, storage=storage, retries=retries, console=_out())
+    code = control.resume(name, runs=runs, workers=workers, storage=storage, retries=retries, console=_out())
     raise typer.Exit(code)
 
 
 @sweep_app.command()
 def status(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> None:
     """Show the state of every trial, also while the sweep runs."""
-    from distill3d.sweep import start
+    from distill3d.sweep import control
     from distill3d.sweep.tables import counts, status_table
 
-    sweep, rows = start.state_of(name, runs=runs, storage=storage)
+    sweep, rows = control.state_of(name, runs=runs, storage=storage)
     _out().print(status_table(sweep, rows, title=f"{sweep.name}: {counts(rows)}"))
 
 
 @sweep_app.command()
 def report(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> None:
     """Compare the settings of a sweep, best first, over their seeds."""
-    from distill3d.sweep import start
+    from distill3d.sweep import control
     from distill3d.sweep.tables import report_table
 
-    sweep, rows = start.state_of(name, runs=runs, storage=storage)
+    sweep, rows = control.state_of(name, runs=runs, storage=storage)
     out = _out()
     out.print(report_table(sweep, rows))
     elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
@@ -97,8 +97,8 @@ def export_slurm(
     cpus: Annotated[int, typer.Option(min=1, help="cores per process")] = 4,
 ) -> None:
     """Write a grid or random sweep as a SLURM array job, a task per trial."""
-    from distill3d.sweep import start
-    from distill3d.sweep.read import find_sweep
+    from distill3d.sweep import control
+    from distill3d.sweep.files import find_sweep
 
-    script = start.export_slurm(find_sweep(name), runs=runs, out=out, at_once=at_once, time=time, cpus=cpus)
+    script = control.export_slurm(find_sweep(name), runs=runs, out=out, at_once=at_once, time=time, cpus=cpus)
     _out().print(f"submit    sbatch {script}", f"then      distill3d sweep report {name}", sep="\n", soft_wrap=True)

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from distill3d.evaluation.scores import Score
-from distill3d.report.across import profiles_of, rankings_of
+from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, Estimate, RunEntry, Setting
 
 SCORES = (

@@ -205,7 +205,7 @@ def file(tmp_path_factory):
     from comparisons import compared
     from pages import curves_of, worst_of
 
-    from distill3d.report.page import render
+    from distill3d.report.page.html import render
 
     folder = tmp_path_factory.mktemp("page")
     gains = {"op_scratch": 0.0, "op_kd_inflate": 0.06, "op_kd_cosine": 0.004, "op_shuffled": -0.08}

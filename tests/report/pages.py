@@ -3,9 +3,9 @@
 import numpy as np
 from comparisons import write_curves
 
-from distill3d.report.curves import curve_charts
-from distill3d.report.snapshots import Picture, picture, scaled
-from distill3d.report.worst import Card, WorstCase
+from distill3d.report.page.curves import curve_charts
+from distill3d.report.page.snapshots import Picture, picture, scaled
+from distill3d.report.page.worst import Card, WorstCase
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 SLOW = 60_000  # ms; the machine may be busy

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from comparisons import SCORES, compared, hostile
 
-from distill3d.report.across import profiles_of, rankings_of
-from distill3d.report.across_charts import MOST_BANDS, profile_chart, rank_chart, rank_rows
-from distill3d.report.charts import label
-from distill3d.report.comparison import as_json, compare
-from distill3d.report.markdown import as_markdown
-from distill3d.report.page import render
-from distill3d.report.palette import look
-from distill3d.report.runs import read_runs
+from distill3d.report.comparison.across import profiles_of, rankings_of
+from distill3d.report.comparison.compare import as_json, compare
+from distill3d.report.comparison.runs import read_runs
+from distill3d.report.page.across_charts import MOST_BANDS, profile_chart, rank_chart, rank_rows
+from distill3d.report.page.charts import label
+from distill3d.report.page.html import render
+from distill3d.report.page.palette import look
+from distill3d.report.text.markdown import as_markdown
 
 DICE, HD95 = SCORES[:2]
 

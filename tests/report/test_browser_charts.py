@@ -5,7 +5,7 @@ from comparisons import compared
 from pages import hidden_arms
 from playwright.sync_api import expect
 
-from distill3d.report.page import render
+from distill3d.report.page.html import render
 
 pytestmark = pytest.mark.timeout(600)
 

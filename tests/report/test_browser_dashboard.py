@@ -7,9 +7,9 @@ from comparisons import write_curves
 from pages import SLOW, WIDE
 from playwright.sync_api import expect
 
-from distill3d.report.comparison import run_folders
-from distill3d.report.dashboard import Dashboard, make_server
-from distill3d.report.places import compare_places
+from distill3d.report.build import compare_places
+from distill3d.report.comparison.compare import run_folders
+from distill3d.report.live.dashboard import Dashboard, make_server
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -4,7 +4,7 @@ import pytest
 from comparisons import HOSTILE, hostile
 from pages import curves_of, hidden_arms, worst_of
 
-from distill3d.report.page import render
+from distill3d.report.page.html import render
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from distill3d.report.budget import check_budget
-from distill3d.report.grouping import group_runs
-from distill3d.report.runs import read_runs
+from distill3d.report.comparison.budget import check_budget
+from distill3d.report.comparison.grouping import group_runs
+from distill3d.report.comparison.runs import read_runs
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from comparisons import HOSTILE, SCORES, compared, hostile, write_curves
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill3d.report.case_charts import case_changes, case_scatter
-from distill3d.report.case_means import case_means, cases_that_gain
-from distill3d.report.charts import forest, label
-from distill3d.report.curves import band, curve_charts
-from distill3d.report.low_data import low_data, low_data_lines
-from distill3d.report.palette import DARK, LIGHT, look
+from distill3d.report.comparison.score_tables import case_means, cases_that_gain
+from distill3d.report.page.case_charts import case_changes, case_scatter
+from distill3d.report.page.charts import forest, label
+from distill3d.report.page.curves import band, curve_charts
+from distill3d.report.page.low_data import low_data, low_data_lines
+from distill3d.report.page.palette import DARK, LIGHT, look
 from distill3d.storage.curves import read_curves
 
 DICE, HD95 = SCORES[:2]

@@ -12,10 +12,10 @@ from comparisons import write_curves
 from launched import DISTILL3D, Launched
 
 from distill3d.errors import InputError
-from distill3d.report.comparison import run_folders
-from distill3d.report.dashboard import Dashboard, make_server, serve
-from distill3d.report.places import compare_places
-from distill3d.report.watching import scan
+from distill3d.report.build import compare_places
+from distill3d.report.comparison.compare import run_folders
+from distill3d.report.live.dashboard import Dashboard, make_server, serve
+from distill3d.report.live.scan import scan
 
 
 def build(folders):
@@ -35,7 +35,7 @@ def runs(tmp_path, write_run):
 
 @pytest.fixture
 def dashboard(runs, monkeypatch):
-    monkeypatch.setattr("distill3d.report.dashboard.FRESH", 0.0)  # files of a test change faster than people look
+    monkeypatch.setattr("distill3d.report.live.dashboard.FRESH", 0.0)  # files of a test change faster than people look
     return Dashboard(runs, build=build, pictures=False)
 
 
@@ -99,7 +99,9 @@ def test_runs_that_cannot_be_compared_are_told_and_the_page_stays_up(dashboard, 
 
 def test_the_page_is_made_again_only_after_a_file_changed(dashboard, runs, write_run, monkeypatch):
     made = []
-    monkeypatch.setattr("distill3d.report.dashboard.render", lambda *_, **how: made.append(how["live"].state) or "page")
+    monkeypatch.setattr(
+        "distill3d.report.live.dashboard.render", lambda *_, **how: made.append(how["live"].state) or "page"
+    )
     built = []
     dashboard.build = lambda folders: built.append(len(folders)) or build(folders)
     for _ in range(3):

@@ -11,9 +11,9 @@ import pytest
 from comparisons import HOSTILE, SCORES, compared, hostile, write_curves
 
 from distill3d.report.numerals import NONE, breakable, number
-from distill3d.report.page import render, write_page
-from distill3d.report.rows import case_panels, head_table
-from distill3d.report.wording import answer
+from distill3d.report.page.html import render, write_page
+from distill3d.report.page.rows import case_panels, head_table
+from distill3d.report.text.wording import answer
 
 SEED_OF_NO_DIFFERENCE = 1
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}

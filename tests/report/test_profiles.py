@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from distill3d.report.profiles import profile, wilson
+from distill3d.report.comparison.profiles import profile, wilson
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 # standard deviations of cases, seeds and cells; seeds alone (0, 1, 0.1) are beyond any method with three of them

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from distill3d.report.ranks import critical_difference, friedman, not_told_apart, quantile, rank_arms
+from distill3d.report.comparison.ranks import critical_difference, friedman, not_told_apart, quantile, rank_arms
 
 # Demsar 2006, table 6: AUC of C4.5, with m, with cf, with both. In `voting` the last two round to 0.975 and rank 2, 3.
 DEMSAR = np.array([

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from distill3d.errors import InputError
-from distill3d.report.grouping import choose_baseline, group_runs
-from distill3d.report.runs import read_run, read_runs
+from distill3d.report.comparison.grouping import choose_baseline, group_runs
+from distill3d.report.comparison.runs import read_run, read_runs
 from distill3d.storage.find import find_runs
 
 

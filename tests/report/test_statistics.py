@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from distill3d.report.statistics import (
+from distill3d.report.comparison.statistics import (
     POOL_TEST,
     case_test,
     detectable,

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from distill3d.report import verbs
-from distill3d.report.comparison import compare
-from distill3d.report.places import compare_places, write_numbers
-from distill3d.report.runs import read_runs
-from distill3d.report.terminal import renderables
-from distill3d.report.verdict import DEFAULT_TEST
+from distill3d.report.build import compare_places, write_numbers
+from distill3d.report.comparison.compare import compare
+from distill3d.report.comparison.runs import read_runs
+from distill3d.report.comparison.verdict import DEFAULT_TEST
+from distill3d.report.text.terminal import renderables
 
 
 def shown(comparison):

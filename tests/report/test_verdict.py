@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import ttest_ind
 
 from distill3d.errors import InputError
-from distill3d.report.statistics import case_test
-from distill3d.report.verdict import in_words, judge, pick_test
+from distill3d.report.comparison.statistics import case_test
+from distill3d.report.comparison.verdict import in_words, judge, pick_test
 
 
 def tables(n, size, ratio, *, seed=0, gain=0.0):

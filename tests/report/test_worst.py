@@ -13,8 +13,8 @@ from distill3d.config.plain import as_plain
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.evaluation.figures.case import FALSE, LOST
 from distill3d.evaluation.figures.tree import HIT
-from distill3d.report.snapshots import WHOLE, Box, colored, scaled, with_trees, worst_place, wrong_pixels
-from distill3d.report.worst import MOST_ARMS, MOST_BYTES, MOST_CASES, worst_cases, worst_names
+from distill3d.report.page.snapshots import WHOLE, Box, colored, scaled, with_trees, worst_place, wrong_pixels
+from distill3d.report.page.worst import MOST_ARMS, MOST_BYTES, MOST_CASES, worst_cases, worst_names
 from distill3d.storage.run_folder import RunFolder, write_yaml
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.swc import write_swc
@@ -185,7 +185,7 @@ def test_pictures_that_do_not_compress_leave_the_page_its_size(tmp_path, monkeyp
     sizes = [sum(len(p.uri) for card in found.cards for p in card.pictures) for found in shown]
     assert 1 <= len(shown) < MOST_CASES
     assert sum(sizes) <= MOST_BYTES
-    monkeypatch.setattr("distill3d.report.worst.MOST_BYTES", 1)
+    monkeypatch.setattr("distill3d.report.page.worst.MOST_BYTES", 1)
     assert len(worst_cases(comparison, dict.fromkeys(gains, (tmp_path,)))) == 1
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from launched import DISTILL3D, Launched
 
-from distill3d.sweep.read import parse_sweep
+from distill3d.sweep.files import parse_sweep
 
 FAKE = Path(__file__).with_name("fake_trial.py")
 GRID = """

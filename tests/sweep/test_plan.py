@@ -12,11 +12,11 @@ from wandb.sdk.launch.sweeps import utils
 from distill3d.config.plain import as_plain
 from distill3d.errors import ConfigError
 from distill3d.experiment import load_experiment
-from distill3d.sweep import start
+from distill3d.sweep import control
 from distill3d.sweep.command import build_argv
+from distill3d.sweep.files import parse_sweep, sweep_files
 from distill3d.sweep.objective import metric_names
 from distill3d.sweep.plan import check, grid, make_trial
-from distill3d.sweep.read import parse_sweep, sweep_files
 
 GRID = "method: grid\nmetric: {name: test/dice, goal: maximize}\nparameters:\n"
 RUNS = "method: random\nrun_cap: 4\nmetric: {name: test/dice, goal: maximize}\nparameters:\n"
@@ -163,7 +163,7 @@ def test_a_run_cap_cuts_a_grid_short(sweep_of):
 
 
 def test_a_dry_run_says_what_each_trial_is_called_with(sweep_of, tmp_path):
-    lines = list(start.dry_run(sweep_of(GRID + "  seed: {values: [0, 1]}\n"), tmp_path))
+    lines = list(control.dry_run(sweep_of(GRID + "  seed: {values: [0, 1]}\n"), tmp_path))
     assert len(lines) == 2
     assert all(f"--seed={k} runs={tmp_path}/sweeps/fakes/trials/000{k}" in lines[k] for k in range(2))
 
@@ -209,6 +209,6 @@ def test_every_shipped_sweep_says_what_it_asks_and_all_its_trials_resolve(tmp_pa
         assert first.startswith("# ")
         assert [line.split(":")[0] for line in lines] == ["# here", "# W&B", "# takes"]
         assert f"NAME={name} " in lines[0]
-        sweep = start.read_sweep(path)
+        sweep = control.read_sweep(path)
         check(sweep, tmp_path)
         assert sweep.metric.name in metric_names()

@@ -9,7 +9,7 @@ import yaml
 from launched import run
 from rich.console import Console
 
-from distill3d.sweep import start
+from distill3d.sweep import control
 
 LR = 0.01
 
@@ -32,8 +32,8 @@ def test_a_real_trial_leaves_scores_and_one_offline_wandb_run_with_the_right_con
     content |= {"metric": {"name": "test/dice", "goal": "maximize"}, "parameters": {"optimizer.lr": {"values": [LR]}}}
     path.write_text(yaml.safe_dump(content))
     options = {"runs": tmp_path / "runs", "workers": 1, "storage": None, "retries": 0}
-    assert start.begin(path, **options, console=Console(file=out)) == 0, out.getvalue()
-    _, (row,) = start.state_of("real", runs=tmp_path / "runs", storage=None)
+    assert control.begin(path, **options, console=Console(file=out)) == 0, out.getvalue()
+    _, (row,) = control.state_of("real", runs=tmp_path / "runs", storage=None)
     folder = tmp_path / "runs/sweeps/real/trials/0000/tiny/seed0"
     assert row.value == json.loads((folder / "metrics.json").read_text())["mean"]["dice"]
     (offline,) = (folder / "wandb").glob("offline-run-*")

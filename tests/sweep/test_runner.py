@@ -9,7 +9,7 @@ from launched import wait_for
 from rich.console import Console
 
 from distill3d.errors import ConfigError, InputError
-from distill3d.sweep import search, start
+from distill3d.sweep import control, search
 from distill3d.sweep.machine import survivors
 
 pytestmark = pytest.mark.timeout(900)  # many processes: minutes on a busy machine
@@ -36,7 +36,7 @@ def sweep(sweep_file, tmp_path):
         out = io.StringIO()
         options = {"runs": tmp_path / "runs", "workers": workers, "storage": storage, "retries": retries}
         path = sweep_file(body)
-        code = getattr(start, verb)(
+        code = getattr(control, verb)(
             path if verb == "begin" else "fakes", **options, console=Console(file=out, width=100)
         )
         return code, out.getvalue()
@@ -46,7 +46,7 @@ def sweep(sweep_file, tmp_path):
 
 @pytest.fixture
 def rows(tmp_path):
-    return lambda: start.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]
+    return lambda: control.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_after_kill_9_of_the_runner_every_trial_is_done_exactly_once(sweep_file,
 
 def test_a_trial_that_finished_while_no_runner_was_there_is_not_repeated(sweep, rows, calls, sweep_file, tmp_path):
     folder = tmp_path / "runs/sweeps/fakes"
-    study = search.open_study(start.read_sweep(sweep_file(LRS)), search.default_storage(folder))
+    study = search.open_study(control.read_sweep(sweep_file(LRS)), search.default_storage(folder))
     study.ask()  # a runner took it, started it, and was killed
     run = folder / "trials/0000/tiny/seed0"
     run.mkdir(parents=True)
@@ -194,7 +194,7 @@ def test_a_runner_that_was_killed_while_it_put_trials_in_line_loses_none(
     with monkeypatch.context() as patch:
         patch.setattr(search, "planned", lambda sweep: [*search.grid(sweep)[:2], 1 / 0])
         with pytest.raises(ZeroDivisionError):
-            search.open_study(start.read_sweep(sweep_file(LRS)), address)
+            search.open_study(control.read_sweep(sweep_file(LRS)), address)
     assert sweep("resume")[0] == 0
     assert [row.number for row in rows()] == [0, 1, 2]
 
@@ -205,7 +205,7 @@ def test_exit_0_without_done_json_is_no_success(sweep, rows, sweep_file, tmp_pat
     (tmp_path / "fakes.yaml").write_text("\n".join(line for line in text if "interpreter" not in line))
     out = io.StringIO()
     options = {"runs": tmp_path / "runs", "workers": 1, "storage": None, "retries": 0}
-    assert start.begin(tmp_path / "fakes.yaml", **options, console=Console(file=out)) == 1
+    assert control.begin(tmp_path / "fakes.yaml", **options, console=Console(file=out)) == 1
     assert rows()[0].reason == "exit 0, but no done.json"
 
 
@@ -255,7 +255,7 @@ early_terminate: {type: hyperband, min_iter: 2, eta: 3}
 parameters:
   optimizer.lr: {values: [0.1, 0.001]}
 """
-    monkeypatch.setattr(start, "check", lambda *_: None)  # the tiny experiment validates twice, the fake nine times
+    monkeypatch.setattr(control, "check", lambda *_: None)  # the tiny experiment validates twice, the fake nine times
     assert sweep(body=body)[0] == 0
     assert [row.state for row in rows()] == ["finished", "pruned"]
     assert rows()[1].reason.startswith("behind at iteration ")

@@ -9,7 +9,7 @@ import pytest
 from launched import run as launch
 
 from distill3d.errors import ConfigError
-from distill3d.sweep import start
+from distill3d.sweep import control
 
 GRID = """
 method: grid
@@ -23,7 +23,7 @@ parameters:
 def script(sweep_file, tmp_path):
     def write(body=GRID):
         path = sweep_file(body)
-        return start.export_slurm(path, runs=tmp_path / "runs", out=None, at_once=2, time="01:00:00", cpus=4)
+        return control.export_slurm(path, runs=tmp_path / "runs", out=None, at_once=2, time="01:00:00", cpus=4)
 
     return write
 
@@ -52,7 +52,7 @@ def submit(tmp_path):
 
 
 def states(tmp_path):
-    return [row.state for row in start.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]]
+    return [row.state for row in control.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]]
 
 
 def test_each_task_runs_its_trial_and_the_folders_tell_the_report(script, submit, tmp_path):
@@ -61,7 +61,7 @@ def test_each_task_runs_its_trial_and_the_folders_tell_the_report(script, submit
     assert submit(path, 1) == (0, "")
     assert states(tmp_path) == ["waiting", "finished"]
     assert submit(path, 0) == (0, "")
-    rows = start.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]
+    rows = control.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]
     assert [row.value for row in rows] == [0.51, 0.6]
     assert submit(path, 2)[0] == 2  # there is no third
 
@@ -104,6 +104,6 @@ def test_a_random_sweep_draws_the_same_values_for_the_script_and_the_report(scri
             "{values: [0.01, 0.1]}", "{min: 0.0, max: 1.0}"
         )
     )
-    rows = start.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]
+    rows = control.state_of("fakes", runs=tmp_path / "runs", storage=None)[1]
     assert len({row.values["optimizer.lr"] for row in rows}) == 3
     assert all(f"--optimizer.lr={row.values['optimizer.lr']}" in path.read_text() for row in rows)

@@ -1,0 +1,146 @@
+"""What ``distill3d report`` and ``distill3d compare`` call: from places on disk to a comparison and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from distill3d.errors import InputError
+from distill3d.report.comparison.compare import as_json, compare, run_folders
+from distill3d.report.comparison.grouping import group_runs
+from distill3d.report.comparison.runs import Run, read_run
+from distill3d.report.comparison.statistics import CaseTest
+from distill3d.report.comparison.verdict import DEFAULT_TEST, pick_test
+from distill3d.report.content import Comparison
+from distill3d.report.text.markdown import as_markdown
+from distill3d.storage.find import find_runs
+from distill3d.storage.run_folder import write_json, write_text
+
+
+def compare_places(
+    places: Sequence[str | Path],
+    *,
+    patterns: Sequence[str] = (),
+    sweeps: Sequence[str] = (),
+    runs: Path = Path("runs"),
+    baseline: str | None = None,
+    scores: Sequence[str] = (),
+    test: str = DEFAULT_TEST,
+    title: str = "",
+    console: Console | None = None,
+) -> Comparison:
+    """Find, read and compare runs; see `find_runs` and `compare`.
+
+    Raises:
+        InputError: nothing is found, a file cannot be read, it is not clear what to compare, or the test is unknown.
+    """
+    case_test = pick_test(test)
+    if not [*places, *patterns, *sweeps]:
+        raise InputError("nothing to report on; accepted: RUN..., --glob PATTERN or --sweep NAME")
+    found, left_out = find_runs(places, patterns=patterns, sweeps=sweeps, runs=runs)
+    read = _read(found, console)
+    return _compare(
+        read, baseline=baseline, scores=scores, test=case_test, title=title, remarks=left_out, console=console
+    )
+
+
+def compare_two(
+    a: str,
+    b: str,
+    *,
+    runs: Path = Path("runs"),
+    scores: Sequence[str] = (),
+    test: str = DEFAULT_TEST,
+    console: Console | None = None,
+) -> Comparison:
+    """Compare what is at ``b`` with what is at ``a``, the baseline.
+
+    Raises:
+        InputError: one of them holds no finished run, or several arms, or the test is unknown.
+    """
+    case_test = pick_test(test)
+    sides, left_out = [], []
+    for place in (a, b):
+        found, unfinished = find_runs([place], runs=runs)
+        read = _read(found, console)
+        groups, _ = group_runs(read)
+        if len(groups) > 1:
+            names = ", ".join(group.name for group in groups)
+            raise InputError(
+                f"{place}: holds {len(groups)} arms ({names}); accepted: one arm, or distill3d report {place}"
+            )
+        sides.append(read)
+        left_out += unfinished
+    groups, _ = group_runs([*sides[0], *sides[1]])
+    if len(groups) == 1:
+        raise InputError(f"{a} and {b} are runs of one arm, {groups[0].name}; accepted: two arms")
+    first = {run.folder for run in sides[0]}
+    baseline = next(group.name for group in groups if group.runs[0].folder in first)
+    return _compare(
+        [*sides[0], *sides[1]],
+        baseline=baseline,
+        scores=scores,
+        test=case_test,
+        title="",
+        remarks=left_out,
+        console=console,
+    )
+
+
+def _read(found: Sequence[Path], console: Console | None) -> list[Run]:
+    quiet = console is None or not console.is_terminal
+    return [read_run(path) for path in track(found, "reading runs", console=console, transient=True, disable=quiet)]
+
+
+def _compare(
+    read: Sequence[Run],
+    *,
+    baseline: str | None,
+    scores: Sequence[str],
+    test: CaseTest,
+    title: str,
+    remarks: Sequence[str],
+    console: Console | None,
+) -> Comparison:
+    if console is None:
+        return compare(read, baseline=baseline, scores=scores, test=test, title=title, remarks=remarks)
+    with console.status("statistics") as status:
+        return compare(
+            read,
+            baseline=baseline,
+            scores=scores,
+            test=test,
+            title=title,
+            remarks=remarks,
+            on_score=lambda label: status.update(f"statistics: {label}"),
+        )
+
+
+def write_report(comparison: Comparison, out: Path) -> list[Path]:
+    """Write ``report.json``, ``report.md`` and ``index.html``; returns them.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from distill3d.report.page.html import write_page  # noqa: PLC0415 - plotly; the terminal does without
+
+    files = write_numbers(comparison, out)
+    return [*files, write_page(comparison, run_folders(comparison), out / "index.html")]
+
+
+def write_numbers(comparison: Comparison, out: Path) -> list[Path]:
+    """Write ``report.json`` and ``report.md``; returns them.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    files = [out / "report.json", out / "report.md"]
+    try:
+        write_json(files[0], as_json(comparison))
+        write_text(files[1], as_markdown(comparison))
+    except OSError as err:
+        raise InputError(f"{out}: cannot be written ({err.strerror}); accepted: --out with a folder of yours") from err
+    return files

@@ -1,0 +1,129 @@
+"""Checks that an arm and the baseline had one budget: data, steps, batch, augmentation, seeds. It reads no file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from distill3d.report.comparison.grouping import ABSENT, Group, differing
+from distill3d.report.content import BudgetCheck, Setting
+
+FAIR_SECTIONS = ("strategy", "teacher", "student")  # what a claim about transfer may be about
+MOST = 3  # packages, cases, seeds named in a remark
+
+
+def check_budget(arm: Group, baseline: Group) -> BudgetCheck:
+    """List what differs between an arm and the baseline, and what of it is unfair.
+
+    A key that one side lacks, as runs of an older version may, counts only if the other side's value is no default.
+    """
+    settings, remarks = [], []
+    for key in differing([arm.settings, baseline.settings]):
+        one_sided = _assumed_default(key, arm.settings, baseline.settings)
+        if one_sided:
+            remarks.append(one_sided)
+            continue
+        settings.append(
+            Setting(
+                key=key,
+                arm=str(arm.settings.get(key, ABSENT)),
+                baseline=str(baseline.settings.get(key, ABSENT)),
+                fair=key.split(".")[0] in FAIR_SECTIONS,
+            )
+        )
+    settings.sort(key=lambda setting: setting.fair)
+    unequal = _seeds_and_cases(arm, baseline)
+    return BudgetCheck(
+        arm=arm.name,
+        settings=tuple(settings),
+        remarks=(*unequal, *remarks, *_code(arm, baseline)),
+        equal=not unequal and all(setting.fair for setting in settings),
+    )
+
+
+def _assumed_default(key: str, arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+    """Say that a side lacks a key that has its default on the other one; empty otherwise.
+
+    Components that differ have other keys: those are differences.
+    """
+    if key in arm and key in baseline:
+        return ""
+    there, lacking = (arm, "the baseline") if key in arm else (baseline, "the arm")
+    section = key.partition(".")[0]
+    if arm.get(f"{section}.name") != baseline.get(f"{section}.name"):
+        return ""
+    known, default = _default(key, str(there.get(f"{section}.name")))
+    if not known or _plain(default) != _plain(there[key]):
+        return ""
+    return f"{key}: {lacking} was run by a version without it; the other side has its default {there[key]}"
+
+
+@lru_cache(maxsize=256)
+def _default(key: str, component: str) -> tuple[bool, Any]:
+    """Whether a setting has a default, and which; for a component's settings by its name."""
+    from dataclasses import MISSING, fields, is_dataclass  # noqa: PLC0415 - with what follows
+
+    from distill3d.config.registry import REGISTRIES  # noqa: PLC0415 - as above
+    from distill3d.config.schema import Experiment  # noqa: PLC0415 - as above
+    from distill3d.experiment import BUILT_IN  # noqa: F401, PLC0415 - torch; needed for runs of other versions only
+
+    section, *path = key.split(".")
+    tops = {f.name: f for f in fields(Experiment)}
+    if section not in tops:
+        return False, None
+    top = tops[section]
+    if "registry" in top.metadata:
+        registry = REGISTRIES[top.metadata["registry"]]
+        if top.metadata["many"] or component not in registry or not path:
+            return False, None
+        value: Any = registry[component].config
+    else:
+        value = top.default
+    for name in path:
+        if not is_dataclass(value) or name not in (inner := {f.name: f for f in fields(value)}):
+            return False, None
+        value = inner[name].default if isinstance(value, type) else getattr(value, name)
+    return value is not MISSING, value
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _seeds_and_cases(arm: Group, baseline: Group) -> list[str]:
+    """What makes pairs incomplete: seeds or cases that one side alone has."""
+    sets = (
+        ("seeds", {run.seed for run in arm.runs}, {run.seed for run in baseline.runs}),
+        ("cases", {c for run in arm.runs for c in run.cases}, {c for run in baseline.runs for c in run.cases}),
+    )
+    lines = []
+    for what, here, there in sets:
+        for side, alone in (("the arm", here - there), ("the baseline", there - here)):
+            if alone:
+                lines.append(f"{what} that {side} alone has: {_some(sorted(alone))}")
+    return lines
+
+
+def _code(arm: Group, baseline: Group) -> list[str]:
+    """Commits and packages that differ: a remark, for they rarely change a result."""
+    lines = []
+    commits = [sorted({str(run.provenance.get("commit"))[:8] for run in group.runs}) for group in (arm, baseline)]
+    if commits[0] != commits[1]:
+        lines.append(f"commit: {_some(commits[0])}; baseline: {_some(commits[1])}")
+    here, there = ({k: v for run in group.runs for k, v in _packages(run.provenance)} for group in (arm, baseline))
+    names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+    changed = [f"{name} {here.get(name)}, baseline {there.get(name)}" for name in names]
+    if changed and here and there:
+        lines.append(f"packages: {_some(changed, joined='; ')}")
+    return lines
+
+
+def _packages(provenance: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    packages = provenance.get("packages")
+    return packages.items() if isinstance(packages, Mapping) else ()
+
+
+def _some(items: list[Any], *, joined: str = ", ") -> str:
+    more = f" and {len(items) - MOST} more" if len(items) > MOST else ""
+    return joined.join(map(str, items[:MOST])) + more

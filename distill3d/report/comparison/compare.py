@@ -1,0 +1,251 @@
+"""Builds the `Comparison` that page, Markdown and terminal show. It lays nothing out."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill3d.evaluation.scores import Score
+from distill3d.report.comparison.across import profiles_of, rankings_of
+from distill3d.report.comparison.budget import check_budget
+from distill3d.report.comparison.columns import pick
+from distill3d.report.comparison.grouping import Group, choose_baseline, differing, group_runs
+from distill3d.report.comparison.runs import Run
+from distill3d.report.comparison.score_tables import axes, score_table
+from distill3d.report.comparison.statistics import CaseTest
+from distill3d.report.comparison.verdict import DEFAULT_TEST, MIN_CASES, MIN_SEEDS, Tested, describe, in_words, judge
+from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, Estimate, RunEntry
+
+
+def compare(
+    runs: Sequence[Run],
+    *,
+    baseline: str | None = None,
+    scores: Sequence[str] = (),
+    test: CaseTest = DEFAULT_TEST,
+    title: str = "",
+    remarks: Sequence[str] = (),
+    on_score: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Compare all arms that runs form with one of them.
+
+    Args:
+        runs: finished runs, see `distill3d.report.comparison.runs.read_runs`.
+        baseline: name of an arm; None takes the only one without a strategy.
+        scores: keys of the columns, the main one first; empty for the usual ones.
+        test: over cases, which may object to a verdict.
+        title: of the report; empty names the baseline and the number of arms.
+        remarks: what is known already, such as runs left out.
+        on_score: called with the label of each score as its statistics begin.
+
+    Raises:
+        InputError: there is no run, a score is unknown, or it is not clear which arm is the baseline.
+    """
+    groups, doubled = group_runs(runs)
+    first = choose_baseline(groups, baseline)
+    picked = pick(scores, _keys(runs))
+    keys = differing([group.settings for group in groups])
+    arms = {group.name: _arm(group, picked, keys) for group in groups}
+    others = sorted(
+        (group for group in groups if group is not first), key=lambda group: _rank(arms[group.name], picked[0])
+    )
+    differences: list[Difference] = []
+    for score in picked:
+        on_score(score.label)
+        differences += _differences(others, first, score, test)
+    budget = tuple(check_budget(group, first) for group in others)
+    ordered = tuple(arms[group.name] for group in [first, *others])
+    return Comparison(
+        title=title or f"{len(others)} arm{'s' * (len(others) != 1)} against {first.name}",
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        baseline=first.name,
+        scores=picked,
+        arms=ordered,
+        references=_references(runs, picked),
+        differences=tuple(differences),
+        budget=budget,
+        remarks=(*remarks, *doubled, *_remarks([first, *others], arms, budget)),
+        test=in_words(test),
+        profiles=profiles_of(ordered, picked),
+        rankings=rankings_of(ordered, picked),
+    )
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Turn a comparison into what ``report.json`` holds: plain containers, no NaN."""
+    return dataclasses.asdict(comparison)
+
+
+def run_folders(comparison: Comparison) -> dict[str, tuple[Path, ...]]:
+    """Arm -> folders of its runs, by seed."""
+    return {arm.name: tuple(Path(run.folder) for run in arm.runs) for arm in comparison.arms}
+
+
+def _keys(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(key for run in runs for row in run.cases.values() for key in row))
+
+
+def _rank(arm: Arm, main: Score) -> tuple[bool, float, str]:
+    mean = arm.scores[main.key].mean
+    return mean is None, -(mean or 0.0) if main.higher_is_better else mean or 0.0, arm.name
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _estimate(group: Group, key: str) -> Estimate:
+    table = score_table(group.runs, key, *axes(group.runs))
+    found = describe(table, with_p=False)
+    n_seeds = len(found.seed_means)
+    return Estimate(
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        sd_seeds=float(np.std(found.seed_means, ddof=1)) if n_seeds > 1 else None,
+        n_cases=len(found.case_means),
+        n_seeds=n_seeds,
+        n_missing=int(np.isnan(table).sum()),
+    )
+
+
+def _differences(others: Sequence[Group], first: Group, score: Score, test: CaseTest) -> list[Difference]:
+    tables = {}
+    for group in others:
+        (cases, seeds), (first_cases, first_seeds) = axes(group.runs), axes(first.runs)
+        cases = [case for case in cases if case in first_cases]
+        seeds = [seed for seed in seeds if seed in first_seeds]
+        mine, theirs = (score_table(each.runs, score.key, cases, seeds) for each in (group, first))
+        tables[group.name] = mine - theirs
+    judged = judge(tables, higher_is_better=score.higher_is_better, test=test)
+    return [
+        Difference(
+            arm=name,
+            score=score.key,
+            **_numbers(one.tested),
+            p_holm=one.p_holm,
+            detectable=one.detectable,
+            verdict=one.verdict,
+            why=one.why,
+        )
+        for name, one in judged.items()
+    ]
+
+
+def _numbers(found: Tested) -> dict[str, Any]:
+    same = {key: getattr(found, key) for key in ("mean", "low", "high", "p", "p_cases")}
+    return {**same, "n_cases": len(found.case_means), "n_seeds": len(found.seed_means)}
+
+
+def _references(runs: Sequence[Run], picked: Sequence[Score]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Scores of classical methods; every run has the same ones for the cases it shares with another."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for run in runs:
+        for name, rows in run.references.items():
+            for case, row in rows.items():
+                found.setdefault(name, {}).setdefault(case, {score.key: row.get(score.key) for score in picked})
+    return found
+
+
+# ---------------------------------------------------------------- words
+
+
+def _arm(group: Group, picked: Sequence[Score], keys: Sequence[str]) -> Arm:
+    last = group.runs[-1]
+    teacher = next((run.teacher for run in group.runs if run.teacher), {})
+    return Arm(
+        name=group.name,
+        experiment=group.experiment,
+        question=str(last.settings.get("question", "")),
+        settings={key: group.settings[key] for key in keys if key in group.settings},
+        labelled=_labelled(group.settings),
+        runs=tuple(_entry(run, picked) for run in group.runs),
+        scores={score.key: _estimate(group, score.key) for score in picked},
+        cost=_cost(group.runs),
+        teacher=_teacher_line(teacher),
+        random_teacher=any(run.teacher.get("random") is True for run in group.runs),
+    )
+
+
+def _labelled(settings: Mapping[str, Any]) -> int | None:
+    """Number of training volumes: a list of names, or how many are simulated; shares of a folder cannot be told."""
+    train = settings.get("data.train")
+    if isinstance(train, list | tuple):
+        return len(train) or None
+    return train if isinstance(train, int) else None
+
+
+def _cost(runs: Sequence[Run]) -> Cost:
+    means = {}
+    for field in dataclasses.fields(Cost):
+        values = [run.cost[field.name] for run in runs if isinstance(run.cost.get(field.name), int | float)]
+        means[field.name] = float(np.mean(values)) if values else None
+    return Cost(**means)
+
+
+def _teacher_line(teacher: Mapping[str, Any]) -> str:
+    if teacher.get("architecture", "none") == "none":
+        return ""
+    return (
+        f"{teacher['architecture']}, {teacher.get('weights', 'weights unknown')}, sha256 {teacher.get('sha256', '?')}"
+    )
+
+
+def _entry(run: Run, picked: Sequence[Score]) -> RunEntry:
+    said = run.provenance
+    packages, machine, command = (said.get(key) for key in ("packages", "machine", "command"))
+    commit = said.get("commit")
+    return RunEntry(
+        folder=run.folder.as_posix(),
+        seed=run.seed,
+        cases={case: {score.key: row.get(score.key) for score in picked} for case, row in run.cases.items()},
+        commit=None if commit is None else str(commit),
+        command=_command(command) if isinstance(command, list) else "",
+        packages={str(key): str(value) for key, value in packages.items()} if isinstance(packages, Mapping) else {},
+        machine=_machine(machine) if isinstance(machine, Mapping) else "",
+    )
+
+
+def _command(argv: Sequence[Any]) -> str:
+    """A line one can paste: the program by its name, not by where it lay on that machine."""
+    words = [str(word) for word in argv]
+    if words and Path(words[0]).name in {"__main__.py", "distill3d"}:
+        words[0] = "distill3d"
+    return shlex.join(words)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    gpus = machine.get("gpus") or []
+    return f"{machine.get('system', 'unknown system')}, {machine.get('cpus', '?')} cores, " + (
+        ", ".join(map(str, gpus)) or "no GPU"
+    )
+
+
+def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[BudgetCheck]) -> list[str]:
+    """What a reader must know before believing."""
+    lines = []
+    for group in groups:
+        n_cases, n_seeds = (len(axis) for axis in axes(group.runs))
+        if n_seeds < MIN_SEEDS or n_cases < MIN_CASES:
+            lines.append(
+                f"{group.name}: {_plural(n_seeds, 'seed')} and {_plural(n_cases, 'case')}; "
+                f"no verdict below {MIN_SEEDS} seeds and {MIN_CASES} cases"
+            )
+        if arms[group.name].random_teacher:
+            lines.append(f"{group.name}: the teacher's weights are RANDOM; nothing was transferred from photographs")
+        lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for run in group.runs if run.lacks]
+        if any(str(run.provenance.get("commit", "")).endswith("+dirty") for run in group.runs):
+            lines.append(f"{group.name}: run with local changes, which its commit does not have")
+    unfair = [check.arm for check in budget if not check.equal]
+    if unfair:
+        lines.append(f"unequal budget, see the check: {', '.join(unfair)}")
+    return lines
+
+
+def _plural(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"

@@ -1,0 +1,56 @@
+"""Scores of an arm's runs as a table of cases by seeds. It computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from distill3d.evaluation.scores import Score
+from distill3d.report.comparison.statistics import Array
+from distill3d.report.content import Arm
+
+
+class Scored(Protocol):
+    """A run, as read or as a report has it."""
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        ...
+
+    @property
+    def cases(self) -> Mapping[str, Mapping[str, float | None]]:
+        """Scores by case, then by key."""
+        ...
+
+
+def axes(runs: Sequence[Scored]) -> tuple[list[str], list[int]]:
+    """Return the cases that any run has, and the seeds."""
+    return list(dict.fromkeys(case for run in runs for case in run.cases)), [run.seed for run in runs]
+
+
+def score_table(runs: Sequence[Scored], key: str, cases: Sequence[str], seeds: Sequence[int]) -> Array:
+    """Return scores [C, S] of an arm's runs, NaN where a run has no value."""
+    by_seed = {run.seed: run.cases for run in runs}
+    rows = [[by_seed.get(seed, {}).get(case, {}).get(key) for seed in seeds] for case in cases]
+    return np.array(rows, dtype=np.float64).reshape(len(cases), len(seeds))
+
+
+def cases_that_gain(arm: Arm, baseline: Arm, score: Score) -> tuple[int, int]:
+    """Count the cases both have, and those in which the arm's mean over seeds is the better one."""
+    mine, theirs = case_means(arm, score.key), case_means(baseline, score.key)
+    both = [(mine[case], theirs[case]) for case in mine if theirs.get(case) is not None and mine[case] is not None]
+    sign = 1 if score.higher_is_better else -1
+    return len(both), sum(1 for a, b in both if sign * ((a or 0) - (b or 0)) > 0)
+
+
+def case_means(arm: Arm, key: str) -> dict[str, float | None]:
+    """Return the mean over seeds of every case; None where no seed has a value."""
+    values: dict[str, list[float]] = {}
+    for run in arm.runs:
+        for case, scores in run.cases.items():
+            found = scores.get(key)
+            values.setdefault(case, []).extend([] if found is None else [found])
+    return {case: sum(found) / len(found) if found else None for case, found in values.items()}

@@ -1,0 +1,214 @@
+"""One HTML file from a comparison: everything inside, nothing loaded. It computes no statistics and judges nothing."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from distill3d.report import numerals
+from distill3d.report.content import Arm, Comparison
+from distill3d.report.page.across_charts import MOST_BANDS, profile_chart, rank_chart, rank_rows
+from distill3d.report.page.case_charts import case_changes, case_scatter
+from distill3d.report.page.charts import Figure, arm_keys, forest
+from distill3d.report.page.curves import TermChart, curve_charts, term_title
+from distill3d.report.page.live import Live
+from distill3d.report.page.low_data import LowDataLine, low_data, low_data_lines
+from distill3d.report.page.palette import DARK, LIGHT, look, style_rules
+from distill3d.report.page.rows import case_panels, head_table
+from distill3d.report.page.worst import MOST_ARMS, WorstCase, worst_cases
+from distill3d.report.text.wording import answer
+from distill3d.storage.run_folder import write_text
+
+
+def write_page(comparison: Comparison, folders: Mapping[str, tuple[Path, ...]], out: Path) -> Path:
+    """Write a comparison as one file that opens anywhere.
+
+    Args:
+        comparison: what to say.
+        folders: arm -> its run folders, in the order of its runs; curves and predictions are read from there.
+        out: the file to write; its folder is made.
+
+    Returns:
+        ``out``.
+    """
+    curves = curve_charts(folders, [arm.name for arm in comparison.arms])
+    write_text(out, render(comparison, curves=curves, worst=worst_cases(comparison, folders)))
+    return out
+
+
+def render(
+    comparison: Comparison,
+    *,
+    curves: Sequence[TermChart] = (),
+    worst: Sequence[WorstCase] = (),
+    live: Live | None = None,
+) -> str:
+    """Return the page of a comparison.
+
+    Args:
+        comparison: what to say.
+        curves: charts of learning curves.
+        worst: pictures of the worst cases.
+        live: what is going on, for the dashboard; such a page asks its server for changes.
+    """
+    lines = low_data_lines(comparison)
+    plotly, script = _plotly(), _asset("page.js")
+    figures = _figures(comparison, curves, lines, live)
+    content = {
+        "c": comparison,
+        "answer": answer(comparison),
+        "head": head_table(comparison),
+        "case_panels": case_panels(comparison) if comparison.arms else [],
+        "curves": curves,
+        "low_data": lines,
+        "worst": worst,
+        "live": live,
+        "keys": arm_keys(comparison.arms),
+        "sections": _sections(comparison, curves, lines, worst, live),
+        "n_runs": sum(len(arm.runs) for arm in comparison.arms),
+        "score_of": {score.key: score for score in comparison.scores},
+        "ranking_of": {ranking.score: ranking for ranking in comparison.rankings},
+        "most_bands": MOST_BANDS,
+        "place_of": {arm.name: place for place, arm in enumerate(comparison.arms)},
+        "shown_arms": _shown_arms(comparison),
+        "created": _created(comparison.created),
+        "version": version("distill3d"),
+        "policy": content_policy((plotly, script), live=live is not None),
+        "plotly": Markup(plotly),  # noqa: S704 - a file of the plotly package, and one of ours
+        "script": Markup(script),  # noqa: S704
+        "style": Markup(_style()),  # noqa: S704
+        "figures": figures,
+    }
+    return _environment().get_template("page.html.j2").render(content)
+
+
+def content_policy(scripts: Sequence[str], *, live: bool) -> str:
+    """Return a policy that lets these scripts run and nothing else, and forbids every load from the network.
+
+    >>> content_policy(["1"], live=False).split("; ")[:2]
+    ["default-src 'none'", "script-src 'sha256-a4ayc/80/OGda4BO/1o/V0etpOqiLx1JwB5S3beHW0s='"]
+    """
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+    )
+    parts = [
+        "default-src 'none'",
+        f"script-src {hashes}",
+        "style-src 'unsafe-inline'",
+        "img-src data: blob:",
+        "connect-src 'self'" if live else "connect-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    return "; ".join(parts)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("distill3d.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    helpers: dict[str, Any] = {
+        name: getattr(numerals, name)
+        for name in ("number", "interval", "probability", "titled", "unit_name", "short", "breakable")
+    }
+    environment.globals.update(
+        helpers, look=look, term_title=term_title, rank_rows=rank_rows, unique_packages=_unique_packages
+    )
+    return environment
+
+
+def _figures(
+    comparison: Comparison, curves: Sequence[TermChart], lines: Sequence[LowDataLine], live: Live | None
+) -> dict[str, Figure]:
+    """Name -> chart."""
+    figures: dict[str, Figure] = {}
+    if len(comparison.arms) > 1:
+        for place, score in enumerate(comparison.scores):
+            figures[f"forest-{place}"] = forest(comparison, score)
+            figures[f"cases-{place}"] = case_scatter(comparison, score)
+            figures[f"changes-{place}"] = case_changes(comparison, score)
+            figures[f"profile-{place}"] = profile_chart(comparison, score)
+        places = {score.key: place for place, score in enumerate(comparison.scores)}
+        ranked = [ranking for ranking in comparison.rankings if ranking.ranks]
+        figures |= {f"ranks-{places[ranking.score]}": rank_chart(comparison, ranking) for ranking in ranked}
+    if lines:
+        figures |= {f"labels-{place}": low_data(lines, score) for place, score in enumerate(comparison.scores)}
+    figures |= {f"curve-{place}": curve.figure for place, curve in enumerate(curves)}
+    for place, run in enumerate(live.runs if live else ()):
+        if run.figure is not None:
+            figures[f"live-{place}"] = run.figure
+    return figures
+
+
+def _sections(
+    comparison: Comparison,
+    curves: Sequence[TermChart],
+    lines: Sequence[LowDataLine],
+    worst: Sequence[WorstCase],
+    live: Live | None,
+) -> list[tuple[str, str]]:
+    titles = {
+        "running": "Going on" if live else "",
+        "summary": "Scores",
+        "differences": "Differences",
+        "cases": "Cases",
+        "curves": "Curves" if curves else "",
+        "labels": "Labels" if lines else "",
+        "worst": "Worst cases" if worst else "",
+        "budget": "Budget",
+        "provenance": "Provenance",
+    }
+    shown = titles if comparison.arms else {"running": titles["running"]}
+    return [(anchor, title) for anchor, title in shown.items() if title]
+
+
+def _shown_arms(comparison: Comparison) -> str:
+    count = len(comparison.arms)
+    if count <= MOST_ARMS:
+        return "every arm"
+    return f"the baseline and the {MOST_ARMS - 1} other arms with the best mean, of {count}"
+
+
+def _created(stamp: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(stamp):%d %B %Y, %H:%M %Z}".strip()
+    except ValueError:
+        return stamp
+
+
+def _unique_packages(arm: Arm) -> list[str]:
+    """Return the package lists of an arm's runs as text, each once."""
+    told = (", ".join(f"{name} {number}" for name, number in run.packages.items()) for run in arm.runs)
+    return [text for text in dict.fromkeys(told) if text]
+
+
+@functools.cache
+def _plotly() -> str:
+    """Return Plotly's code, as it may stand in a page."""
+    return get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
+
+
+def _asset(name: str) -> str:
+    return (files("distill3d.report.page") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _style() -> str:
+    """Return the style sheet with the arms' colors for light and dark."""
+    dark = f"{_asset('dark.css').strip()} {style_rules(DARK)}"
+    return _asset("style.css").replace("@light@", style_rules(LIGHT)).replace("@dark@", dark)

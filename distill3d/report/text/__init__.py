@@ -1,0 +1,1 @@
+"""A comparison in words: Markdown, terminal, and the sentences both share."""
