@@ -1,6 +1,6 @@
 # distill3d: `make` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment sweep report check test test-all smoke bench clean
+.PHONY: help setup experiment picture sweep report check test test-all smoke bench clean
 
 PYTHON ?= python3
 CONSTRAINTS ?= .constraints.txt
@@ -31,6 +31,9 @@ sweep: $(STAMP) ## run a sweep: NAME=strategies
 
 report: $(STAMP) ## compare runs in one page: ARGS='runs/op_scratch runs/op_inflate' OUT=report
 	@$(BIN)/python -m distill3d report $(ARGS) --out $(or $(OUT),report)
+
+picture: experiment ## make README's picture anew, from NAME's run on a simulated neuron
+	cp "$$(ls runs/$(or $(NAME),tubular)/seed0/figures/*_tree.png | head -1)" .images/neuron.png
 
 smoke: $(STAMP) ## two real steps of NAME with logging, checkpoint and resume
 	@$(BIN)/distill3d fit $(or $(NAME),tubular) --smoke $(ARGS)
