@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -121,15 +121,13 @@ def tree_scores(
     if pred.n_nodes and gold.n_nodes:
         with_orphans = [_segments(tree, scale, draw_orphans=vaa3d_compat) for tree in (pred, gold)]
         apart = esa_dsa_pds(pred=with_orphans[0], gold=with_orphans[1])
-        precision = _share_within(of_pred, of_gold, voxel, tolerance)
-        recall = _share_within(of_gold, of_pred, voxel, tolerance)
+        precision, recall = (
+            _share_within(tree, other, voxel, tolerance) for tree, other in ((of_pred, of_gold), (of_gold, of_pred))
+        )
     else:
         worst = _worst_distance(of_pred, of_gold, voxel, shape_zyx, tolerance) if missed else 0.0
         apart = TreeDistances(esa=worst, dsa=worst, pds=float(missed))
         precision = recall = float(not missed)
-    length_pred, length_gold = float(of_pred.lengths.sum()), float(of_gold.lengths.sum())
-    tips_pred, tips_gold = len(pred.tips), len(gold.tips)
-    branches_pred, branches_gold = len(pred.branch_points), len(gold.branch_points)
     return TreeScores(
         esa=apart.esa,
         dsa=apart.dsa,
@@ -137,19 +135,18 @@ def tree_scores(
         precision=precision,
         recall=recall,
         f1=harmonic_mean(precision, recall),
-        length_pred=length_pred,
-        length_gold=length_gold,
-        length_error=abs(length_pred - length_gold),
-        tips_pred=tips_pred,
-        tips_gold=tips_gold,
-        tips_error=abs(tips_pred - tips_gold),
-        branches_pred=branches_pred,
-        branches_gold=branches_gold,
-        branches_error=abs(branches_pred - branches_gold),
+        **_compared("length", float(of_pred.lengths.sum()), float(of_gold.lengths.sum())),
+        **_compared("tips", len(pred.tips), len(gold.tips)),
+        **_compared("branches", len(pred.branch_points), len(gold.branch_points)),
         missed=missed,
         unit=unit,
         tolerance=float(tolerance),
     )
+
+
+def _compared(name: str, of_pred: float, of_gold: float) -> dict[str, Any]:
+    """Return both values and their absolute difference, named as `TreeScores` names them."""
+    return {f"{name}_pred": of_pred, f"{name}_gold": of_gold, f"{name}_error": abs(of_pred - of_gold)}
 
 
 def _require(pred: Tree, gold: Tree, spacing_um: Sequence[float], unit: str, tolerance: float) -> np.ndarray:
