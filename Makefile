@@ -32,9 +32,9 @@ sweep: $(STAMP) ## run a sweep: NAME=strategies
 report: $(STAMP) ## compare runs in one page: ARGS='runs/op_scratch runs/op_inflate' OUT=report
 	@$(BIN)/python -m distill3d report $(ARGS) --out $(or $(OUT),report)
 
-picture: NAME ?= tubular
-picture: experiment ## make README's picture anew, from a run on simulated neurons
-	cp "$$(ls runs/$(NAME)/seed0/figures/*_tree.png | head -1)" .images/neuron.png
+picture: NAME = tubular
+picture: experiment ## make README's picture anew, of a simulated neuron
+	cp runs/$(NAME)/seed0/figures/sim_012_tree.png .images/neuron.png
 
 smoke: $(STAMP) ## two real steps of NAME with logging, checkpoint and resume
 	@$(BIN)/distill3d fit $(or $(NAME),tubular) --smoke $(ARGS)
