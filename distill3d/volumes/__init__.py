@@ -1,1 +1,1 @@
-"""Stacks and trees: files in, micrometers out."""
+"""Volumes and trees: files in, micrometers out."""

@@ -1,7 +1,4 @@
-"""Tell whether a tree's y axis runs against its image's, by the brightness under the nodes.
-
-It changes neither the image nor the tree; ``flip_y`` does that where a user asks for it.
-"""
+"""Tell whether a tree's y axis runs against its image's, by the brightness under the nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from distill3d.volumes.volume import Volume
 
 MIN_RATIO = 1.5  # one orientation's contrast must be this many times the other's
 MIN_SIGMAS = 4.0  # and the two means must differ by this many standard errors
-_BLOCK = 4  # nodes in one block of so many voxels a side see the same noise and count as one for the error
+_BLOCK = 4  # voxels a side; nodes in one block see the same noise and count as one for the error
 _SAMPLE = 1 << 22  # voxels that estimate background and noise of a larger volume
 
 

@@ -1,4 +1,4 @@
-"""Scales the intensities of a stack to [0, 1]. It knows no settings."""
+"""Scale the intensities of a volume to [0, 1]; knows no settings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 
 def intensity_range(data: NDArray[np.number], low_percentile: float, high_percentile: float) -> tuple[float, float]:
-    """Return the intensities that become 0 and 1: two percentiles, 0 to 100, of the whole stack.
+    """Return the intensities that become 0 and 1: two percentiles, 0 to 100, of the whole volume.
 
-    A stack so black that both percentiles are equal gets its maximum as the upper one; a constant stack gets equal
-    limits.
+    Where a volume is so black that both percentiles are equal, its maximum is the upper limit; a constant volume has
+    equal limits.
     """
     low, high = (float(v) for v in np.percentile(data, (low_percentile, high_percentile)))
     return low, high if high > low else float(data.max())
@@ -20,7 +20,7 @@ def rescale(data: NDArray[np.number], low: float, high: float) -> NDArray[np.flo
     """Map ``low`` to 0 and ``high`` to 1 and clip to [0, 1]; all 0 if both are equal.
 
     Clipping is why the default upper percentile is as high as 99.99: a sparse neuron fills about 0.01 to 0.1 % of its
-    stack, and at 99.9 its own intensities would be cut off (OP_3: best Dice of any threshold 0.25 instead of 0.35).
+    volume, and at 99.9 its own intensities would be cut off (OP_3: best Dice of any threshold 0.25 instead of 0.35).
 
     Example:
         >>> rescale(np.array([0, 10, 15, 20, 99], np.uint8), 10.0, 20.0).tolist()
@@ -33,12 +33,12 @@ def rescale(data: NDArray[np.number], low: float, high: float) -> NDArray[np.flo
 
 
 def scale_intensity(data: NDArray[np.number], low_percentile: float, high_percentile: float) -> NDArray[np.float32]:
-    """Scale a whole stack as training does: `intensity_range`, then `rescale`.
+    """Scale a whole volume as training does: `intensity_range`, then `rescale`.
 
     Args:
         data: [Z, Y, X], any number type.
-        low_percentile: of the intensity that becomes 0.
-        high_percentile: of the intensity that becomes 1.
+        low_percentile: percentile of the intensity that becomes 0.
+        high_percentile: percentile of the intensity that becomes 1.
 
     Returns:
         [Z, Y, X] float32 in [0, 1].

@@ -1,4 +1,4 @@
-"""Writes and reads probability stacks, 8 bits a voxel. It computes none."""
+"""Write and read probability volumes, 8 bits a voxel."""
 
 from __future__ import annotations
 

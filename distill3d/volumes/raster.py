@@ -1,7 +1,4 @@
-"""Draw a tree into a voxel mask: a sphere at every node, a tapered tube along every edge.
-
-It does not blur or give intensities (``data.simulate`` does).
-"""
+"""Draw a tree into a voxel mask: a sphere at every node, a tapered tube along every edge."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from distill3d.errors import InputError
 from distill3d.volumes.tree import Tree
 
 _CHUNK = 1 << 19  # candidate voxels tested at once, about 80 MB of temporaries
-_MAX_CANDIDATES = 2_000_000_000  # more means minutes of work, that is a radius column that holds no radii
+_MAX_CANDIDATES = 2_000_000_000  # more would take minutes, and means that the radius column holds no radii
 
 
 @final
@@ -43,9 +40,9 @@ def rasterize(
 ) -> np.ndarray:
     """Mark the voxels a tree fills.
 
-    A voxel is in if its center lies in the sphere of a node or within the radius of an edge: with t in [0, 1] the place
-    on the edge nearest to the center, distance <= (1 - t) * r_child + t * r_parent. The test is exact and in
-    micrometers, so anisotropic voxels are right. Besides, every edge marks the 26-connected line of voxels it runs
+    A voxel is marked if its center lies in the sphere of a node or within the radius of an edge: with t in [0, 1] the
+    place on the edge nearest to the center, distance <= (1 - t) * r_child + t * r_parent. The test is exact and in
+    micrometers, so it holds for anisotropic voxels. Every edge also marks the 26-connected line of voxels it runs
     through, so a neurite thinner than a voxel never vanishes. Parts outside the volume are clipped; voxel (0, 0, 0)
     has its center at the origin.
 
@@ -63,7 +60,7 @@ def rasterize(
         Bool mask [Z, Y, X].
 
     Raises:
-        InputError: no node, no overlap with the volume, or radii so large that they are none.
+        InputError: no node, no overlap with the volume, or radii too large to be radii.
 
     >>> tree = Tree(np.array([[1.0, 1, 1], [1, 1, 3]]), np.zeros(2), np.array([-1, 0]), np.array([1, 3]))
     >>> rasterize(tree, (3, 3, 5))[1, 1].astype(int).tolist()
@@ -86,7 +83,7 @@ def rasterize(
 def _tubes_near(tree: Tree, radii: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray) -> _Tubes:
     """Return one tube per edge and one of length 0 per sphere that no tube holds, where they may touch the volume.
 
-    A tube holds the spheres of its ends unless it tapers (then the larger one sticks out) or there is no tube.
+    A tube holds the spheres of its ends, but for the larger one of a tube that tapers, which sticks out.
     """
     child, parent = tree.edges.T
     larger = np.where(radii[child] > radii[parent], child, parent)[radii[child] != radii[parent]]

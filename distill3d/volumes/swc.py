@@ -1,7 +1,4 @@
-"""Read and write neuron trees as SWC; the only place where the file's XYZ meets the package's ZYX.
-
-It does not draw trees into volumes (``rasterize``) and does not compare them (``metrics.tree``).
-"""
+"""Read and write neuron trees as SWC; the only place where the file's XYZ meets the package's ZYX."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ def read_swc(
     spacing_um: Sequence[float] = (1.0, 1.0, 1.0),
     allow_empty: bool = False,
 ) -> Tree:
-    """Read an SWC file; commas, tabs, comments, any order of nodes, float ids and missing parents are understood.
+    """Read an SWC file; commas, tabs, comments, any order of nodes, float ids and missing parents are accepted.
 
     A node whose parent is not in the file becomes a root and is listed in ``Tree.orphans``. A radius that is not a
     finite number becomes 0.
@@ -71,7 +68,7 @@ def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[
         path: file to write; its folder is made.
         tree: what to write; a tree without nodes gives a file with a header only.
         spacing_um: ZYX size of the voxels the file shall count in, which its first line then states; `MICROMETERS`
-            for none. Left out, the tree's numbers are written as they are, and nothing is stated.
+            for a file in micrometers. None writes the tree's numbers as they are and states nothing.
 
     Raises:
         InputError: the tree has a cycle.
@@ -103,16 +100,16 @@ def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[
 def stated_spacing(path: str | os.PathLike[str]) -> tuple[float, float, float] | None:
     """Return the ZYX size in um of the voxels that a file counts in, where `write_swc` stated it in the first line.
 
-    None for other files, those of others among them; `MICROMETERS` for what `trace` writes.
+    None for files that do not state one, such as those of other programs; `MICROMETERS` for what `trace` writes.
     """
     try:
         with Path(path).open(encoding="utf-8", errors="replace") as file:
-            found = _STATED_LINE.match(file.readline().rstrip())
+            match = _STATED_LINE.match(file.readline().rstrip())
     except OSError:
         return None  # `read_swc` says what is wrong with it
-    if not found:
+    if not match:
         return None
-    z, y, x = (float(size) for size in found.groups())
+    z, y, x = (float(size) for size in match.groups())
     return z, y, x
 
 
@@ -176,8 +173,8 @@ def _parent_index(path: Path, ids: np.ndarray, parents: np.ndarray) -> tuple[np.
     if not len(ids):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     place = np.minimum(np.searchsorted(ordered, parents), len(ids) - 1)
-    found = (ordered[place] == parents) & (parents >= 0)
-    return np.where(found, order[place], -1), np.flatnonzero(~found & (parents >= 0))
+    present = (ordered[place] == parents) & (parents >= 0)
+    return np.where(present, order[place], -1), np.flatnonzero(~present & (parents >= 0))
 
 
 def _spacing(spacing_um: Sequence[float]) -> np.ndarray:
@@ -188,5 +185,5 @@ def _spacing(spacing_um: Sequence[float]) -> np.ndarray:
 
 
 def _radius_scale(scale_zyx: np.ndarray) -> float:
-    """Tracing tools draw radii in the plane, so a radius in voxels counts in-plane voxels."""
+    """Return the factor from a radius in voxels to um: tracing tools draw radii in the plane, in its voxels."""
     return float(np.sqrt(scale_zyx[1] * scale_zyx[2]))

@@ -1,7 +1,4 @@
-"""Hard skeletons of voxel masks, of which no part of a mask is missing.
-
-It traces no tree (``tracing``) and scores nothing (``metrics.topology``).
-"""
+"""Hard skeletons of voxel masks, in which every part of the mask is represented."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ def skeleton(mask: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Source: Lee, Kashyap and Chu 1994, "Building skeleton models via 3-D medial surface/axis thinning algorithms", as in
     scikit-image. What differs: scikit-image deletes some components of even thickness as a whole (its issue 3757, still
     open), a bar of 2 x 2 x 20 for example. Such a component is thinned again without the last layer of voxels along z,
-    y or x, whichever leaves the longest skeleton; if none leaves any, the component stands for itself.
+    y or x, whichever leaves the longest skeleton; if none leaves any, the component itself is its skeleton.
 
     Args:
         mask: bool [Z, Y, X].

@@ -1,7 +1,4 @@
-"""TIFF stacks in and out: which axis is z, what a voxel measures, and whether the file is whole.
-
-It checks no voxel values and knows no other format; ``volume`` does.
-"""
+"""Read and write TIFF stacks: which axis is z, how large a voxel is, and whether the file is whole."""
 
 from __future__ import annotations
 
@@ -32,8 +29,8 @@ Spacing = tuple[float, float, float]
 def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
     """Read a TIFF stack and the voxel size it states.
 
-    The largest series is read. Singleton axes go; of the rest, ``C`` and ``S`` are channels and the one stack axis
-    that is left (Z, T, I, Q...) is z. A lone channel axis longer than 4 is z, too. The decision is logged at INFO.
+    The largest series is read. Singleton axes are dropped; of the rest, ``C`` and ``S`` are channels and the one stack
+    axis that is left (Z, T, I, Q...) is z. A lone channel axis longer than 4 is z, too. The decision is logged at INFO.
 
     Args:
         path: file to read.
@@ -61,9 +58,9 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
         raise InputError(
             f"{path}: truncated TIFF ({(problems or ['pages are missing'])[0]:.100}); all pages are needed"
         )
-    stack = _as_zyx(path, data.reshape(shape), axes, channel)
-    _LOG.info("%s: TIFF axes %s %s read as ZYX %s", path, axes, shape, stack.shape)
-    return stack, spacing
+    volume = _as_zyx(path, data.reshape(shape), axes, channel)
+    _LOG.info("%s: TIFF axes %s %s read as ZYX %s", path, axes, shape, volume.shape)
+    return volume, spacing
 
 
 def write_tiff(path: Path, data: np.ndarray, spacing_um: Spacing) -> None:
@@ -89,26 +86,26 @@ def _as_zyx(path: Path, data: np.ndarray, axes: str, channel: int) -> np.ndarray
     """Reduce an array whose axes are named to [Z, Y, X]."""
     keep = [i for i, axis in enumerate(axes) if axis in "YX" or data.shape[i] > 1]
     data, names = data.reshape([data.shape[i] for i in keep]), [axes[i] for i in keep]
-    stacks = [name for name in names if name not in "YXCS"]
-    if not stacks and "C" in names and data.shape[names.index("C")] > _MAX_CHANNELS:
+    stack_axes = [name for name in names if name not in "YXCS"]
+    if not stack_axes and "C" in names and data.shape[names.index("C")] > _MAX_CHANNELS:
         names[names.index("C")] = "Z"
-        stacks = ["Z"]
-    if len(stacks) > 1:
+        stack_axes = ["Z"]
+    if len(stack_axes) > 1:
         raise InputError(
-            f"{path}: axes {axes} hold more than one stack ({', '.join(stacks)}); one 3D volume is accepted"
+            f"{path}: axes {axes} hold more than one stack ({', '.join(stack_axes)}); one 3D volume is accepted"
         )
     for name in "CS":
         if name in names:
             axis = names.index(name)
             data = pick_channel(path, data, axis, channel)
             names.pop(axis)
-    order = [names.index(axis) for axis in [*stacks, "Y", "X"]]
+    order = [names.index(axis) for axis in [*stack_axes, "Y", "X"]]
     data = data.transpose(order)
-    return data if stacks else data[None]
+    return data if stack_axes else data[None]
 
 
 def pick_channel(path: Path, data: np.ndarray, axis: int, channel: int) -> np.ndarray:
-    """Return one channel of an array as a view, and say that there are others.
+    """Return one channel of an array as a view; a warning is logged where there are others.
 
     Raises:
         InputError: the array has no such channel.
@@ -129,7 +126,7 @@ def _stated_spacing(tif: tifffile.TiffFile, index: int) -> Spacing | None:
     metadata = tif.imagej_metadata or (shaped[0] if shaped else {})
     unit = um_per_unit(metadata.get("unit"))
     if unit is None and "spacing" not in metadata:
-        return None  # a resolution without a unit is a printer's: 72 dpi says nothing of a neuron
+        return None  # a resolution without a unit is meant for printing: 72 dpi says nothing about a neuron
     if unit is None:
         _LOG.warning("%s: spacing %s in unit %r; taken as um", tif.filename, metadata["spacing"], metadata.get("unit"))
     tags = tif.pages.first.tags

@@ -1,7 +1,4 @@
-"""A neuron's tree in micrometers: nodes, parents, what to count of it and whether it is a tree at all.
-
-It knows no file (``swc``), no voxel (``rasterize``) and no second tree (``metrics.tree``).
-"""
+"""A neuron's tree in micrometers: its nodes and parents, what is counted of it, and whether it is a tree at all."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ class Tree:
 
     Attributes:
         points_zyx_um: float64 [N, 3].
-        radii_um: float64 [N], may be <= 0 where the file's radius is not a radius.
+        radii_um: float64 [N], may be <= 0 where the file's radius column holds something else.
         parents: int64 [N], index of the parent node, -1 for a root.
         types: int64 [N], SWC type codes.
         orphans: int64 [K], indices of the roots whose parent the file names but does not hold.
@@ -114,7 +111,7 @@ class TreeReport:
 
 
 def validate(tree: Tree) -> TreeReport:
-    """Count what a user should know of a tree, after checking that it is one.
+    """Check that a tree is one, and count what a user should know of it.
 
     Raises:
         InputError: no node, a coordinate that is not finite, or a cycle.

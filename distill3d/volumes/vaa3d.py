@@ -1,7 +1,4 @@
-"""Read Vaa3D's stacks, .v3dpbd and .v3draw, and tell a truncated one from a whole one.
-
-It checks no voxel values; ``volume`` does. Neither format states a voxel size.
-"""
+"""Read Vaa3D's stacks, .v3dpbd and .v3draw, and refuse truncated ones; neither format states a voxel size."""
 
 from __future__ import annotations
 

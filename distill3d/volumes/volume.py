@@ -1,6 +1,6 @@
-"""Image stacks on disk and in memory: an array in ZYX and the size of its voxels in micrometers.
+"""Volumes on disk and in memory: an array in ZYX and the size of its voxels in micrometers.
 
-It does not change intensities and does not resample.
+Intensities are never changed and nothing is resampled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ACCEPTED_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Volume:
-    """One image stack.
+    """A 3D image.
 
     Attributes:
         data: [Z, Y, X], uint8, uint16 or float32. Bool becomes uint8, whole numbers within 0..65535 become uint16,
@@ -81,7 +81,8 @@ def read_volume(
         allow_blank: accept a volume that is 0 everywhere (a mask may be).
 
     Raises:
-        InputError: missing, empty, truncated or damaged file, unknown suffix, not 3D, NaN or infinite voxels, all 0.
+        InputError: missing, empty, truncated or damaged file, unknown suffix, not 3D, NaN or infinite voxels,
+            or all voxels 0.
     """
     path = Path(path)
     reader = _READERS[_suffix(path)]
@@ -199,7 +200,7 @@ def _require_spacing(spacing_um: Sequence[float], source: str = "volume") -> Spa
 
 
 def _require_content(path: Path, data: np.ndarray, *, allow_blank: bool) -> None:
-    """Refuse values nothing can be learned from; two reductions, no copy."""
+    """Refuse values from which nothing can be learned; two reductions, no copy."""
     if data.dtype.kind not in "buif":
         raise InputError(f"{path}: values of type {data.dtype}; whole or real numbers are accepted")
     if not data.size:
@@ -227,7 +228,7 @@ def _as_accepted_dtype(data: np.ndarray) -> np.ndarray:
 
 
 def _warn_no_spacing(path: str) -> None:
-    """Say once per process that a spacing was assumed."""
+    """Log once per process that a spacing was assumed."""
     if not _SPACING_WARNED:
         _SPACING_WARNED.append(path)
         _LOG.warning(

@@ -180,8 +180,8 @@ def test_length_does_not_depend_on_rotation_or_numbering(seed, n):
 
 def test_report_counts_a_known_tree(tmp_path):
     report = validate(read_swc(swc(tmp_path, PLAIN)))
-    found = (report.n_nodes, report.n_roots, report.n_orphans, report.n_tips, report.n_branch_points)
-    assert found == (4, 1, 0, 2, 1)
+    counts = (report.n_nodes, report.n_roots, report.n_orphans, report.n_tips, report.n_branch_points)
+    assert counts == (4, 1, 0, 2, 1)
     assert report.length_um == 3.0  # three edges of one voxel
 
 

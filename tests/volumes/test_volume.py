@@ -144,7 +144,7 @@ def test_a_missing_spacing_is_warned_of_once(tmp_path, stack, caplog, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("found", "kept"),
+    ("stored", "kept"),
     [
         (bool, np.uint8),
         (np.int64, np.uint16),
@@ -156,8 +156,8 @@ def test_a_missing_spacing_is_warned_of_once(tmp_path, stack, caplog, monkeypatc
         (np.uint16, np.uint16),
     ],
 )
-def test_dtypes_become_one_of_three_with_the_same_values(found, kept):
-    data = np.array([[[0, 1, 1]]]).astype(found)
+def test_dtypes_become_one_of_three_with_the_same_values(stored, kept):
+    data = np.array([[[0, 1, 1]]]).astype(stored)
     read = Volume(data).data
     assert read.dtype == kept
     assert read.dtype.isnative
