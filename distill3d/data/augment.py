@@ -1,4 +1,4 @@
-"""Random changes of a training patch, through MONAI's dictionary transforms. It cuts no patches.
+"""Random changes of a training patch, through MONAI's dictionary transforms.
 
 MONAI takes seconds to import. That happens when an `Augment` is built: in the main process, so that workers inherit it.
 """
@@ -30,11 +30,10 @@ _MAX_SEED = 2**32
 
 @final
 class Augment:
-    """Geometry (image, gold, known and skeletons alike), then a real background, then intensity (image only).
+    """Change geometry (image, gold, known and skeletons alike), then background, then intensity (image only).
 
-    Quarter turns and free rotations only happen in planes whose two axes have the same spacing, quarter turns besides
-    only where the patch is square, so that its shape stays. Free rotations stay in YX; corners they turn in are not
-    known.
+    Planes are only turned where their two axes have the same spacing, and by quarters only where the patch is square
+    too, so that its shape stays. Free rotations stay in YX; what they turn in from outside the patch is not known.
 
     Args:
         config: probabilities.
@@ -65,12 +64,12 @@ class Augment:
     def _turn(
         self, patch: Patch, rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], list[NDArray[np.bool_]], Turn]:
-        """Return the image and target, known and skeletons after the same changes, and what flips and turns did."""
+        """Return the image and target, known and skeletons after the same changes, and their flips and turns."""
         key = (patch.image.shape, patch.spacing_um)
         if key not in self._geometry:
             self._geometry[key] = _flips(self.config, *key), _rotation(self.config, patch.spacing_um)
         flips, rotation = self._geometry[key]
-        # All label arrays in one, as bits: the work of one. There are at most six skeletons.
+        # All label arrays are packed as bits into one, so that one is transformed. There are at most six skeletons.
         labels = [patch.target, patch.known, *patch.skeletons.values()]
         packed = np.zeros(patch.image.shape, np.uint8)
         for bit, label in enumerate(labels):

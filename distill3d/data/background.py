@@ -1,12 +1,11 @@
-"""Make clean stacks hard: dim the neuron and put real background under it, both measured in the background's noise.
+"""Make clean volumes hard: dim the neuron and put real background under it, both measured in the background's noise.
 
-It does not find, split or cache cases (``neurons`` does), takes no background apart (``texture`` does) and never
-touches a mask or a tree.
+It never touches a mask or a tree.
 
-How hard a stack is, is one number: ``contrast``. A stack's *reference* is the 90th percentile, over the gold voxels, of
-the clean intensity minus the clean background; in the hard stack the reference stands ``contrast`` standard deviations
-of the background's noise above it. Everything keeps its intensity relative to the reference, up to ``CEILING`` times
-(else a saturated soma would be seen at any contrast).
+One number, ``contrast``, says how hard a volume is. Its *reference* is the 90th percentile, over the gold voxels, of
+the clean intensity minus the clean background; in the hard volume the reference stands ``contrast`` standard deviations
+of the background's noise above the background. Everything keeps its intensity relative to the reference, up to
+``CEILING`` times (otherwise a saturated soma would be seen at any contrast).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ __all__ = [
 REFERENCE_PERCENTILE = 90.0  # real gold is a pixel or two off, so the mean over it is half background
 CEILING = 2.0  # brightest neuron voxel, in multiples of the reference
 COUNTS_PER_SIGMA = 64.0  # uint16 steps per standard deviation of the background's noise
-PEDESTAL_SIGMA = 16.0  # the background's darkest place sits this far above zero, so that no noise is cut off
+PEDESTAL_SIGMA = 16.0  # the background's darkest place sits so far above zero that no noise is cut off
 MIN_GOLD_VOXELS = 20  # a patch with fewer says nothing about how bright its neuron is
 
 
@@ -66,7 +65,7 @@ class HardConfig:
 
 
 def case_rng(seed: int, name: str) -> np.random.Generator:
-    """Random numbers of one case: the same for the same seed and name on every machine and in every process.
+    """Return the random numbers of one case: the same for a seed and a name on every machine and in every process.
 
     >>> bool(case_rng(0, "OP_1").integers(1000) == case_rng(0, "OP_1").integers(1000))
     True
@@ -76,14 +75,14 @@ def case_rng(seed: int, name: str) -> np.random.Generator:
 
 
 def clean_signal(image: NDArray[np.number], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Intensity above the clean background (the median outside the gold), never negative, float32 [Z, Y, X]."""
+    """Return the intensity above the clean background (the median outside the gold), >= 0, float32 [Z, Y, X]."""
     outside = image[~mask][::11]
     background = float(np.median(outside)) if outside.size else 0.0
     return np.maximum(image.astype(np.float32) - np.float32(background), 0)
 
 
 def reference_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
-    """How bright a neuron is: the 90th percentile of its gold voxels.
+    """Return how bright a neuron is: the 90th percentile of its gold voxels.
 
     Args:
         signal: [Z, Y, X] intensity above the clean background.
@@ -102,14 +101,14 @@ def harden(
     """Dim the neuron to ``config.contrast`` and lay one of the backgrounds under it.
 
     Args:
-        volume: [Z, Y, X] clean stack.
+        volume: [Z, Y, X], clean.
         mask: [Z, Y, X] gold; read, never changed.
         backgrounds: at least one; the random numbers choose.
         config: contrast and photon count.
         rng: random numbers of this case, see `case_rng`.
 
     Returns:
-        uint16 stack of the same shape and spacing, 64 steps per standard deviation of the background's noise.
+        uint16 volume of the same shape and spacing, 64 steps per standard deviation of the background's noise.
 
     Raises:
         InputError: no background, an empty mask or one of another shape, or a neuron no brighter than its surroundings.
@@ -166,7 +165,7 @@ def harden_patch(
     reference: float | None = None,
     photons: float = 100.0,
 ) -> NDArray[np.float32]:
-    """Do to a patch what `harden` does to a stack, as a training augmentation.
+    """Do to a patch what `harden` does to a volume, as a training augmentation.
 
     Args:
         image: [Z, Y, X] float32, in about [0, 1].
@@ -175,7 +174,7 @@ def harden_patch(
         contrast: of the reference, in standard deviations of the background's noise.
         rng: random numbers of this patch.
         reference: intensity above background that gets ``contrast``; by default measured on the patch's gold, and 1.0
-            (the brightest of the stack) where there is hardly any.
+            (the brightest of the volume) where there is hardly any.
         photons: see `HardConfig`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a data source offers: named cases in three splits. It reads nothing itself."""
+"""What a data source offers: named cases in three splits."""
 
 from __future__ import annotations
 

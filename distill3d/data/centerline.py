@@ -1,9 +1,9 @@
 """Centerlines of gold for the losses that want them: made once per case, kept on disk, cut and turned with a patch.
 
-It weighs nothing. A skeleton is that of the whole case, before augmentation: flips and quarter turns commute with
-cutting and with dilation, so a worker only moves it, and no neurite is thinned anew, and differently, at every border
-of a patch. A free rotation takes the nearest voxel, as for all labels, which may open a line that is one voxel wide;
-dilated ones stay whole.
+A skeleton is that of the whole case, before augmentation. Flips and quarter turns commute with cutting and with
+dilation, so a worker only moves it; otherwise a neurite would be thinned anew, and differently, at every border of a
+patch. A free rotation takes the nearest voxel, as for all labels, which may break a line that is one voxel wide;
+dilated lines stay whole.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _FILE = "skeleton.npy"
 
 
 def add_skeletons(case: PreparedCase, targets: Sequence[SkeletonTarget]) -> PreparedCase:
-    """Return the case with its skeletons beside it, made first if nobody has; safe with several processes at once.
+    """Return the case with its skeletons beside it, made first if there are none; safe with several processes at once.
 
     Args:
-        case: a prepared case; skeletons are kept in the folder that holds its own.
+        case: a prepared case; skeletons are kept beside its folder.
         targets: what losses want.
 
     Raises:
-        InputError: the case has no tree although one is wanted, or the cache cannot be written.
+        InputError: a tree is wanted and the case has none, or the cache cannot be written.
     """
     return case.with_skeletons({target.name: _file(case, target) for target in targets})
 

@@ -1,4 +1,4 @@
-"""Verifies an experiment's data before anything is trained on it. It mends nothing.
+"""Check an experiment's data before anything is trained on it; nothing is mended.
 
 A *problem* makes results wrong (the verb exits with 1); a *note* is worth knowing and does no harm.
 """
@@ -36,12 +36,12 @@ class CaseFacts:
         spacing_um: ZYX.
         low: smallest intensity.
         high: largest intensity.
-        mean: of all intensities.
+        mean: mean intensity.
         gold_voxels: number of gold voxels.
         gold_share: of the known voxels, in [0, 1].
         known_share: of all voxels, in [0, 1].
         tree: counts, None for a case with a mask only.
-        flip: brightness at the nodes, None likewise.
+        flip: brightness at the nodes; None likewise, and where no node lies in the volume.
         image_hash: equal for equal intensities.
         gold_hash: equal for equal masks; None for an empty one.
     """
@@ -196,7 +196,7 @@ def _duplicates(cases: tuple[CaseReport, ...]) -> Iterator[str]:
 
 
 def extent(sizes: tuple[int, ...]) -> str:
-    """Write sizes as a box is spoken of.
+    """Write sizes joined by x.
 
     Example:
         >>> extent((24, 64, 64))

@@ -1,4 +1,4 @@
-"""From an experiment's data settings to loaders of patches and to whole cases. It scores and predicts nothing."""
+"""From an experiment's data settings to loaders of patches and to whole cases."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ PREFETCH = 4  # batches a worker may be ahead
 class DistillDataModule(L.LightningDataModule):
     """Patches for training and validation, whole cases for test.
 
-    Cases are prepared on first need, one copy for all processes and runs. Use with
+    Cases are prepared when first needed, one copy for all processes and runs. Use with
     ``Trainer(use_distributed_sampler=False)``: the samplers know ranks, and an epoch is one validation interval.
 
     Args:
-        experiment: its data, patches, trainer, seed and cache are used, and which skeletons its losses want.
+        experiment: its data, patches, trainer, seed and cache are used, and the skeletons that its losses want.
 
     Raises:
         ConfigError: unknown data source or loss.
@@ -101,7 +101,7 @@ class DistillDataModule(L.LightningDataModule):
             raise InputError(*problems)
 
     def train_dataloader(self) -> DataLoader[Patch]:
-        """Endless new patches, ``validate_every`` batches an epoch."""
+        """Return a loader of endless new patches, ``validate_every`` batches an epoch."""
         config, trainer = self.experiment.patches, self.experiment.trainer
         rank, world = self._rank_and_world()
         patches = TrainPatches(self.train_cases(), config, seed=self.experiment.seed, augment=Augment(config.augment))
@@ -115,11 +115,11 @@ class DistillDataModule(L.LightningDataModule):
             prefetch_factor=PREFETCH if config.workers else None,
             pin_memory=self._pin_memory(),
             collate_fn=collate,
-            generator=torch.Generator(),  # else the loader draws from the global one, and a resumed run drifts
+            generator=torch.Generator(),  # otherwise the loader draws from the global one, and a resumed run differs
         )
 
     def val_dataloader(self) -> DataLoader[Patch]:
-        """The same patches in every run, dealt out to the processes."""
+        """Return a loader of the same patches in every run, dealt out to the processes."""
         rank, world = self._rank_and_world()
         patches = ValPatches(self.cases("val"), self.experiment.patches)
         return DataLoader(

@@ -1,7 +1,4 @@
-"""Trees to render: grown from random numbers, or a real morphology brought into the volume.
-
-It draws nothing (``microscope`` does) and reads no files.
-"""
+"""Trees to render: grown from random numbers, or a real morphology fitted into the volume."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from distill3d.errors import InputError
 from distill3d.volumes.tree import Tree, node_depths
 
 AXON = 2  # SWC type code of every grown node
-MIN_RADIUS_VALUES = 20  # fewer different radii in a file are a constant or a color code
+MIN_RADIUS_VALUES = 20  # a file with fewer different radii holds a constant or a color code
 MAX_RADIUS_SHARE = 0.02  # of the tree's longest side; thicker "radii" are something else
 ZOOM = 1.25  # step of the search for a scale
 MOST_ZOOMS = 20  # up to 70 times; a tree that is still too dense there is shown whole
@@ -68,7 +65,7 @@ def grow(size_um: Sequence[float] | Float, config: GrowConfig, rng: np.random.Ge
     margin = np.minimum(config.margin_um, 0.25 * size)
     box = (margin, size - margin)
     start = rng.uniform(*box)
-    axis = int(rng.integers(1, 3))  # stacks are flat: trunks come from the sides, not from above
+    axis = int(rng.integers(1, 3))  # volumes are flat: trunks come from the sides, not from above
     start[axis] = box[int(rng.integers(2))][axis]
     points, parents = [start], [-1]
     _walk(points, parents, 0, 0.5 * size - start, 2 * config.length_um, box, config, rng)
@@ -107,7 +104,7 @@ def _walk(
 
 
 def _sideways(along: Float, rng: np.random.Generator) -> Float:
-    """A direction 40 to 80 degrees away from ``along``."""
+    """Draw a direction 40 to 80 degrees away from ``along``."""
     along, other = _unit(along), rng.standard_normal(3)
     across = _unit(other - (other * along).sum() * along)
     angle = np.deg2rad(rng.uniform(40, 80))
@@ -120,7 +117,7 @@ def _unit(vector: Float) -> Float:
 
 
 def tapered_radii(tree: Tree, config: GrowConfig) -> Float:
-    """Radii that shrink from root to tips with the length of cable downstream, float64 [N].
+    """Return radii that shrink from root to tips with the length of cable downstream, float64 [N].
 
     A tip has ``tip_radius_um``, the node with the most cable downstream ``root_radius_um``.
     """
@@ -135,11 +132,11 @@ def tapered_radii(tree: Tree, config: GrowConfig) -> Float:
 
 
 def fit_tree(tree: Tree, size_um: Sequence[float] | Float, fill: float, config: GrowConfig) -> Tree:
-    """Bring a real tree, in whatever unit, into a volume.
+    """Fit a real tree, in whatever unit, into a volume.
 
     It is scaled to fit as a whole. Where that would fill more than ``fill`` of the volume (a neuron with hundreds of
     branches becomes a blob) it is scaled up around its middle until what is inside fills less; the rest is cut off.
-    Radii that are radii are scaled to a median of ``tip_radius_um`` and kept within a factor of the config's; others
+    Plausible radii are scaled to a median of ``tip_radius_um`` and kept within a factor of the config's; others
     (constant, color codes, absurdly thick) are replaced by `tapered_radii`.
 
     Args:
@@ -183,7 +180,7 @@ def _scale_and_middle(tree: Tree, size: Float, fill: float, config: GrowConfig) 
 
 
 def _length_within(tree: Tree, middle: Float, half: Float) -> float:
-    """Length of what lies in the box ``middle`` +- ``half`` (every edge cut at the box's faces)."""
+    """Return the length of what lies in the box ``middle`` +- ``half`` (every edge cut at the box's faces)."""
     child, parent = tree.edges.T
     start = tree.points_zyx_um[child] - middle
     along = tree.points_zyx_um[parent] - tree.points_zyx_um[child]
@@ -222,7 +219,7 @@ def _subdivide(tree: Tree, step_um: float) -> Tree:
 
 
 def _crop(tree: Tree, size: Float) -> Tree:
-    """Keep the nodes inside the volume; what loses its parent becomes a root, what is left alone goes."""
+    """Keep the nodes inside the volume; one that loses its parent becomes a root, one without any edge is dropped."""
     points = tree.points_zyx_um
     inside = np.asarray(((points >= 0) & (points <= size)).all(axis=1), np.bool_)
     parents = np.where((tree.parents >= 0) & inside[tree.parents], tree.parents, -1)

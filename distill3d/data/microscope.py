@@ -1,7 +1,6 @@
 """What a microscope makes of trees: fluorescence, blur, background, photons, counts.
 
-It grows no trees and knows no gold; chance comes only from the generator it is given, so that a picture is the same on
-every machine.
+Chance comes only from the generator it is given, so that an image is the same on every machine.
 
 Source: the usual camera model, counts = offset + gain * (Poisson(PSF * dye + background) + read noise); for the
 Gaussian PSF B. Zhang, J. Zerubia, J.-C. Olivo-Marin (2007), "Gaussian approximations of fluorescence microscope
@@ -67,7 +66,7 @@ def expose(
     config: MicroscopeConfig,
     rng: np.random.Generator,
 ) -> NDArray[np.uint16]:
-    """Take the picture of some trees.
+    """Take an image of some trees.
 
     Args:
         trees: each with its brightness, 1 for the neuron of interest; in each tree parents come before children.
@@ -93,7 +92,7 @@ def expose(
 
 
 def node_brightness(tree: Tree, config: MicroscopeConfig, rng: np.random.Generator) -> Float:
-    """Brightness at every node, float64 [N] around 1: slow changes along the neurite, and gaps.
+    """Return the brightness at every node, float64 [N] around 1: slow changes along the neurite, and gaps.
 
     The logarithm is a first-order autoregressive walk from root to tips.
     """
@@ -119,7 +118,7 @@ def fluorescence(
     spacing_um: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Float:
-    """Dye per voxel, float64 [Z, Y, X]: about 1 inside a neurite of brightness 1 that is thicker than a voxel.
+    """Return the dye per voxel, float64 [Z, Y, X]: about 1 in a neurite of brightness 1 that is thicker than a voxel.
 
     The sum is the neurites' volume in voxels times their brightness, however thin they are.
     """
@@ -147,7 +146,7 @@ def _puncta(
     config: MicroscopeConfig,
     rng: np.random.Generator,
 ) -> Float:
-    """Dye of bright spots, 0.7 to 1.5 um in radius, a third as bright to a bit brighter than a neurite."""
+    """Return the dye of bright spots, 0.7 to 1.5 um in radius, a third as bright to a bit brighter than a neurite."""
     high = (np.array(shape_zyx) - 1) * np.array(spacing_um)
     centers = rng.uniform(0, 1, (config.puncta, 3)) * high
     radii, brightness = rng.uniform(0.7, 1.5, config.puncta), rng.uniform(0.4, 1.3, config.puncta)
@@ -158,7 +157,7 @@ def _puncta(
 
 
 def _in_ball(n: int, rng: np.random.Generator) -> Float:
-    """Points spread evenly in the unit ball, float64 [n, 3]."""
+    """Draw points spread evenly in the unit ball, float64 [n, 3]."""
     direction = rng.standard_normal((n, 3))
     distance = np.sqrt((direction * direction).sum(axis=1))
     return direction * (np.cbrt(rng.random(n)) / np.maximum(distance, 1e-12))[:, None]
@@ -188,7 +187,7 @@ def _slow_field(
     config: MicroscopeConfig,
     rng: np.random.Generator,
 ) -> Float:
-    """A smooth random field of mean 0 and standard deviation 1 that changes over ``unevenness_um``."""
+    """Draw a smooth random field of mean 0 and standard deviation 1 that changes over ``unevenness_um``."""
     sizes = [n * s / config.unevenness_um for n, s in zip(shape_zyx, spacing_um, strict=True)]
     coarse = rng.standard_normal([int(np.ceil(size)) + 3 for size in sizes])
     axes = [1 + size * np.linspace(0, 1, n) for n, size in zip(shape_zyx, sizes, strict=True)]

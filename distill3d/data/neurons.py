@@ -1,7 +1,4 @@
-"""The data source ``neurons``: image stacks and their gold trees or masks, paired by name in a folder.
-
-It neither scales intensities nor cuts patches, and writes nothing.
-"""
+"""The data source ``neurons``: volumes and their gold trees or masks, found by name in a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from distill3d.config.registry import DATA
 from distill3d.data import splits
 from distill3d.data.background import HardConfig, background_files, case_rng, harden, load_background
 from distill3d.data.base import Case, DataSource, Split
-from distill3d.data.pairs import Pair, find_pairs
+from distill3d.data.case_files import CaseFiles, find_case_files
 from distill3d.data.prepared import code_hash, file_hash
 from distill3d.errors import InputError
 from distill3d.volumes.alignment import detect_flip, flip_y
@@ -33,8 +30,8 @@ _LOG = logging.getLogger(__name__)
 _CODE = (  # what `load` runs through
     "distill3d.volumes.alignment",
     "distill3d.data.background",
+    "distill3d.data.case_files",
     "distill3d.data.neurons",
-    "distill3d.data.pairs",
     "distill3d.data.texture",
     "distill3d.volumes.raster",
     "distill3d.volumes.swc",
@@ -116,31 +113,30 @@ def _check_splits(config: NeuronsConfig) -> None:
 @final
 @DATA.register("neurons", config=NeuronsConfig)
 class Neurons(DataSource):
-    """Real stacks with gold trees or masks from a folder, split by neuron and never by patch."""
+    """Real volumes with gold trees or masks from a folder, split by neuron and never by patch."""
 
     config: NeuronsConfig
 
     @functools.cached_property
-    def pairs(self) -> dict[str, Pair]:
+    def case_files(self) -> dict[str, CaseFiles]:
         """Case name -> files, of the cases that `include` and `exclude` leave.
 
         Raises:
-            InputError: the folder is missing or holds no pair, or two volumes share a name.
+            InputError: the folder is missing or holds no labelled volume, or two volumes share a name.
             ConfigError: a pattern matches nothing.
         """
-        found = find_pairs(
-            Path(self.config.folder).expanduser(), self.config.volume, self.config.tree, self.config.masks
-        )
-        return {name: found[name] for name in splits.select(list(found), self.config.include, self.config.exclude)}
+        folder = Path(self.config.folder).expanduser()
+        cases = find_case_files(folder, self.config.volume, self.config.tree, self.config.masks)
+        return {name: cases[name] for name in splits.select(list(cases), self.config.include, self.config.exclude)}
 
     def splits(self) -> dict[Split, tuple[str, ...]]:
         """Case names per split; disjoint.
 
         Raises:
             ConfigError: unknown names, or too few cases; one line each.
-            InputError: see `pairs`.
+            InputError: see `case_files`.
         """
-        config, names = self.config, list(self.pairs)
+        config, names = self.config, list(self.case_files)
         if config.train:
             lists: dict[Split, tuple[str, ...]] = {"train": config.train, "val": config.val, "test": config.test}
             return splits.split_by_lists(names, lists)
@@ -150,8 +146,8 @@ class Neurons(DataSource):
 
     def key(self, name: str) -> str:
         """Hash the case's files, the settings that shape it, and the code that reads it."""
-        pair, settings = self._pair(name), dataclasses.asdict(self.config)
-        files = [path for path in (pair.volume, pair.tree, pair.mask) if path is not None]
+        case, settings = self._files_of(name), dataclasses.asdict(self.config)
+        files = [path for path in (case.volume, case.tree, case.mask) if path is not None]
         if self.config.hard.enabled:
             files += self._background_files()
         else:
@@ -170,73 +166,73 @@ class Neurons(DataSource):
         Raises:
             InputError: a file cannot be used, volume and gold do not fit, or there is nothing to make hard.
         """
-        pair = self._pair(name)
-        stack = read_volume(pair.volume, spacing_um=self.config.spacing_um, channel=self.config.channel)
-        gold = None if pair.tree is None else self._tree(name, pair.tree, stack)
-        mask, known = self._mask(pair, stack, gold)
+        files = self._files_of(name)
+        volume = read_volume(files.volume, spacing_um=self.config.spacing_um, channel=self.config.channel)
+        gold = None if files.tree is None else self._tree(name, files.tree, volume)
+        mask, known = self._mask(files, volume, gold)
         if self.config.hard.enabled:
             models = [load_background(path) for path in self._background_files()]
             try:
-                stack = harden(stack, mask, models, self.config.hard, case_rng(self.config.hard.seed, name))
+                volume = harden(volume, mask, models, self.config.hard, case_rng(self.config.hard.seed, name))
             except InputError as error:
-                raise InputError(f"{pair.volume}: {error}") from error
-        return Case(name=name, volume=stack, mask=mask, known=known, tree=gold)
+                raise InputError(f"{files.volume}: {error}") from error
+        return Case(name=name, volume=volume, mask=mask, known=known, tree=gold)
 
-    def _pair(self, name: str) -> Pair:
-        if name not in self.pairs:
-            raise InputError(f"{self.config.folder}: no case {name!r}; found: {', '.join(self.pairs)}")
-        return self.pairs[name]
+    def _files_of(self, name: str) -> CaseFiles:
+        if name not in self.case_files:
+            raise InputError(f"{self.config.folder}: no case {name!r}; found: {', '.join(self.case_files)}")
+        return self.case_files[name]
 
     def _background_files(self) -> tuple[Path, ...]:
         folder = Path(self.config.folder).expanduser()
         paths = [Path(path).expanduser() for path in self.config.hard.backgrounds]
         return background_files([path if path.exists() else folder / path for path in paths])
 
-    def _tree(self, name: str, path: Path, stack: Volume) -> Tree:
-        spacing = stack.spacing_um if self.config.tree_units == "voxel" else (1.0, 1.0, 1.0)
+    def _tree(self, name: str, path: Path, volume: Volume) -> Tree:
+        spacing = volume.spacing_um if self.config.tree_units == "voxel" else (1.0, 1.0, 1.0)
         gold = read_swc(path, spacing_um=spacing)
         if self.config.flip_y == "always":
-            return flip_y(gold, stack)
+            return flip_y(gold, volume)
         try:
-            report = detect_flip(stack, gold)
+            report = detect_flip(volume, gold)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         if report.verdict != "flipped":
             return gold
         if self.config.flip_y == "auto":
             _LOG.info("%s: tree mirrored in y (%s)", name, report)
-            return flip_y(gold, stack)
+            return flip_y(gold, volume)
         _LOG.warning("%s: y of the tree seems to run against the image (%s); data.flip_y=auto mends it", name, report)
         return gold
 
-    def _mask(self, pair: Pair, stack: Volume, gold: Tree | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _mask(self, files: CaseFiles, volume: Volume, gold: Tree | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return gold and known, from the mask file if there is one, else from the tree."""
-        if pair.mask is not None:
-            return self._read_mask(pair.mask, stack)
+        if files.mask is not None:
+            return self._read_mask(files.mask, volume)
         if gold is None:
-            raise InputError(f"{pair.volume}: neither tree nor mask found")
+            raise InputError(f"{files.volume}: neither tree nor mask found")
         try:
             mask = rasterize(
                 gold,
-                stack.shape,
-                spacing_um=stack.spacing_um,
+                volume.shape,
+                spacing_um=volume.spacing_um,
                 radius=self.config.radius,
                 radius_um=self.config.radius_um,
                 scale=self.config.radius_scale,
                 min_radius_um=self.config.min_radius_um,
             )
         except InputError as error:
-            raise InputError(f"{pair.tree}: {error}") from error
-        return mask, np.ones(stack.shape, bool)
+            raise InputError(f"{files.tree}: {error}") from error
+        return mask, np.ones(volume.shape, bool)
 
-    def _read_mask(self, path: Path, stack: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        values = read_volume(path, spacing_um=stack.spacing_um, allow_blank=True).data
-        if values.shape != stack.shape:
+    def _read_mask(self, path: Path, volume: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        values = read_volume(path, spacing_um=volume.spacing_um, allow_blank=True).data
+        if values.shape != volume.shape:
             raise InputError(
-                f"{path}: mask of shape {values.shape} for a volume of shape {stack.shape}; accepted: the same"
+                f"{path}: mask of shape {values.shape} for a volume of shape {volume.shape}; accepted: the same"
             )
         unknown = self.config.unknown_label
-        known = np.ones(stack.shape, bool) if unknown is None else values != unknown
+        known = np.ones(volume.shape, bool) if unknown is None else values != unknown
         if not known.any():
             raise InputError(f"{path}: every voxel is {unknown}, the unknown label; accepted: a mask with known voxels")
         mask = np.isin(values, self.config.labels) if self.config.labels else values != 0

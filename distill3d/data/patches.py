@@ -1,7 +1,6 @@
 """Prepared cases in, patches out: every patch is a function of (seed, index) and of nothing else.
 
-So two processes see what one would, and a resumed run sees what an uninterrupted one does. It changes no intensity
-(`augment` does).
+So two processes see what one would, and a resumed run sees what an uninterrupted one does.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Patch:
         spacing_um: ZYX.
         origin_zyx_vox: place in its volume of the first voxel of the box it was cut from; negative where padded.
         case: name of the case.
-        turn: how it lies in that box.
-        skeletons: name -> [Z, Y, X] bool, the centerlines that the case brings along.
+        turn: how it was flipped and turned in that box.
+        skeletons: name -> [Z, Y, X] bool, the centerlines of the case.
     """
 
     image: NDArray[np.float32]
@@ -87,9 +86,9 @@ def draw_origin(
 ) -> tuple[int, int, int]:
     """Choose where a patch starts.
 
-    Around a random gold voxel, up to `JITTER` off the center, if ``foreground`` and the case has gold; else anywhere,
-    or around a random known voxel where not all are. The patch stays inside the volume; along an axis where it is
-    larger, the volume is centered in it.
+    Around a random gold voxel, up to `JITTER` off the center, if ``foreground`` and the case has gold; otherwise
+    anywhere, or around a random known voxel where not all are known. The patch stays inside the volume; along an axis
+    where it is larger, the volume is centered in it.
     """
     if foreground and len(case.foreground):
         center = np.array(np.unravel_index(case.foreground[rng.integers(len(case.foreground))], case.shape))
@@ -136,7 +135,7 @@ class TrainPatches(Dataset[Patch]):
 class ValPatches(Dataset[Patch]):
     """The same ``val_patches`` patches of every case in every run, around gold first, then anywhere.
 
-    Index `BLANK` gives a patch without a known voxel: it fills up a process whose share is shorter and counts for
+    Index `BLANK` gives a patch without a known voxel, which fills up the shorter share of a process and counts for
     nothing.
     """
 
@@ -161,7 +160,7 @@ class ValPatches(Dataset[Patch]):
 class StepSampler(Sampler[int]):
     """Indices of one epoch for one process.
 
-    Epoch e of length L holds e*L to (e+1)*L-1 over all processes; rank r gets those that are r modulo their number.
+    Epoch e of length L holds e*L to (e+1)*L-1 over all processes; rank r of n gets every n-th of them from r on.
 
     Args:
         per_epoch: indices per epoch and process.
@@ -176,7 +175,7 @@ class StepSampler(Sampler[int]):
         return self.per_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; Lightning does, after a resume too."""
+        """Set the epoch that comes next; Lightning calls it, after a resume too."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -191,8 +190,8 @@ def val_indices(count: int, *, rank: int = 0, world: int = 1) -> list[int]:
         >>> val_indices(5, rank=1, world=2)
         [1, 3, -1]
     """
-    mine = list(range(rank, count, world))
-    return mine + [BLANK] * (-(-count // world) - len(mine))
+    share = list(range(rank, count, world))
+    return share + [BLANK] * (-(-count // world) - len(share))
 
 
 def collate(patches: Sequence[Patch]) -> Batch:

@@ -1,7 +1,6 @@
 """Decoded cases on disk: written once, opened as memory maps, shared by all workers, ranks and runs.
 
-It cuts no patches and draws no random numbers. A prepared case is a folder whose name is the hash of all it depends on;
-it appears whole, by a rename, or not at all.
+A prepared case is a folder whose name is the hash of all it depends on; it appears whole, by a rename, or not at all.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class PreparedCase:
 
     @property
     def image(self) -> NDArray[np.float32]:
-        """The whole stack in [0, 1], float32 [Z, Y, X]; computed at every access, so keep it while you need it."""
+        """The whole volume in [0, 1], float32 [Z, Y, X]; computed at every access, so keep it while you need it."""
         return rescale(self.raw, self.low, self.high)
 
     @functools.cached_property
@@ -98,7 +97,7 @@ class PreparedCase:
 
     @functools.cached_property
     def skeletons(self) -> dict[str, NDArray[np.bool_]]:
-        """Centerlines of gold [Z, Y, X] by name, those that were asked for."""
+        """Centerlines of gold [Z, Y, X] by name, those that `with_skeletons` named."""
         return {name: _open(file) for name, file in self.skeleton_files}
 
     def tree(self) -> Tree | None:
@@ -115,7 +114,7 @@ def _open(path: Path) -> NDArray[Any]:
 
 
 def prepare(source: DataSource, name: str, config: PatchConfig) -> PreparedCase:
-    """Return the prepared case, writing it first if nobody has; safe with several processes at once.
+    """Return the prepared case, writing it first if it is not there; safe with several processes at once.
 
     Args:
         source: where the case comes from; its ``cache`` is the folder that holds ``prepared/``.
@@ -130,11 +129,11 @@ def prepare(source: DataSource, name: str, config: PatchConfig) -> PreparedCase:
 
 
 def written_once(folder: Path, write: Callable[[Path], Mapping[str, Any]]) -> Path:
-    """Return a folder of the cache, filling it first if nobody has; whole or not at all, also with several processes.
+    """Return a folder of the cache, filled first if it is not there: whole or not at all, also with several processes.
 
     Args:
         folder: its name is the hash of all its content depends on.
-        write: fills the folder it is given and returns what the folder shall say of itself.
+        write: fills the folder it is given and returns the metadata to keep in it.
 
     Raises:
         InputError: the cache cannot be written.
@@ -157,7 +156,7 @@ def written_once(folder: Path, write: Callable[[Path], Mapping[str, Any]]) -> Pa
 
 
 def code_hash(*modules: str) -> str:
-    """Hash the source text of imported modules, so that what old code wrote is never taken for new code's work."""
+    """Hash the source text of imported modules, so that the work of old code is never taken for that of new code."""
     digest = hashlib.sha256()
     for name in modules:
         path = sys.modules[name].__file__
@@ -190,7 +189,7 @@ def _address(source: DataSource, name: str, config: PatchConfig) -> str:
 
 
 def _write(target: Path, case: Case, config: PatchConfig) -> dict[str, Any]:
-    """Write a case's arrays and tree; return the rest."""
+    """Write a case's arrays and tree; return its metadata."""
     data, shape = case.volume.data, case.volume.data.shape
     if case.mask.shape != shape or case.known.shape != shape:
         raise InputError(

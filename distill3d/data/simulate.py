@@ -1,7 +1,6 @@
-"""The data source ``simulated``: neurons whose every voxel is known, looked at through a simulated microscope.
+"""The data source ``simulated``: neurons whose every voxel is known, seen through a simulated microscope.
 
-It keeps nothing on disk (the data module does) and never needs a network: a case is made from the settings and its
-number, and is the same on every machine.
+A case is made from the settings and its number alone, and is the same on every machine; no network is needed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who trains, who validates, who tests: names in, three disjoint groups of names out. It reads no file."""
+"""Which cases train, validate and test: names in, three disjoint groups of names out."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def select(names: Sequence[str], include: Sequence[str], exclude: Sequence[str])
         >>> select(["OP_1", "OP_2", "worm"], ["OP_*"], ["OP_2"])
         ('OP_1',)
     """
-    lost = [
+    problems = [
         f"data.{key}: {pattern!r} matches no case; found: {_listed(names)}"
         for key, patterns in (("include", include), ("exclude", exclude))
         for pattern in patterns
         if not any(fnmatchcase(name, pattern) for name in names)
     ]
-    if lost:
-        raise ConfigError(*lost)
+    if problems:
+        raise ConfigError(*problems)
     wanted = [name for name in names if not include or any(fnmatchcase(name, p) for p in include)]
     return tuple(sorted(name for name in wanted if not any(fnmatchcase(name, p) for p in exclude)))
 

@@ -1,4 +1,4 @@
-"""Lays out what a check of the data found, for the terminal. It checks nothing."""
+"""Lay out the report of a data check for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distill3d.terminal import WIDTH
 
 
 def check_table(report: DataReport) -> Group:
-    """Lay a report out for a terminal of 100 columns: volumes, trees, notes, problems in words."""
+    """Lay out a report for a terminal of 100 columns: volumes, trees, notes, problems in words."""
     parts: list[Table | Text] = [_volume_table(report)]
     if any(case.facts is not None and case.facts.tree is not None for case in report.cases):
         parts.append(_tree_table(report))

@@ -1,7 +1,4 @@
-"""Backgrounds of unlabelled stacks: their slow part and their noise, without their neurites and somas.
-
-It knows nothing of gold or contrast (``background`` does).
-"""
+"""Backgrounds of unlabelled stacks: their slow part and their noise, without their neurites and somas."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ from distill3d.volumes.volume import VOLUME_SUFFIXES, Volume, read_volume
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 LOW_SIGMA_VOX = 12.0  # what varies more slowly than this is background, the rest is noise or neurite
-MASK_ROUNDS = 3  # bright tissue hides the faint: each round sees the stack without what the last one found
+MASK_ROUNDS = 3  # bright tissue hides faint tissue: each round looks at the stack without what the last one masked
 MOST_TISSUE = 0.9  # share of a stack; with more there is no background left to learn from
 FILL_TRIES = 24
-PIECE = 0.75  # of a background stack per tile when it is smaller than the volume, the rest is room for chance
+PIECE = 0.75  # share of a background stack in a tile where it is smaller than the volume, so that places can vary
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -50,22 +47,22 @@ def background_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     Raises:
         InputError: a path is not there, or a folder holds no volume.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if path.is_file():
-            found.append(path)
+            files.append(path)
         elif path.is_dir():
             stacks = sorted(p for p in path.iterdir() if p.name.lower().endswith(VOLUME_SUFFIXES))
             if not stacks:
                 raise InputError(f"{path}: no background stack in this folder; accepted: {', '.join(VOLUME_SUFFIXES)}")
-            found += stacks
+            files += stacks
         else:
             raise InputError(f"background stack {path.name} not found in folder {path.parent}; give a file or a folder")
-    return tuple(found)
+    return tuple(files)
 
 
 def load_background(path: Path) -> Background:
-    """Read a stack and take its background; a process does it once per file.
+    """Read a stack and take its background, once per file and process.
 
     Raises:
         InputError: the file cannot be read, or has no noise to take.
@@ -92,7 +89,7 @@ def background_of(volume: Volume, *, k: float = 4.0, dilate_vox: int = 2, seed: 
     Args:
         volume: [Z, Y, X] unlabelled stack.
         k: threshold in robust standard deviations; lower masks more.
-        dilate_vox: margin around what was found, for blur.
+        dilate_vox: margin around bright voxels, for their blur.
         seed: of the copied noise.
 
     Raises:
@@ -128,7 +125,7 @@ def _find_tissue(data: Image, k: float, dilate_vox: int) -> tuple[Mask, Image]:
 
 
 def _bright(values: Image, trusted: Mask, k: float) -> Mask:
-    """Voxels above median + k robust standard deviations of the trusted ones."""
+    """Mark the voxels above median + k robust standard deviations of the trusted ones."""
     sample = values[trusted][::7]
     center = np.median(sample)
     spread = MAD_TO_SIGMA * float(np.median(np.abs(sample - center)))
@@ -136,7 +133,7 @@ def _bright(values: Image, trusted: Mask, k: float) -> Mask:
 
 
 def _slow_part(data: Image, mask: Mask) -> Image:
-    """Weighted average of the unmasked voxels around each voxel (normalized convolution, nearly Gaussian)."""
+    """Return the weighted average of the unmasked voxels around each voxel (normalized convolution, about Gaussian)."""
     weight = (~mask).astype(np.float32)
     center = np.float32(data[~mask].mean(dtype=np.float64))
     total, share = (_blur(values) for values in ((data - center) * weight, weight))
@@ -146,7 +143,7 @@ def _slow_part(data: Image, mask: Mask) -> Image:
 
 
 def _blur(values: Image) -> Image:
-    """Three box averages, within a few percent of a Gaussian, at a cost that does not grow with its width."""
+    """Average by boxes three times, within a few percent of a Gaussian, at a cost that does not grow with its width."""
     size = max(1, round(float(np.sqrt(4 * LOW_SIGMA_VOX**2 + 1))))
     for _ in range(3):
         values = np.asarray(ndimage.uniform_filter(values, size), np.float32)
@@ -206,7 +203,7 @@ def _pieces(n: int, size: int) -> list[tuple[int, Image, Image]]:
 
 
 def _random_run(n: int, size: int, rng: np.random.Generator) -> slice:
-    """``size`` of ``n`` voxels from a random start, forwards or backwards."""
+    """Draw ``size`` of ``n`` voxels from a random start, forwards or backwards."""
     start = int(rng.integers(n - size + 1))
     if rng.random() < 0.5:
         return slice(start, start + size)

@@ -281,7 +281,7 @@ def test_impossible_settings_are_refused(wrong, says):
         HardConfig(**wrong)
 
 
-def test_a_threshold_is_lost_on_the_hard_pairs(data_dir, real_models):
+def test_a_threshold_is_lost_on_the_hard_cases(data_dir, real_models):
     spacing = (3.03, 1.0, 1.0)
     for name in ("OP_1", "OP_5"):
         volume = read_volume(data_dir / "pairs" / f"{name}.tif", spacing_um=spacing)

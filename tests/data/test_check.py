@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_pairs import SHAPE, SPACING, experiment_of, patches_of, tree_of, write_labels, write_pair
+from made_cases import SHAPE, SPACING, experiment_of, patches_of, tree_of, write_case, write_labels
 from rich.console import Console
 
 from distill3d.data.check import DataReport, check_data
@@ -18,7 +18,7 @@ from distill3d.volumes.volume import Volume, write_volume
 @pytest.fixture
 def folder(tmp_path):
     for k in range(4):
-        write_pair(tmp_path, f"n{k}", tree=tree_of(shift=k), seed=k)
+        write_case(tmp_path, f"n{k}", tree=tree_of(shift=k), seed=k)
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def test_sound_data_has_no_problem_and_its_facts_are_measured(folder):
     ]
     facts = report.cases[0].facts
     assert facts is not None
-    data, mask = write_pair(folder, "again", seed=0)
+    data, mask = write_case(folder, "again", seed=0)
     assert (facts.shape_zyx, facts.dtype, facts.spacing_um) == (SHAPE, "uint8", SPACING)
     assert (facts.low, facts.high) == (data.min(), data.max())
     assert facts.mean == pytest.approx(data.mean())
@@ -64,7 +64,7 @@ def test_the_same_image_in_two_splits_is_found(folder):
 
 
 def test_the_same_gold_under_two_images_is_found(folder):
-    write_pair(folder, "n2", tree=tree_of(shift=1), seed=9)
+    write_case(folder, "n2", tree=tree_of(shift=1), seed=9)
     assert problems_of(folder) == ("n1 (train) and n2 (val) have the same gold",)
 
 
@@ -94,7 +94,7 @@ def test_a_constant_volume_is_found(folder):
 
 
 def test_a_tree_that_leaves_the_volume_is_found(folder):
-    write_pair(folder, "n1", tree=tree_of(shift=30.0))
+    write_case(folder, "n1", tree=tree_of(shift=30.0))
     (problem,) = problems_of(folder)
     assert "of 20 nodes lie outside the volume; are spacing and units right?" in problem
 
@@ -134,7 +134,7 @@ def test_unknown_names_are_configuration_errors(folder):
 
 def test_the_table_fits_100_columns_and_says_problems_in_words(folder):
     long = "a_name_of_a_case_that_is_longer_than_any_column_should_be_[bold]"
-    write_pair(folder, long)
+    write_case(folder, long)
     (folder / "n3.tif").write_bytes((folder / "n0.tif").read_bytes())
     text = printed(check_data(experiment_of(folder, train=("n0", "n1", long))))
     assert max(len(line) for line in text.splitlines()) <= 100
@@ -149,7 +149,7 @@ def test_a_clean_report_says_so():
     assert "no problem found in 0 cases" in printed(DataReport(()))
 
 
-def test_real_pairs_are_sound(data_dir, tmp_path):
+def test_real_cases_are_sound(data_dir, tmp_path):
     experiment = experiment_of(data_dir / "pairs", train=("OP_1",), val=("OP_5",), test=(), spacing_um=(3.03, 1.0, 1.0))
     report = check_data(replace(experiment, cache=str(tmp_path)))
     assert report.problems == ()

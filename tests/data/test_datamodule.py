@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from made_pairs import SHAPE, SPACING, STEPS, experiment_of, patches_of, write_labels, write_pair
+from made_cases import SHAPE, SPACING, STEPS, experiment_of, patches_of, write_case, write_labels
 
 from distill3d.config.schema import AugmentConfig
 from distill3d.data.base import DataSource
@@ -19,7 +19,7 @@ from distill3d.errors import ConfigError, InputError
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs")
     for k in range(4):
-        write_pair(path, f"n{k}", seed=k)
+        write_case(path, f"n{k}", seed=k)
     return path
 
 
@@ -216,7 +216,7 @@ def test_unlabelled_voxels_reach_the_batch_as_unknown(tmp_path):
 
 def test_every_unusable_case_is_reported_at_once_one_line_each(tmp_path):
     for k in range(4):
-        write_pair(tmp_path, f"n{k}", seed=k)
+        write_case(tmp_path, f"n{k}", seed=k)
     (tmp_path / "n1.swc").write_text("# nothing\n")
     (tmp_path / "n3.tif").write_bytes((tmp_path / "n3.tif").read_bytes()[:300])
     with pytest.raises(InputError) as caught:
@@ -241,7 +241,7 @@ def test_a_source_without_training_or_validation_cases_is_refused(folder, monkey
 # ---------------------------------------------------------------- real data
 
 
-def test_real_pairs_give_patches_with_gold(data_dir, tmp_path):
+def test_real_cases_give_patches_with_gold(data_dir, tmp_path):
     experiment = experiment_of(
         data_dir / "pairs",
         train=("OP_1",),

@@ -1,4 +1,4 @@
-"""The source `neurons`: pairing by name, splits by neuron, trees, masks, flips, hard variants, bad input."""
+"""The source `neurons`: cases by name, splits by neuron, trees, masks, flips, hard variants, bad input."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_pairs import SHAPE, SPACING, tree_of, write_labels, write_pair
+from made_cases import SHAPE, SPACING, tree_of, write_case, write_labels
 
 from distill3d.config.registry import DATA, Component
 from distill3d.data.background import HardConfig
@@ -26,7 +26,7 @@ def source_of(folder, **settings):
 @pytest.fixture
 def folder(tmp_path):
     for k in range(5):
-        write_pair(tmp_path, f"n{k}", seed=k)
+        write_case(tmp_path, f"n{k}", seed=k)
     return tmp_path
 
 
@@ -95,17 +95,17 @@ def test_a_source_splits_by_lists_fractions_or_folds(folder):
 
 
 def test_too_few_cases_for_the_splits_is_one_line(tmp_path):
-    write_pair(tmp_path, "one")
+    write_case(tmp_path, "one")
     with pytest.raises(ConfigError, match="cannot fill splits"):
         source_of(tmp_path).splits()
 
 
-# ---------------------------------------------------------------- pairing
+# ---------------------------------------------------------------- which files make a case
 
 
 def test_a_tree_becomes_a_mask_in_the_volume_s_grid(folder):
     case = source_of(folder).load("n0")
-    data, mask = write_pair(folder, "again", seed=0)
+    data, mask = write_case(folder, "again", seed=0)
     assert np.array_equal(case.volume.data, data)
     assert case.volume.spacing_um == SPACING
     assert np.array_equal(case.mask, mask)
@@ -115,7 +115,7 @@ def test_a_tree_becomes_a_mask_in_the_volume_s_grid(folder):
 
 
 def test_trees_in_micrometers_are_read_as_such(tmp_path):
-    _, mask = write_pair(tmp_path, "n")
+    _, mask = write_case(tmp_path, "n")
     write_swc(tmp_path / "n.swc", tree_of())
     assert np.array_equal(source_of(tmp_path, tree_units="um").load("n").mask, mask)
     assert not np.array_equal(source_of(tmp_path, tree_units="voxel").load("n").mask, mask)
@@ -135,7 +135,7 @@ def test_the_radius_rule_is_followed(folder):
 
 
 def test_names_follow_templates_and_a_mask_wins_over_a_drawn_tree(tmp_path):
-    data, mask = write_pair(tmp_path, "a_volume")
+    data, mask = write_case(tmp_path, "a_volume")
     (tmp_path / "a_volume.swc").rename(tmp_path / "a-expected.swc")
     values = np.where(mask, 7, 0).astype(np.uint8)
     values[0, 0, 0] = 7
@@ -148,11 +148,11 @@ def test_names_follow_templates_and_a_mask_wins_over_a_drawn_tree(tmp_path):
 
 def test_mask_files_are_not_taken_for_volumes_and_volumes_without_gold_are_left_out(tmp_path, caplog):
     for name in ("a", "b", "c"):
-        write_pair(tmp_path, name)
+        write_case(tmp_path, name)
     write_volume(tmp_path / "a_mask.tif", Volume(np.ones(SHAPE, np.uint8), SPACING))
     (tmp_path / "c.swc").unlink()
     with caplog.at_level(logging.INFO):
-        assert list(source_of(tmp_path).pairs) == ["a", "b"]
+        assert list(source_of(tmp_path).case_files) == ["a", "b"]
     assert "neither tree nor mask: c" in caplog.text
     assert "a_mask" not in caplog.text
 
@@ -192,7 +192,7 @@ def test_real_trailmap_masks_know_a_few_planes_only(data_dir):
     source = source_of(
         data_dir / "masks", volume="{stem}_volume", labels=(2,), unknown_label=0, spacing_um=(1.0, 1.0, 1.0)
     )
-    assert len(source.pairs) == 5
+    assert len(source.case_files) == 5
     case = source.load("trailmap_train_0")
     planes = case.known.any(axis=(1, 2))
     assert 2 <= planes.sum() <= 3
@@ -205,7 +205,7 @@ def test_real_trailmap_masks_know_a_few_planes_only(data_dir):
 
 @pytest.fixture
 def flipped(tmp_path):
-    _, mask = write_pair(tmp_path, "n")
+    _, mask = write_case(tmp_path, "n")
     tree = tree_of()
     mirrored = tree.points_zyx_um * (1, -1, 1) + (0, SHAPE[1] - 1, 0)
     write_swc(tmp_path / "n.swc", replace(tree, points_zyx_um=mirrored), spacing_um=SPACING)
@@ -305,14 +305,14 @@ def test_a_missing_folder_says_how_to_set_it(tmp_path):
     assert len(caught.value.lines) == 1
 
 
-def test_a_folder_without_pairs_says_what_it_looked_for(tmp_path):
+def test_a_folder_without_cases_says_what_it_looked_for(tmp_path):
     (tmp_path / "a.swc").touch()
     with pytest.raises(InputError, match=r"\{stem\}\.swc or \{stem\}_mask"):
         source_of(tmp_path).splits()
 
 
 def test_tree_beside_its_volume_is_one_line_that_names_the_file(tmp_path):
-    write_pair(tmp_path, "n", tree=tree_of(shift=500.0))
+    write_case(tmp_path, "n", tree=tree_of(shift=500.0))
     with pytest.raises(InputError, match=r"n\.swc: volume and tree do not overlap") as caught:
         source_of(tmp_path).load("n")
     assert len(caught.value.lines) == 1
@@ -372,11 +372,11 @@ def test_settings_that_mean_nothing_are_refused_in_one_line(wrong, text):
     assert "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------- real pairs
+# ---------------------------------------------------------------- real cases
 
 
 @pytest.mark.parametrize("name", ["OP_1", "OP_5"])
-def test_real_pairs_load_and_their_gold_is_bright(data_dir, name, caplog, tmp_path):
+def test_real_cases_load_and_their_gold_is_bright(data_dir, name, caplog, tmp_path):
     config = NeuronsConfig(folder=str(data_dir / "pairs"), spacing_um=(3.03, 1.0, 1.0), min_radius_um=1.0)
     source = DATA.build(Component("neurons", config), cache=tmp_path)
     case = source.load(name)

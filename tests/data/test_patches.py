@@ -172,7 +172,7 @@ def test_processes_together_see_at_every_step_what_one_process_would(world, batc
     alone, shared = list(one), [list(sampler) for sampler in many]
     for step in range(steps):
         whole = alone[step * batch * world : (step + 1) * batch * world]
-        assert sorted(whole) == sorted(i for mine in shared for i in mine[step * batch : (step + 1) * batch])
+        assert sorted(whole) == sorted(i for share in shared for i in share[step * batch : (step + 1) * batch])
 
 
 def test_epochs_continue_where_the_last_one_ended():

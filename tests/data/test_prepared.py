@@ -105,8 +105,8 @@ def test_scaling_a_part_is_a_part_of_the_scaled_whole(dtype):
 
 @pytest.mark.parametrize("name", ["OP_1", "OP_5"])
 def test_real_stacks_keep_their_neuron_apart_from_the_background(data_dir, name):
-    stack = read_volume(data_dir / "pairs" / f"{name}.tif", spacing_um=(3.03, 1, 1))
-    scaled = scale_intensity(stack.data, *CONFIG.percentiles)
+    volume = read_volume(data_dir / "pairs" / f"{name}.tif", spacing_um=(3.03, 1, 1))
+    scaled = scale_intensity(volume.data, *CONFIG.percentiles)
     z, y, x = np.rint(read_swc(data_dir / "pairs" / f"{name}.swc").points_zyx_um).astype(int).T
     at_nodes = scaled[z, y, x]
     assert scaled.min() == 0
@@ -239,11 +239,11 @@ def test_two_processes_at_once_do_the_work_once_and_both_get_the_case(tmp_path):
     children = [context.Process(target=_prepare_in_child, args=(tmp_path, queue)) for _ in range(2)]
     for child in children:
         child.start()
-    found = {queue.get(timeout=30) for _ in children}
+    folders = {queue.get(timeout=30) for _ in children}
     for child in children:
         child.join(timeout=30)
     assert [child.exitcode for child in children] == [0, 0]
-    assert len(found) == 1
+    assert len(folders) == 1
     assert Shelf(tmp_path).loads == 1
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made_pairs import SPACING, experiment_of, patches_of, tree_of, write_pair
+from made_cases import SPACING, experiment_of, patches_of, tree_of, write_case
 from scipy.ndimage import distance_transform_edt, label
 from skimage.morphology import skeletonize
 
@@ -270,7 +270,7 @@ def experiment_with(folder, **losses):
 @pytest.fixture
 def folder(tmp_path):
     for k in range(4):
-        write_pair(tmp_path, f"n{k}", seed=k)
+        write_case(tmp_path, f"n{k}", seed=k)
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""Small stacks with gold on disk, and experiments that use them; shared by the tests of this folder."""
+"""Small volumes with gold on disk, and experiments that use them; shared by the tests of this folder."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def tree_of(shift=0.0):
     return Tree(points, np.full(20, 1.5), np.arange(-1, 19), np.full(20, 3))
 
 
-def write_pair(folder, name, *, tree=None, seed=0, dtype=np.uint8):
+def write_case(folder, name, *, tree=None, seed=0, dtype=np.uint8):
     tree = tree or tree_of()
     rng = np.random.default_rng(seed)
     mask = rasterize(tree, SHAPE, spacing_um=SPACING, allow_outside=True)

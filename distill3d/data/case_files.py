@@ -1,4 +1,4 @@
-"""Which files of a folder belong together: a volume, its tree, its mask, by name. It opens none of them."""
+"""Find which files of a folder make a case: a volume, its tree and its mask, by name; none is opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CaseFiles:
     """The files of one case; at least one of tree and mask is there."""
 
     volume: Path
@@ -23,11 +23,11 @@ class Pair:
     mask: Path | None
 
 
-def find_pairs(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> dict[str, Pair]:
-    """Look for volumes that have a tree or a mask of the same stem.
+def find_case_files(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> dict[str, CaseFiles]:
+    """Find the volumes that have a tree or a mask of the same stem.
 
     Args:
-        folder: searched, not what lies below it.
+        folder: searched without its subfolders.
         volume: name of a volume without its suffix; holds ``{stem}``.
         tree: name of a tree; likewise.
         masks: names of masks without suffix; likewise, the first that exists is taken.
@@ -36,7 +36,7 @@ def find_pairs(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> di
         Stem -> files, by name.
 
     Raises:
-        InputError: the folder is missing or holds no pair, or two volumes share a name.
+        InputError: the folder is missing or holds no labelled volume, or two volumes share a name.
     """
     if not folder.is_dir():
         raise InputError(
@@ -44,16 +44,17 @@ def find_pairs(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> di
             "DISTILL3D_DATA to the folder that holds the data (experiments look there)"
         )
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
-    pairs = {stem: _pair(stem, path, files, tree, masks) for stem, path in _volumes(files, volume, folder).items()}
-    paired = {stem: pair for stem, pair in pairs.items() if pair.tree or pair.mask}
-    if not paired:
+    paths = _volumes(files, volume, folder)
+    candidates = {stem: _case_files(stem, path, files, tree, masks) for stem, path in paths.items()}
+    cases = {stem: case for stem, case in candidates.items() if case.tree or case.mask}
+    if not cases:
         wanted = " or ".join([tree, *masks])
-        raise InputError(f"{folder}: none of {len(pairs)} volumes has a gold file; accepted: {wanted} beside {volume}")
-    taken = {pair.mask for pair in paired.values()}
-    alone = sorted(stem for stem, pair in pairs.items() if stem not in paired and pair.volume not in taken)
-    if alone:
-        _LOG.info("%s: left out, because there is neither tree nor mask: %s", folder, ", ".join(alone))
-    return paired
+        raise InputError(f"{folder}: none of {len(paths)} volumes has a gold file; accepted: {wanted} beside {volume}")
+    masks_in_use = {case.mask for case in cases.values()}
+    unlabelled = sorted(stem for stem, path in paths.items() if stem not in cases and path not in masks_in_use)
+    if unlabelled:
+        _LOG.info("%s: left out, because there is neither tree nor mask: %s", folder, ", ".join(unlabelled))
+    return cases
 
 
 def _volumes(files: dict[str, Path], template: str, folder: Path) -> dict[str, Path]:
@@ -73,10 +74,10 @@ def _volumes(files: dict[str, Path], template: str, folder: Path) -> dict[str, P
     return volumes
 
 
-def _pair(stem: str, path: Path, files: dict[str, Path], tree: str, masks: Sequence[str]) -> Pair:
+def _case_files(stem: str, path: Path, files: dict[str, Path], tree: str, masks: Sequence[str]) -> CaseFiles:
     names = [mask.replace("{stem}", stem) + suffix for mask in masks for suffix in VOLUME_SUFFIXES]
     mask = next((files[name] for name in names if name in files and files[name] != path), None)
-    return Pair(path, files.get(tree.replace("{stem}", stem)), mask)
+    return CaseFiles(path, files.get(tree.replace("{stem}", stem)), mask)
 
 
 def _base(name: str) -> str | None:
