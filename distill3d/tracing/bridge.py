@@ -1,4 +1,4 @@
-"""Join pieces of a skeleton across gaps, along the likeliest way. It removes nothing."""
+"""Join pieces of a skeleton across gaps, along the likeliest way."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def step_cost(prob: NDArray[np.floating]) -> NDArray[np.floating]:
 def bridge_gaps(skeleton: Skeleton, terrain: Terrain, *, gap_um: float, max_turn_deg: float) -> Skeleton:
     """Join tips to other pieces where a way leads out of the mask for at most ``gap_um``, and ahead.
 
-    From every tip near another piece the cheapest way to any other piece is found. Cheap ways come first, and one
-    between pieces that are joined by then is left out, so no cycle appears. A micrometer costs 1 in the mask and
+    From every tip near another piece the cheapest way to any other piece is found. Cheap ways are taken first, and one
+    between pieces that are joined already is left out, so no cycle appears. A micrometer costs 1 in the mask and
     `step_cost` outside. Work is bounded: one search per tip, in a box that holds the nearest piece.
 
     Args:
@@ -103,8 +103,8 @@ class _Search:
     def ways(self) -> list[_Way]:
         """Return the way of every tip that has one."""
         tips = np.flatnonzero(self.degrees <= 1).tolist()
-        found = [self.way_from(tip, reach) for tip in tips if (reach := self.distance_to_other(tip)) is not None]
-        return [way for way in found if way is not None]
+        ways = [self.way_from(tip, reach) for tip in tips if (reach := self.distance_to_other(tip)) is not None]
+        return [way for way in ways if way is not None]
 
     def distance_to_other(self, tip: int) -> float | None:
         """Return the distance in um to the node of another piece whose surface is nearest, None if it is too far."""
@@ -125,7 +125,7 @@ class _Search:
     def way_from(self, tip: int, reach_um: float) -> _Way | None:
         """Return the cheapest way from a tip to any other piece, None if it is too long or turns too far.
 
-        It is looked for in a box around the tip of ``reach_um`` and half a gap to every side.
+        The search is in a box around the tip, ``reach_um`` and half a gap to every side.
         """
         spacing, prob, whole = self.terrain.spacing_um, self.terrain.prob, self.terrain.mask
         half = np.ceil((reach_um + self.gap_um / 2) / spacing).astype(np.int64)

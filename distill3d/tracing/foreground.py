@@ -1,4 +1,4 @@
-"""From stored values to a probability and a mask of the voxels that are neuron. It knows no skeleton."""
+"""From stored values to a probability, and to a mask of the voxels that are neuron."""
 
 from __future__ import annotations
 

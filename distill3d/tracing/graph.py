@@ -1,4 +1,4 @@
-"""A skeleton as nodes and undirected edges, and what every step asks of it. It knows no volume and no root."""
+"""A skeleton as nodes and undirected edges, and what every step of tracing needs of it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ class Skeleton:
 
 
 def follow(neighbors: list[list[int]], start: int, first: int) -> list[int]:
-    """Return the nodes from ``start`` over its neighbor ``first`` to where the branch ends: at one edge, or at three.
+    """Return the nodes from ``start`` over its neighbor ``first`` to the end of the branch.
+
+    A branch ends at a node with one edge, or with three or more.
 
     >>> follow([[1], [0, 2], [1, 3, 4], [2], [2]], 0, 1)
     [0, 1, 2]
@@ -83,7 +85,7 @@ def break_cycles(skeleton: Skeleton, costs: NDArray[np.float64]) -> Skeleton:
 
     Args:
         skeleton: any.
-        costs: float64 [E], > 0; in a cycle the dearest edge goes.
+        costs: float64 [E], > 0; of a cycle the most expensive edge is removed.
 
     >>> ring = Skeleton(np.zeros((3, 3)), np.ones(3), np.array([[0, 1], [1, 2], [0, 2]]))
     >>> break_cycles(ring, np.array([1.0, 3.0, 2.0])).edges.tolist()

@@ -1,4 +1,4 @@
-"""Cut what a skeleton has too much: spurs and tiny trees, and the zigzag of voxel steps. It joins nothing."""
+"""Remove what does not belong to a neuron from its skeleton: spurs and tiny trees."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def cut_spurs(skeleton: Skeleton, *, spur_um: float, spur_radii: float) -> Skele
 
     A side branch goes from a tip to the first node with three or more edges. It is cut if it is shorter than
     ``spur_um``, or than ``spur_radii`` times the radius at its branch point: then it ends inside the neurite it stands
-    on. At every branch point the shortest goes first, and what is left is looked at again, so that of a fork at the end
-    of a neurite one arm stays. Pieces without a branch point are left alone.
+    on. At every branch point the shortest is cut first, and what is left is looked at again, so that one arm of a fork
+    at the end of a neurite stays. Pieces without a branch point are left alone.
 
     Args:
         skeleton: without cycles.
@@ -66,10 +66,10 @@ def piece_lengths(skeleton: Skeleton) -> tuple[NDArray[np.float64], NDArray[np.i
 
 def _side_branches(skeleton: Skeleton) -> list[_Spur]:
     neighbors, points = skeleton.neighbors(), skeleton.points_zyx_um
-    found = []
+    spurs = []
     for tip in np.flatnonzero(skeleton.degrees == 1).tolist():
         branch = follow(neighbors, tip, neighbors[tip][0])
         if len(neighbors[branch[-1]]) > 2:
             steps = np.diff(points[branch], axis=0)
-            found.append(_Spur(float(np.linalg.norm(steps, axis=1).sum()), branch[-1], branch[:-1]))
-    return found
+            spurs.append(_Spur(float(np.linalg.norm(steps, axis=1).sum()), branch[-1], branch[:-1]))
+    return spurs

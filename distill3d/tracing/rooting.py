@@ -1,4 +1,4 @@
-"""Give a skeleton its roots: which trees to keep, where they start, what is soma. It moves no node."""
+"""Give a skeleton its roots: which trees to keep, where they start, what is soma."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _is_soma(skeleton: Skeleton, node: NDArray[np.int64], factor: float) -> NDAr
 
 
 def _within_radius(skeleton: Skeleton, root: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Say of every node whether it lies in the sphere of its root."""
+    """Mark the nodes that lie in the sphere of their root."""
     gap = np.linalg.norm(skeleton.points_zyx_um - skeleton.points_zyx_um[root], axis=1)
     return gap <= skeleton.radii_um[root]
 

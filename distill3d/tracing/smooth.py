@@ -13,9 +13,9 @@ from distill3d.tracing.graph import Skeleton, follow
 def smooth(skeleton: Skeleton, window_um: float) -> Skeleton:
     """Replace every node by the mean of the nodes around it on its branch.
 
-    A branch runs between tips and branch points, which stay where they are; near them the window shrinks, so that it is
-    always even. A centerline on voxels climbs in whole slices; where these are far apart, such steps can add half to
-    its length.
+    A branch runs between tips and branch points, which stay where they are; near them the window shrinks, so that it
+    always reaches equally far to both sides. A centerline on voxels climbs in whole slices; where these are far apart,
+    such steps can add half to its length.
 
     Args:
         skeleton: without cycles.

@@ -1,4 +1,4 @@
-"""From a mask to the centerlines of its pieces, by TEASAR. It joins no pieces and cuts no spurs."""
+"""From a mask to the centerlines of its pieces, by TEASAR."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distill3d.config.trace import TraceConfig
 from distill3d.tracing.foreground import label
 from distill3d.tracing.graph import Skeleton
 
-_NEVER = 1e30  # um; the root stage knows somata, TEASAR treats all parts alike
+_NEVER = 1e30  # um; TEASAR treats all parts alike, since somata are recognized when roots are chosen
 
 
 def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config: TraceConfig) -> Skeleton:
@@ -27,7 +27,7 @@ def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config
     Returns:
         Nodes at centers of voxels, in micrometers.
     """
-    found = kimimaro.skeletonize(
+    traced = kimimaro.skeletonize(
         mask.view(np.uint8),
         teasar_params={
             "scale": config.invalidation_scale,
@@ -45,11 +45,11 @@ def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config
         fill_holes=config.fill_holes,
         parallel=1,  # more would start processes
     ).get(1)
-    if found is None:
+    if traced is None:
         voxels, radii, edges = np.empty((0, 3), np.int64), np.empty(0), np.empty((0, 2), np.int64)
     else:
-        voxels = np.rint(found.vertices / spacing_um).astype(np.int64)
-        radii, edges = found.radii.astype(np.float64), found.edges.astype(np.int64)
+        voxels = np.rint(traced.vertices / spacing_um).astype(np.int64)
+        radii, edges = traced.radii.astype(np.float64), traced.edges.astype(np.int64)
     lone = _pieces_without_node(mask, voxels)
     radii = np.concatenate([radii, np.full(len(lone), spacing_um.min())])
     return Skeleton(np.concatenate([voxels, lone]) * spacing_um, radii, edges)

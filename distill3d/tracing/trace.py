@@ -1,4 +1,4 @@
-"""From a probability volume, or a raw image, to a tree, and from a file to an SWC file. It scores nothing."""
+"""From a probability volume, or a raw image, to a tree, and from a file to an SWC file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import Volume, read_volume
 
 _LOG = logging.getLogger(__name__)
-_TOO_MUCH = 0.2  # share of foreground that is no neuron, but a threshold or a network that failed
+_TOO_MUCH = 0.2  # larger shares of foreground come from a threshold or a network that failed, not from a neuron
 
 
 def trace(prob: NDArray[np.number], spacing_um: tuple[float, float, float], config: TraceConfig | None = None) -> Tree:
@@ -36,8 +36,8 @@ def trace(prob: NDArray[np.number], spacing_um: tuple[float, float, float], conf
         config: settings of every step; None takes the defaults.
 
     Returns:
-        One or several trees in micrometers, parents before children, the longest first; no node where nothing was
-        found. Voxel (0, 0, 0) has its center at the origin.
+        One or several trees in micrometers, parents before children, the longest first; without nodes where nothing
+        was found. Voxel (0, 0, 0) has its center at the origin.
 
     Raises:
         InputError: not three axes, a spacing out of range, or values that ``config.input`` does not allow.

@@ -101,8 +101,8 @@ def test_hysteresis_keeps_weak_pieces_that_hold_a_strong_voxel(seed):
     prob = np.random.default_rng(seed).random((7, 8, 9)).astype(np.float32)
     labels, count = ndimage.label(prob >= 0.8, structure=CORNERS)
     strong = [k for k in range(1, count + 1) if (prob[labels == k] >= 0.95).any()]
-    found = foreground(prob, method="hysteresis", threshold=0.95, low_threshold=0.8)
-    np.testing.assert_array_equal(found, np.isin(labels, strong))
+    mask = foreground(prob, method="hysteresis", threshold=0.95, low_threshold=0.8)
+    np.testing.assert_array_equal(mask, np.isin(labels, strong))
 
 
 def test_hysteresis_without_a_strong_voxel_finds_nothing():

@@ -55,17 +55,17 @@ def test_nothing_found_is_said_and_is_no_failure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["gap=4"], "did you mean 'gap_um'?"),
         (["method=otso"], "'otso' is not accepted"),
         (["--spacing", "1,2"], "1,2"),
     ],
 )
-def test_what_cannot_be_used_exits_2(stack, words, said):
+def test_what_cannot_be_used_exits_2(stack, words, message):
     done = command(stack, "--out", stack.with_name("tree.swc"), *words)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

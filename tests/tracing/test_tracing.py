@@ -154,13 +154,13 @@ def test_a_soma_is_the_root():
 def test_gap_and_spur_work_through_the_whole_path():
     mask = tube([[10, 20, 5], [10, 20, 95]], (21, 51, 101)) | tube([[10, 20, 30], [10, 28, 30]], (21, 51, 101))
     mask[:, :, 50:55] = False
-    found = {
+    counts = {
         (gap, spur): (len(tree.roots), (np.bincount(tree.edges.ravel()) == 3).sum())
         for gap in (4.0, 6.0)
         for spur in (4.0, 12.0)
         for tree in [trace(mask, ONE, TraceConfig(gap_um=gap, spur_um=spur))]
     }
-    assert found == {(4.0, 4.0): (2, 1), (4.0, 12.0): (2, 0), (6.0, 4.0): (1, 1), (6.0, 12.0): (1, 0)}
+    assert counts == {(4.0, 4.0): (2, 1), (4.0, 12.0): (2, 0), (6.0, 4.0): (1, 1), (6.0, 12.0): (1, 0)}
 
 
 def test_values_are_refused_in_one_line():

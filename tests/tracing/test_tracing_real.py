@@ -22,7 +22,7 @@ def pair(data_dir, k):
 
 
 def fitted(tree, longest=None):
-    """Move a tree, and shrink it if asked, so that it fits a volume with four voxels around it."""
+    """Move a tree, and shrink it if wanted, so that it fits a volume with four voxels around it."""
     low, high = tree.extent_zyx_um
     scale = longest / (high - low).max() if longest else 1.0
     points = (tree.points_zyx_um - low) * scale + 4
