@@ -1,4 +1,4 @@
-"""The block embedding of a 3D ViT: one token per block of voxels. It knows no position and no transformer."""
+"""The block embedding of a 3D ViT: one token per block of voxels."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class BlockEmbed(nn.Module):
         """Turn [B, 1, Z, Y, X], divisible by the block, into tokens on their grid [B, E, Z/bz, Y/by, X/bx]."""
         bz, by, bx = self.block_zyx
         blocks = rearrange(image, "b c (z d) (y h) (x w) -> b z y x (c d h w)", d=bz, h=by, w=bx)
-        # Going through one axis gives the gradient the weight's own strides, which DistributedDataParallel insists on.
+        # Flattening gives the gradient the weight's own strides, which DistributedDataParallel insists on.
         weight = self.proj.weight.flatten(1)
         return F.linear(blocks, weight, self.proj.bias).movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""Convolution blocks that students are made of. It holds no network."""
+"""Convolution blocks that students are made of."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def upsample(image: Tensor, factors: tuple[int, int, int]) -> Tensor:
         wide = image[:, :, :, None, :, None, :, None].expand(batch, channels, z, fz, y, fy, x, fx)
         return wide.reshape(batch, channels, z * fz, y * fy, x * fx)
     last = image.movedim(1, -1)[:, :, None, :, None, :, None].expand(batch, z, fz, y, fy, x, fx, channels)
-    return last.reshape(batch, z * fz, y * fy, x * fx, channels).movedim(-1, 1)  # channels last, as it came
+    return last.reshape(batch, z * fz, y * fy, x * fx, channels).movedim(-1, 1)  # channels last, as the input
 
 
 @final
@@ -95,7 +95,7 @@ def init_leaky(module: nn.Module) -> None:
 def segmentation_head(in_channels: int, *, prior: float = 0.01) -> nn.Conv3d:
     """Build the last layer, a 1x1x1 convolution to one logit, so that at first each voxel has probability ``prior``.
 
-    A neuron fills less than a percent of its stack. From probability 1/2 the first hundred steps would only learn that.
+    A neuron fills less than a percent of a volume. From probability 1/2 the first hundred steps would only learn that.
 
     Source: Lin et al. 2017, Focal loss, section 4.1, arXiv 1708.02002.
 

@@ -1,4 +1,4 @@
-"""3D forms of 2D convolutions and poolings that agree with them exactly in the YX plane. It copies no weights."""
+"""3D forms of 2D convolutions and poolings that agree with them exactly in the YX plane."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def depth_padding_size(depth: int, *, stride: int) -> int:
 
 @final
 class PlaneConv3d(nn.Conv3d):
-    """A 3D convolution whose padding in the plane is that of a 2D one, and whose depth padding is its own.
+    """A 3D convolution whose padding in the plane is that of a 2D one, and whose depth padding is set apart from it.
 
     TensorFlow's "same" padding depends on the input's size and is not symmetric; networks trained with it (timm's
-    ``tf_`` models) need it to the voxel.
+    ``tf_`` models) need exactly that padding.
 
     Args:
         in_channels: of the input.
@@ -68,10 +68,10 @@ class PlaneConv3d(nn.Conv3d):
         groups: as in `torch.nn.Conv3d`.
         bias: as in `torch.nn.Conv3d`.
         shift: add a buffer ``shift`` [out_channels], zero at first, that acts like a bias but is never trained. A
-            stem without bias takes the residual means of its teacher's input channels there.
+            stem without bias keeps there what its teacher's input channels add because their means differ.
 
     Raises:
-        ValueError: both ``bias`` and ``shift`` are asked for.
+        ValueError: both ``bias`` and ``shift`` are set.
     """
 
     shift: Tensor | None
@@ -118,7 +118,7 @@ class PlaneConv3d(nn.Conv3d):
             image = F.pad(image, (0, 0, 0, 0, self.ends, self.ends), mode="replicate")
         if self.same:
             image = F.pad(image, (*self._same(image.shape[4], 2), *self._same(image.shape[3], 1)))
-        # Going through one axis gives the gradient the weight's own strides, which DistributedDataParallel insists on.
+        # Flattening gives the gradient the weight's own strides, which DistributedDataParallel insists on.
         weight = self.weight.flatten().view_as(self.weight)
         return self._conv_forward(image, weight, self.bias if self.shift is None else self.shift)
 

@@ -1,4 +1,4 @@
-"""A 2D network that segments slices: a timm convnet and a light decoder. It knows no volume."""
+"""A 2D network that segments slices: a timm convnet and a light decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distill3d.layers.blocks3d import prior_bias
 class Segmenter2d(nn.Module):
     """Feature maps of a convnet, joined from coarse to fine, to one logit per pixel.
 
-    Source: Ronneberger et al. 2015, U-Net, arXiv 1505.04597, for the shape of the decoder; its width is ours.
+    Source: Ronneberger et al. 2015, U-Net, arXiv 1505.04597, for the shape of the decoder; its width is our choice.
 
     Args:
         encoder: timm's name of a convnet.

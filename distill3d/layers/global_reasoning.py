@@ -1,4 +1,4 @@
-"""Reason over a whole feature map as over a small, fully connected graph. It decides for no network where to do so."""
+"""Reason over a whole feature map as over a small, fully connected graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 EPS = 1e-5  # added to the variance
-MOMENTUM = 0.1  # of the running statistics; this and the other are torch's defaults
+MOMENTUM = 0.1  # of the running statistics; both are torch's defaults
 
 
 @final
@@ -22,13 +22,13 @@ class GlobalReasoning3d(nn.Module):
     * back: ``y = x + norm(W_e Z B)``, a batch normalization whose scale and offset start at 0.
 
     X, B and W_e Z B are never formed. G and the batch's statistics follow from the mean of x and its second moments
-    [C, C], so that all between x and y is one C x C matrix and one offset per patch. The result is the same; stored are
-    x and y instead of seven maps, and a voxel costs 2 C^2 products instead of 4 C S. Moments and matrices are float32
-    at least, under autocast too; only the last product has the type of the convolutions around it. In training the
-    statistics are those of the process's own batch, as in torch's batch normalization.
+    [C, C], so that x and y are joined by one C x C matrix and one offset per patch. The result is the same, but only
+    x and y are stored instead of seven maps, and a voxel costs 2 C^2 products instead of 4 C S. Moments and matrices
+    are float32 at least, under autocast too; only the last product has the type of the convolutions around it. In
+    training the statistics are those of the process's own batch, as in torch's batch normalization.
 
     Source: Chen et al. 2019, Graph-based global reasoning networks (CVPR), section 3; in a 3D U-Net: Wang et al. 2021,
-    arXiv 2101.08910. Ours: projections and adjacency have biases, W_g and W_e have none, initial values are torch's.
+    arXiv 2101.08910. Our choice: projections and adjacency have biases, W_g and W_e none; initial values are torch's.
 
     Args:
         channels: C, of the map.
@@ -50,7 +50,7 @@ class GlobalReasoning3d(nn.Module):
         super().__init__()
         if nodes < 1:
             raise ValueError(f"nodes={nodes} is too small; accepted: 1 or more")
-        # Matrices and not convolutions: they are multiplied with each other before a voxel meets them.
+        # Matrices and not convolutions: they are multiplied with each other before they are applied to voxels.
         self.to_states = nn.Linear(channels, 2 * nodes)
         self.to_nodes = nn.Linear(channels, nodes)
         self.adjacency = nn.Linear(nodes, nodes)

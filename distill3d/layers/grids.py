@@ -1,7 +1,7 @@
-"""Grids of cells along an axis, and how values go from one grid to another. It knows neither teacher nor student.
+"""Grids of cells along an axis, and how values go from one grid to another.
 
-A feature map is a mean over something; here each of its values stands for a cell, a stretch of voxels. So maps of
-different resolution, from crops at different places, are compared at the same places of the volume.
+Each value of a feature map stands for a cell, a stretch of voxels. So maps of different resolution, from crops at
+different places, are compared at the same places of the volume.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Cells:
         return type(self)(self.starts[low:high], self.pitch)
 
     def around(self, target: Cells) -> tuple[int, int]:
-        """Return the range of cells that `weights` gives a share in ``target``, with one to spare at either end."""
+        """Return the range of cells with a share in ``target`` (`weights`), and one more at either end."""
         low = int(np.searchsorted(self.centers, target.starts[0], side="right")) - 2
         high = int(np.searchsorted(self.centers, target.starts[-1] + target.pitch)) + 2
         last = len(self.starts)
@@ -59,9 +59,9 @@ class Cells:
 
 
 def weights(target: Cells, source: Cells) -> NDArray[np.float32]:
-    """Return the matrix [target, source] whose rows say of which cells a target cell is the mean.
+    """Return the matrix [target, source] whose rows are the shares of source cells in each target cell.
 
-    A target cell wider than a source cell is the mean over what it overlaps, by length; one that is not is interpolated
+    A target cell wider than a source cell is the mean over what it overlaps, by length; any other is interpolated
     linearly between the middles of two source cells. Beyond the first and last middle the nearest value holds.
 
     Args:
@@ -116,6 +116,6 @@ def resample(maps: Tensor, *, source: Sequence[Cells], target: Sequence[Cells]) 
         matrix = weights(want, have)
         if matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix), dtype=np.float32)):
             continue
-        by = torch.from_numpy(matrix).to(maps)
-        maps = (maps.movedim(axis, -1) @ by.T).movedim(-1, axis)
+        shares = torch.from_numpy(matrix).to(maps)
+        maps = (maps.movedim(axis, -1) @ shares.T).movedim(-1, axis)
     return maps

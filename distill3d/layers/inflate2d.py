@@ -1,4 +1,4 @@
-"""Turns 2D kernels into 3D ones and three input channels into one: pure functions. It touches no network."""
+"""Turn 2D kernels into 3D ones and three input channels into one: pure functions."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def inflate_center(w2: Tensor, depth: int) -> Tensor:
 
 
 def inflate_center_noise(w2: Tensor, depth: int, *, noise_std: float, generator: torch.Generator) -> Tensor:
-    """Place a kernel in the center slice and noise beside it, so that depth starts neither at zero nor all alike.
+    """Place a kernel in the center slice and noise in the others, which start neither at zero nor all alike.
 
     The slices off center hold Gaussian noise of ``noise_std`` times the kernel's own standard deviation. The law of the
-    noise is ours; the field only says "repeat the center with noise".
+    noise is our choice; the field only says "repeat the center with noise".
 
     Args:
         w2: [O, I, Y, X].
@@ -123,7 +123,7 @@ def splat_matrix(source: int, target: int) -> Tensor:
 
 
 def shuffle_control(w2: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Permute a tensor's values: same scale, same law, no knowledge. The control for "do the values matter".
+    """Permute a tensor's values: same scale, same law, no knowledge. The control for whether the values matter.
 
     Args:
         w2: any shape.
@@ -158,7 +158,7 @@ class GrayStatistics:
 
 
 def gray_statistics(*, mean: tuple[float, ...], std: tuple[float, ...]) -> GrayStatistics:
-    """Take the channels' averages for gray, and say what remains of each channel.
+    """Take the channels' averages for gray, and return what remains of each channel.
 
     Args:
         mean: of the 2D network's input channels, for intensities in [0, 1].

@@ -1,4 +1,4 @@
-"""Normalization layers in 3D that keep the parameter names of their 2D forms. It decides for no network which to use.
+"""Normalization layers in 3D that keep the parameter names of their 2D forms.
 
 At batch size 2, which 3D patches allow, the choice matters:
 
@@ -7,7 +7,7 @@ At batch size 2, which 3D patches allow, the choice matters:
 * ``frozen``: running statistics always, affine parameters trained. The network computes in training exactly what its
   teacher does, but one that starts from random values is not normalized at all.
 * ``instance``: statistics of each patch and channel. The same in training and evaluation, in one process and several,
-  from random values and from a teacher's: its affine parameters still say which mean and spread a channel shall have.
+  from random values and from a teacher's: its affine parameters still set the mean and spread of a channel.
 * ``group``: as ``instance``, over up to 8 groups of channels, which keeps contrasts between channels of one group.
 """
 

@@ -1,4 +1,4 @@
-"""The small 2D ViT that distill3d trains itself and ships. Building it gives random weights; it reads no file."""
+"""The small 2D ViT that distill3d trains itself and ships; building it gives random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions of tokens on a 3D grid: tables that are resampled, sinusoids, rotations. It knows no network."""
+"""Positions of tokens on a 3D grid: tables that are resampled, sinusoids, rotations."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class AxialRope3d(nn.Module):
 
     In 2D half of a head's channel pairs turn with y and half with x, at periods of a geometric series. In 3D ``rotary``
     turns every second pair of both halves by z too; without it depth turns nothing. Attention within a slice is the 2D
-    one either way, since only differences of angles count. Which pairs take z is ours.
+    one either way, since only differences of angles count. Which pairs take z is our choice.
 
     Source: Siméoni et al. 2025, DINOv3, arXiv 2508.10104 (coordinates from -1 to 1 on each axis, periods).
 

@@ -1,7 +1,7 @@
-"""A projection between feature maps of different width, whose sizes are known late. It knows no loss.
+"""A projection between feature maps of different width, whose sizes are known late.
 
-A student's and a teacher's channels are known when both are there; a checkpoint brings its own. So a projection is
-empty until `build`, or until weights are loaded into it.
+The channels of student and teacher are known once both are built, or from a checkpoint. So a projection is empty until
+`build`, or until weights are loaded into it.
 """
 
 from __future__ import annotations

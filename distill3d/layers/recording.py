@@ -1,7 +1,7 @@
-"""Outputs of inner layers, by module path, for the length of one forward. It changes no network.
+"""Outputs of inner layers, by module path, for the length of one forward.
 
-Hooks are set when a forward begins and taken off when it ends: nothing stale is ever read, and a network that something
-wraps (DistributedDataParallel, say) is recorded by its own paths.
+Hooks are set when a forward begins and removed when it ends: nothing stale is ever read, and a network inside a wrapper
+(such as DistributedDataParallel) is recorded by its own paths.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distill3d.errors import ConfigError
 
-_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")  # a part of a path that counts
+_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")  # a part of a path that is a number
 
 
 @contextmanager
@@ -32,17 +32,17 @@ def record(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Identity(), nn.ReLU())
-        >>> with record(net, ["0"]) as found:
+        >>> with record(net, ["0"]) as outputs:
         ...     last = net(torch.tensor([-1.0]))
-        >>> found["0"].item(), last.item()
+        >>> outputs["0"].item(), last.item()
         (-1.0, 0.0)
     """
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def keep(path: str, output: object) -> None:
         if not isinstance(output, Tensor):
             raise ConfigError(f"layer {path!r} gives a {type(output).__name__}; accepted: layers that give one tensor")
-        found[path] = output.clone()  # what follows may work in place, as ReLUs of timm's networks do
+        outputs[path] = output.clone()  # later layers may work in place, as ReLUs of timm's networks do
 
     layers = {path: net.get_submodule(path) for path in paths}
     handles = [
@@ -50,7 +50,7 @@ def record(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         for path, layer in layers.items()
     ]
     try:
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -100,10 +100,10 @@ def _spread(form: str, numbers: Sequence[Sequence[str]]) -> str:
 
 
 def main_layers(net: nn.Module) -> tuple[str, ...]:
-    """Return the paths of a network's blocks, in order: what a newcomer would draw as boxes.
+    """Return the paths of a network's blocks, in order: the boxes of a drawing of it.
 
-    Containers (lists and sequences) are opened, but for what does nothing in them, and so is an ``encoder``; everything
-    else is one box.
+    Containers (lists and sequences) and an ``encoder`` are opened, without the identities in them; everything else is
+    one block.
     """
 
     def boxes(module: nn.Module, prefix: str) -> Iterator[str]:

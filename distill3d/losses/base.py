@@ -1,4 +1,4 @@
-"""The contract of a supervised loss. It knows no formula."""
+"""The contract of a supervised loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distill3d.types import Batch, LossTerm, Prediction, SkeletonTarget
 
 
 class Loss(nn.Module, ABC):
-    """Turns a prediction and its batch into named raw terms with weights. Ignores voxels that are not ``known``.
+    """Turn a prediction and its batch into named raw terms with weights; voxels that are not ``known`` are ignored.
 
     Attributes:
         heads: names of the student's further heads whose logits it reads.
@@ -25,7 +25,7 @@ class Loss(nn.Module, ABC):
 
     @classmethod
     def wants(cls, config: Any) -> tuple[SkeletonTarget, ...]:  # noqa: ANN401, ARG003 - as above; subclasses use it
-        """Say which centerlines the batches of a loss with these settings must carry; the data module asks."""
+        """Return the centerlines that batches for a loss of these settings must carry; the data module makes them."""
         return ()
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Losses that look at centerlines, where a break costs more than a ragged edge. They make no centerline of gold.
+"""Losses that look at centerlines, where a break costs more than a ragged edge.
 
 As in `distill3d.losses.overlap`, every term is computed per patch over its known voxels and then averaged over the
 patches, so that two processes with half a batch each give the mean, and the gradient, of one with the whole batch.
@@ -51,7 +51,7 @@ class SoftClDice(Loss):
     Of the probability p and gold y with soft skeletons S_p and S_y: precision ``(sum S_p y + e) / (sum S_p + e)``,
     sensitivity ``(sum S_y p + e) / (sum S_y + e)``. Range [0, 1], 0 is perfect. Without gold the sensitivity is 1 and
     the precision falls with the predicted skeleton; a patch without a known voxel adds 0. In float32, under autocast
-    too. Terms: ``soft_cldice`` of weight ``weight * alpha``, and ``soft_dice``, the Dice of `Overlap`, of the rest.
+    too. Terms: ``soft_cldice`` of weight ``weight * alpha``, and ``soft_dice``, the Dice of `Overlap`, with the rest.
 
     Source: Shit et al. 2021, clDice (CVPR), equations 1 to 4 and algorithms 1 and 2, arXiv 2003.07311; there the sums
     run over the batch, here over each patch.
@@ -61,7 +61,7 @@ class SoftClDice(Loss):
 
     def __init__(self, config: SoftClDiceConfig) -> None:
         super().__init__(config)
-        # `forward` weighs it, and leaves it out where alpha is 1.
+        # `forward` weights it, and leaves it out where alpha is 1.
         self.dice = Overlap(OverlapConfig(dice=1.0, cross_entropy=0.0, smooth=config.smooth))
 
     def forward(self, *, student: Prediction, batch: Batch) -> dict[str, LossTerm]:
@@ -110,7 +110,7 @@ class SkeletonRecallConfig:
 @LOSSES.register("skeleton_recall", config=SkeletonRecallConfig)
 @final
 class SkeletonRecall(Loss):
-    """One minus the share of gold's skeleton that the prediction covers; wants another loss beside it for precision.
+    """One minus the share of gold's skeleton that the prediction covers; needs another loss beside it for precision.
 
     Of the probability p and the skeleton s: ``1 - (sum p s + e) / (sum s + e)``. Range [0, 1), 0 is perfect. A patch
     without a known skeleton voxel adds 0 and no gradient. In float32, under autocast too.
@@ -166,7 +166,7 @@ class SkeletonHead(Loss):
     Terms ``skeleton_cross_entropy`` and ``skeleton_dice`` are those of `Overlap` with the skeleton as gold.
 
     Source: the idea is of Wang et al. 2021, arXiv 2101.08910; its targets, dilation and weights are not known from
-    there, these are ours.
+    there, and are our choice.
     """
 
     config: SkeletonHeadConfig

@@ -1,4 +1,4 @@
-"""Region losses between a prediction and its gold mask: Dice, cross-entropy, focal, Tversky. It knows no centerline.
+"""Region losses between a prediction and its gold mask: Dice, cross-entropy, focal, Tversky.
 
 Every term is computed per patch over the known voxels and then averaged over the patches, so that two processes with
 half a batch each give the same mean, and the same gradient, as one process with the whole batch.
@@ -65,7 +65,7 @@ class Overlap(Loss):
     ``dice = 1 - smooth / (sum p + smooth)``, which falls as the prediction empties. In float32, under autocast too.
 
     Source: Milletari et al. 2016 (V-Net, Dice); Lin et al. 2017 (arXiv 1708.02002, focal); Salehi et al. 2017
-    (arXiv 1706.05721, Tversky); all through MONAI but the cross-entropy, which is torch's.
+    (arXiv 1706.05721, Tversky); all are MONAI's but the cross-entropy, which is torch's.
     """
 
     config: OverlapConfig
@@ -130,5 +130,5 @@ def _cross_entropy(config: OverlapConfig) -> _Measure:
 
 
 def _known_mean(voxels: Tensor, known: Tensor) -> Tensor:
-    """Mean of [B, 1, Z, Y, X] over each patch's known voxels, [B]; 0 where there is none."""
+    """Return the mean of [B, 1, Z, Y, X] over each patch's known voxels, [B]; 0 where there is none."""
     return (voxels * known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)

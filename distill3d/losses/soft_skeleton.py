@@ -1,4 +1,4 @@
-"""A centerline that has a gradient: the soft skeleton of a probability map. It weighs nothing against gold."""
+"""A centerline that has a gradient: the soft skeleton of a probability map."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _Pick = Callable[[Tensor, Tensor], Tensor]
 
 
 def soft_skeleton(prob: Tensor, known: Tensor, *, iterations: int) -> Tensor:
-    """Return what erosions leave of a map before their opening gives it back.
+    """Return the soft skeleton of a map: what an opening would lose, at each of several erosions.
 
     With ``e_0 = prob``, ``e_k+1 = erode(e_k)`` (least of a voxel and its six face neighbors) and dilation (greatest of
     3 x 3 x 3), ``r_k = relu(e_k - dilate(e_k+1))``, the skeleton is ``1 - prod_k (1 - r_k)``, k = 0 .. ``iterations``.
-    Unknown voxels are no neighbors, as those beyond the border. In [0, 1] for ``prob`` in [0, 1]; a mask gives a mask.
-    Where several voxels attain an extreme, each gets an equal part of its gradient. Kept for the gradient are the
-    arguments alone; the rest is computed again, which is cheap. It has no second derivative.
+    Unknown voxels are no neighbors, nor are those outside. In [0, 1] for ``prob`` in [0, 1]; a mask gives a mask.
+    Where several voxels attain an extreme, each gets an equal part of its gradient. Only the arguments are kept for the
+    gradient; the rest is computed again, which is cheap. It has no second derivative.
 
     Source: Shit et al. 2021, clDice (CVPR), algorithm 1, arXiv 2003.07311.
 

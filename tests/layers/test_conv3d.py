@@ -52,12 +52,12 @@ def test_replicate_padding_keeps_constant_volumes_constant(padding, constant):
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
 def test_depthwise_on_cpu_equals_torchs_own(padding):
     torch.manual_seed(0)
-    ours = PlaneConv3d(6, 6, kernel_size=(3, 3, 3), plane_padding=(1, 1), groups=6, depth_padding=padding)
+    plane = PlaneConv3d(6, 6, kernel_size=(3, 3, 3), plane_padding=(1, 1), groups=6, depth_padding=padding)
     torchs = nn.Conv3d(6, 6, 3, padding=1, groups=6)
-    torchs.load_state_dict(ours.state_dict())
+    torchs.load_state_dict(plane.state_dict())
     volume = torch.rand(2, 6, 5, 8, 8)
     inside = slice(1, -1) if padding == "replicate" else slice(None)
-    torch.testing.assert_close(ours(volume)[:, :, inside], torchs(volume)[:, :, inside])
+    torch.testing.assert_close(plane(volume)[:, :, inside], torchs(volume)[:, :, inside])
 
 
 def test_shift_acts_like_a_bias_and_is_never_trained():

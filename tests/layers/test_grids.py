@@ -95,16 +95,16 @@ def test_a_cell_that_is_not_wider_is_interpolated_between_middles(target, source
 def test_interpolation_reproduces_a_ramp_between_the_outer_middles(target, source, slope):
     assume(target.pitch <= source.pitch)
     inside = (target.centers >= source.centers[0]) & (target.centers <= source.centers[-1])
-    found = weights(target, source) @ (1 + slope * source.centers)
-    np.testing.assert_allclose(found[inside], 1 + slope * target.centers[inside], rtol=1e-4, atol=1e-4)
+    resampled = weights(target, source) @ (1 + slope * source.centers)
+    np.testing.assert_allclose(resampled[inside], 1 + slope * target.centers[inside], rtol=1e-4, atol=1e-4)
 
 
 @given(EIGHTHS, st.integers(-9, 30), st.integers(2, 5), st.integers(1, 5), st.integers(0, 4))
 def test_area_means_reproduce_a_ramp_where_edges_coincide(pitch, start, times, count, skipped):
     source = Cells.regular(times * count + skipped, pitch, start=start)
     target = Cells.regular(count, times * pitch, start=start + skipped * pitch)
-    found = weights(target, source) @ (1 - 2 * source.centers)
-    np.testing.assert_allclose(found, 1 - 2 * target.centers, rtol=1e-5, atol=1e-4)
+    resampled = weights(target, source) @ (1 - 2 * source.centers)
+    np.testing.assert_allclose(resampled, 1 - 2 * target.centers, rtol=1e-5, atol=1e-4)
 
 
 @given(grids(most=30), grids(most=30))

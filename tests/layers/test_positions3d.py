@@ -33,10 +33,11 @@ class TestBlockEmbed:
         assert one.shape == (2, 5, *(n // b for n, b in zip(size, block, strict=True)))
         torch.testing.assert_close(one, other)
         inputs = (image, embed.proj.weight, embed.proj.bias)
-        felt = torch.randn_like(one)
-        for mine, theirs in zip(*(torch.autograd.grad(out, inputs, felt) for out in (one, other)), strict=True):
-            assert mine.abs().sum() > 0
-            torch.testing.assert_close(mine, theirs)
+        upstream = torch.randn_like(one)
+        gradients = (torch.autograd.grad(out, inputs, upstream) for out in (one, other))
+        for gradient, expected in zip(*gradients, strict=True):
+            assert gradient.abs().sum() > 0
+            torch.testing.assert_close(gradient, expected)
 
     def test_the_gradient_has_the_strides_of_the_weight(self):
         embed = BlockEmbed(5, block_zyx=(4, 16, 16))
@@ -72,11 +73,11 @@ class TestTables:
         prefix = torch.rand(1, 2, 4)
         plane = torch.cat([prefix, constant.expand(1, 12, 4)], dim=1)
         volume = torch.cat([prefix, constant.expand(1, 24, 4)], dim=1)
-        found = {
+        tables = {
             grid[1] * grid[2]: resample_plane(plane, old_yx=(3, 4), new_yx=grid[1:], prefix=2),
             math.prod(grid): resample_volume(volume, old=(2, 3, 4), new=grid, prefix=2),
         }
-        for places, table in found.items():
+        for places, table in tables.items():
             assert torch.equal(table[:, :2], prefix)
             torch.testing.assert_close(table[:, 2:], constant.expand(1, places, 4))
         torch.testing.assert_close(resample_depth(constant[0].expand(3, 4), grid[0]), constant[0].expand(grid[0], 4))
@@ -99,14 +100,14 @@ class TestTables:
         expected = table[0, 1:].reshape(*old, 3).numpy()
         for axis, count in enumerate(new):
             expected = np.moveaxis(self.linear(np.moveaxis(expected, axis, 0), count), 0, axis)
-        found = resample_volume(table, old=old, new=new, prefix=1)
-        torch.testing.assert_close(found[0, 1:].reshape(*new, 3).numpy(), expected)
+        resampled = resample_volume(table, old=old, new=new, prefix=1)
+        torch.testing.assert_close(resampled[0, 1:].reshape(*new, 3).numpy(), expected)
 
     def test_a_plane_that_changes_along_y_only_still_does(self):
         table = torch.arange(4.0).view(4, 1, 1).expand(4, 3, 2).reshape(1, 12, 2)
-        found = resample_plane(table, old_yx=(4, 3), new_yx=(6, 5), prefix=0).view(6, 5, 2)
-        torch.testing.assert_close(found, found[:, :1].expand(6, 5, 2))
-        assert (found[1:, 0, 0] > found[:-1, 0, 0]).all()
+        plane = resample_plane(table, old_yx=(4, 3), new_yx=(6, 5), prefix=0).view(6, 5, 2)
+        torch.testing.assert_close(plane, plane[:, :1].expand(6, 5, 2))
+        assert (plane[1:, 0, 0] > plane[:-1, 0, 0]).all()
 
 
 class TestDepthSinusoid:

@@ -28,12 +28,12 @@ IMAGE = torch.rand(3, 1, 4, 4)
 
 def test_the_recorded_value_is_the_layers_output_with_its_graph():
     net = small().eval()
-    with record(net, ["1.0", "2"]) as found:
+    with record(net, ["1.0", "2"]) as outputs:
         out = net(IMAGE)
-    assert list(found) == ["1.0", "2"]
-    torch.testing.assert_close(found["1.0"], net[1][0](net[0](IMAGE)), rtol=0, atol=0)
-    torch.testing.assert_close(found["2"], out, rtol=0, atol=0)
-    found["1.0"].sum().backward()
+    assert list(outputs) == ["1.0", "2"]
+    torch.testing.assert_close(outputs["1.0"], net[1][0](net[0](IMAGE)), rtol=0, atol=0)
+    torch.testing.assert_close(outputs["2"], out, rtol=0, atol=0)
+    outputs["1.0"].sum().backward()
     assert net[0].weight.grad is not None
     assert net[2].weight.grad is None
 
@@ -41,18 +41,18 @@ def test_the_recorded_value_is_the_layers_output_with_its_graph():
 def test_recording_changes_no_output_and_asking_twice_for_a_layer_is_asking_once():
     net = small().eval()
     plain = net(IMAGE)
-    with record(net, ["0", "0"]) as found:
+    with record(net, ["0", "0"]) as outputs:
         assert len(hooks(net)) == 1
         assert torch.equal(net(IMAGE), plain)
-    assert list(found) == ["0"]
+    assert list(outputs) == ["0"]
 
 
 def test_a_layer_that_runs_in_place_does_not_change_what_was_recorded_before_it():
     net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(inplace=True))
-    with record(net, ["0"]) as found:
+    with record(net, ["0"]) as outputs:
         net(IMAGE)
-    assert (found["0"] < 0).any()
-    torch.testing.assert_close(found["0"], net[0](IMAGE))
+    assert (outputs["0"] < 0).any()
+    torch.testing.assert_close(outputs["0"], net[0](IMAGE))
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
@@ -63,19 +63,19 @@ def test_every_main_layer_of_a_convnet_is_recorded_as_it_left_the_layer(name):
         net.get_submodule(path).register_forward_hook(
             lambda _net, _args, out, path=path: copies.update({path: out.detach().clone()})
         )
-    with torch.no_grad(), record(net, main_layers(net)) as found:
+    with torch.no_grad(), record(net, main_layers(net)) as outputs:
         net(torch.rand(1, 3, 32, 32))
-    assert list(found) == list(copies)
-    assert all(torch.equal(found[path], copies[path]) for path in copies)
+    assert list(outputs) == list(copies)
+    assert all(torch.equal(outputs[path], copies[path]) for path in copies)
 
 
 def test_the_last_of_two_runs_counts_and_a_layer_that_does_not_run_is_not_there():
     net = small().eval()
-    with record(net, ["0", "2"]) as found:
+    with record(net, ["0", "2"]) as outputs:
         net[0](IMAGE)
         net[0](2 * IMAGE)
-    assert list(found) == ["0"]
-    torch.testing.assert_close(found["0"], net[0](2 * IMAGE))
+    assert list(outputs) == ["0"]
+    torch.testing.assert_close(outputs["0"], net[0](2 * IMAGE))
 
 
 def test_no_hook_is_left_behind():
@@ -110,10 +110,10 @@ def test_a_layer_that_gives_no_tensor_is_one_line_and_leaves_no_hook():
 def test_a_wrapped_network_is_recorded_by_its_own_paths():
     wrapper = nn.Module()
     wrapper.module = small().eval()  # as DistributedDataParallel holds it
-    with record(wrapper.module, ["1.1"]) as found:
+    with record(wrapper.module, ["1.1"]) as outputs:
         out = wrapper.module(IMAGE)
-    assert list(found) == ["1.1"]
-    torch.testing.assert_close(wrapper.module[2](found["1.1"]), out)
+    assert list(outputs) == ["1.1"]
+    torch.testing.assert_close(wrapper.module[2](outputs["1.1"]), out)
 
 
 def test_a_wrong_path_is_one_line_with_the_nearest_and_all_valid_ones():
@@ -175,10 +175,10 @@ def test_main_layers_are_the_blocks_in_the_order_they_run(name, first, blocks, l
     assert (layers[0], layers[-1]) == (first, last)
     assert [path for path in layers if path in blocks] == blocks
     check_paths(net, layers, owner="teacher")
-    with torch.no_grad(), record(net, layers) as found:
+    with torch.no_grad(), record(net, layers) as outputs:
         net(torch.rand(1, 3, *net.default_cfg["input_size"][1:]))
-    assert list(found) == [path for path in layers if path in found]
-    assert set(blocks) <= set(found)
+    assert list(outputs) == [path for path in layers if path in outputs]
+    assert set(blocks) <= set(outputs)
 
 
 def test_main_layers_open_an_encoder_take_an_empty_sequence_as_one_and_leave_out_what_does_nothing():

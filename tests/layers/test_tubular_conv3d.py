@@ -355,9 +355,9 @@ def test_the_operator_keeps_torchs_rules(image, axis):
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     given = image.clone().requires_grad_()
     arguments = (given, *kinkless(image, 3, axis=axis), weight, bias)
-    found = torch.library.opcheck(torch.ops.distill3d.tube_conv.default, arguments)
-    assert found
-    assert set(found.values()) == {"SUCCESS"}
+    outcomes = torch.library.opcheck(torch.ops.distill3d.tube_conv.default, arguments)
+    assert outcomes
+    assert set(outcomes.values()) == {"SUCCESS"}
 
 
 def test_a_block_starts_at_its_input_plus_what_it_fuses(image):

@@ -1,4 +1,4 @@
-"""The soft skeleton as it is usually written, to compare ours with."""
+"""The soft skeleton as it is usually written, to compare that of the package with."""
 
 import torch
 import torch.nn.functional as F

@@ -67,10 +67,10 @@ def test_value_and_gradient_are_those_of_pooling_where_no_two_voxels_are_equal(s
     prob, known = random_map(shape, seed)
     prob.requires_grad_()
     weight = torch.rand(prob.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    ours, usual = soft_skeleton(prob, known, iterations=iterations), through_pooling(prob, iterations)
-    torch.testing.assert_close(ours, usual)
+    skeleton, usual = soft_skeleton(prob, known, iterations=iterations), through_pooling(prob, iterations)
+    torch.testing.assert_close(skeleton, usual)
     (expected,) = torch.autograd.grad((usual * weight).sum(), prob)
-    (gradient,) = torch.autograd.grad((ours * weight).sum(), prob)
+    (gradient,) = torch.autograd.grad((skeleton * weight).sum(), prob)
     torch.testing.assert_close(gradient, expected)
 
 

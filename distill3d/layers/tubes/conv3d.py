@@ -1,6 +1,6 @@
-"""Convolutions along bent tubes, and a block of them. They neither embed blocks (`tubular`) nor form a network.
+"""Convolutions along bent tubes, and a block of them.
 
-A thin neuron leaves a cubic kernel after a few voxels. These kernels are as thin as it is, and follow it.
+A thin neurite leaves a cubic kernel after a few voxels; these kernels are as thin as it is, and follow it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from distill3d.types import Axis
 
 @final
 class TubularConv3d(nn.Module):
-    """Convolve along a tube of K taps that bends at every voxel as the image says; then normalize, then ReLU.
+    """Convolve along a tube of K taps that bends at every voxel with the image; then normalize, then ReLU.
 
     Tap k lies ``k - K // 2`` voxels along the axis from its voxel, unless it is bent:
 
@@ -36,7 +36,7 @@ class TubularConv3d(nn.Module):
     Source: "snake" is Qi et al. 2023, Dynamic Snake Convolution (DSCNet), arXiv 2307.08388, in 3D; the authors' code
     predicts more than it uses, is written for one K and moves the center of one axis. "angles" is Wu et al. 2025,
     TfeNet (direction-aware convolution), Medical Image Analysis; it is DMAC-like (Cheng et al. 2025, of which we know
-    the abstract). Ours: ``extent``, which is 1 for both, and ``straight_start``.
+    the abstract). Our choice: ``extent``, which is 1 for both, and ``straight_start``.
 
     Args:
         in_channels: C.
@@ -45,7 +45,7 @@ class TubularConv3d(nn.Module):
         axis: of the tube.
         law: how it bends, see above.
         extent: bound of a step in voxels ("snake"), or of an angle in units of pi / 4 ("angles", at most 1); above 0.
-        straight_start: start as a convolution of K voxels along the axis. The scale of ``bend_norm`` is what starts at
+        straight_start: start as a convolution of K voxels along the axis. For that the scale of ``bend_norm`` starts at
             0: zero weights before a normalization would come out of it with unit variance after the first step.
 
     Raises:
@@ -84,12 +84,12 @@ class TubularConv3d(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Convolve [B, C, Z, Y, X] to [B, O, Z, Y, X]."""
-        # Both convolutions want a voxel's channels together: turned once, kept once.
+        # Both convolutions want a voxel's channels together, so it is rearranged, and kept for the gradient, once.
         image = image.contiguous(memory_format=torch.channels_last_3d)
         return self.norm(self.convolve(image, self.tap_moves(image)))
 
     def tap_moves(self, image: Tensor) -> Points:
-        """Return the ways from every voxel of [B, C, Z, Y, X] to its taps: Z, Y and X in voxels, see `tube_conv`."""
+        """Return the moves from every voxel of [B, C, Z, Y, X] to its taps: Z, Y and X in voxels, see `tube_conv`."""
         predicted = self.bend(image)
         # bfloat16 would round steps to 1/256 voxel, and they add up
         bends = self.bend_norm(predicted.to(torch.promote_types(predicted.dtype, torch.float32))).tanh()
@@ -115,8 +115,8 @@ class TubularBlock3d(nn.Module):
     normalization and activation, ``tubes`` a `TubularConv3d` per axis, and ``shortcut`` a 1x1x1 convolution where the
     number of channels changes.
 
-    Source: the views, their concatenation and fusion are of DSCNet and TfeNet, see `TubularConv3d`. Ours: any subset of
-    axes, the normalization of ``plain`` and ``fuse``, and that nothing follows the sum.
+    Source: the views, their concatenation and fusion are of DSCNet and TfeNet, see `TubularConv3d`. Our choice: any
+    subset of axes, the normalization of ``plain`` and ``fuse``, and that nothing follows the sum.
 
     Args:
         in_channels: of the map.

@@ -1,4 +1,4 @@
-"""A block embedding that reads along tubes instead of boxes. It neither finds a teacher nor copies its weights."""
+"""A block embedding that reads along tubes instead of boxes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def taps_from_plane(w2: Tensor, taps: int) -> Tensor:
     its sum and so the response to a constant; if it is, the values come back as they are.
 
     Source: Cheng et al. 2024, DINeuro, arXiv 2410.22078: a 16 x 16 kernel becomes 256 taps. The order of the taps and
-    the resampling are ours.
+    the resampling are our choice.
 
     Args:
         w2: [E, 1, P, Q].
@@ -55,7 +55,7 @@ class TubularEmbed(nn.Module):
 
     Tap k of K lies ``(k - K // 2) * tap_spacing`` voxels along its axis from the block's center ``i * b + b // 2``. A
     small network looks at the block and its neighbors and bends the tubes; its last layer starts at zero, so that tubes
-    start straight. The response of an axis is ``sum_k tubes[a, :, k] * v_k`` over the values v read (`tubes.sample`).
+    start straight. The response of an axis is ``sum_k tubes[a, :, k] * v_k`` over the values v (`geometry.sample`).
 
     * ``snake``: every tap steps ``extent * tanh(predicted)`` voxels sideways from its inner neighbor (`snake_tube`).
     * ``angles``: each half turns by two angles, ``extent * pi / 4 * tanh(predicted)`` (`angle_tube`).
@@ -65,7 +65,7 @@ class TubularEmbed(nn.Module):
 
     Source: the idea is of Cheng et al. 2024, DINeuro, arXiv 2410.22078 (deformable tubes along z, y and x in place of a
     ViT's patch embedding). The predictor, both laws' use here, where taps lie, what is read outside the volume and how
-    views are fused are not known from there: they are ours.
+    views are fused are not known from there: they are our choice.
 
     Args:
         embed_dim: E, channels of the output.
@@ -150,7 +150,7 @@ class TubularEmbed(nn.Module):
         return total + self.bias.to(total.dtype).view(-1, 1, 1, 1)
 
     def tap_points(self, image: Tensor, *, straight: bool = False) -> Tensor:
-        """Return where the taps lie for [B, 1, Z, Y, X], also beyond the volume, to draw or to check them.
+        """Return where the taps lie for [B, 1, Z, Y, X], also beyond the volume, to be drawn or checked.
 
         Args:
             image: as for `forward`.

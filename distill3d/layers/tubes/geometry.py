@@ -1,4 +1,4 @@
-"""Where the taps of bent tubes lie in a volume and what they read there: pure functions. It holds no weights.
+"""Where the taps of bent tubes lie in a volume and what they read there: pure functions.
 
 Shapes: ``B`` batch, ``K`` taps of a tube, ``Gz Gy Gx`` the grid of blocks. A coordinate is a tensor that broadcasts to
 [B, K, Gz, Gy, Gx]; one of integer dtype lies on voxels and costs no interpolation.
@@ -157,7 +157,7 @@ class _Corner(NamedTuple):
 def sample(image: Tensor, points: Points, *, outside: Outside) -> Tensor:
     """Read a volume at points by linear interpolation, with gradients to both.
 
-    Only coordinates of floating dtype are interpolated: 1, 2, 4 or 8 corners. Extra memory is some tensors of the
+    Only coordinates of floating dtype are interpolated: 1, 2, 4 or 8 corners. It needs memory for some tensors of the
     points' own shape; "zeros" adds one copy of the volume.
 
     Args:

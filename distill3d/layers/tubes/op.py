@@ -1,8 +1,8 @@
-"""A convolution over the taps of bent tubes that stores no map per tap: a pure function. It bends no tube.
+"""A convolution over the taps of bent tubes that stores no map per tap: a pure function.
 
-Every voxel reads K taps by linear interpolation. Sampled all at once they are a map K times as large as the image, of
-which autograd keeps every corner. Here a chunk of voxels is sampled, multiplied and forgotten; the backward pass
-samples again, and scatters one tap at a time.
+Every voxel reads K taps by linear interpolation. Sampled all at once, they would be a map K times as large as the
+image, of which autograd keeps every corner. Here a chunk of voxels is sampled, multiplied and forgotten; the backward
+pass samples again, and scatters one tap at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def tube_conv(image: Tensor, moves: Points, weight: Tensor, bias: Tensor) -> Ten
     Args:
         image: [B, C, Z, Y, X]; fastest where a voxel's channels lie together (``channels_last_3d``).
         moves: Z, Y and X in voxels from a voxel to its taps: of floating dtype [B, K, Z, Y, X], or of integer dtype
-            [K, 1, 1, 1], which costs no interpolation. The middle tap stays at its voxel whatever they say.
+            [K, 1, 1, 1], which costs no interpolation. The middle tap stays at its voxel whatever its move.
         weight: [O, C, K] of the image's dtype, K odd.
         bias: [O] of the image's dtype.
 

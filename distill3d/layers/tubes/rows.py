@@ -1,6 +1,6 @@
 """Reading a volume's rows of channels at the taps of tubes, and the transpose of it: pure functions without gradients.
 
-They differ from `tubes.sample` in that the channels of a voxel travel together and that slopes come for the asking.
+They differ from `geometry.sample` in that the channels of a voxel are read together, and slopes if wanted.
 
 Shapes: ``V`` voxels of one volume in memory order, ``n`` those looked at, ``K`` taps of a tube, ``T`` those looked at,
 ``Q`` corners of a tap (1, 2, 4 or 8), ``C`` channels.
@@ -26,7 +26,7 @@ class Neighbors(NamedTuple):
     Args:
         addresses: what they add to the address of a voxel of the volume.
         inside: whether they are voxels of the volume; 1 or 0 of the moves' dtype if there are two of them.
-        part: how far the tap is on its way to the second one, if there is one.
+        part: how far the tap is from the first one to the second, if there is one.
     """
 
     addresses: tuple[Tensor, ...]
@@ -70,7 +70,7 @@ class Corners(NamedTuple):
             slope_along: return the derivatives with respect to the move along this axis (0 is z).
         """
         parts = [line.slopes() if axis == slope_along else line.shares() for axis, line in enumerate(self.lines)]
-        parts.sort(key=len)  # as above: one order of corners, and what has a single way is combined first
+        parts.sort(key=len)  # as above: one order of corners, and axes with a single neighbor are combined first
         return torch.stack([a * b * c for a, b, c in itertools.product(*parts)], -1)
 
 
@@ -118,7 +118,7 @@ def tap_grids(shape_zyx: tuple[int, int, int], moves: Points, *, batch: int) -> 
     flat = [
         move.flatten(2) if move.is_floating_point() else move.view(1, -1, 1).expand(batch, -1, -1) for move in moves
     ]
-    return [TapGrid(own, (z, y, x), shape_zyx) for own in zip(*flat, strict=True)]
+    return [TapGrid(volume_moves, (z, y, x), shape_zyx) for volume_moves in zip(*flat, strict=True)]
 
 
 def gather(rows: Tensor, address: Tensor, share: Tensor) -> Tensor:
