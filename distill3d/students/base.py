@@ -1,4 +1,4 @@
-"""What every 3D student offers the rest of the package. It knows no architecture and no teacher."""
+"""What every 3D student offers the rest of the package."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Student(nn.Module, ABC):
     Attributes:
         stride_zyx: what each axis of the network's own input must be divisible by; `forward` pads and crops back.
         architecture_2d: timm's name of the 2D network this student's encoder mirrors, None when it mirrors none.
-        input_weight: the entry of the state dict that meets the image, with one channel where the 2D network has three.
+        input_weight: the entry of the state dict applied to the image, with one channel where the 2D network has three.
         expected_copy_rate: share, by values, of the entries with a 2D counterpart that a teacher must have.
         deepest_layer: path of the layer with the coarsest map of the mirrored encoder, None where there is none.
-        input_shift: the entry [out_channels], a bias or a buffer, that takes what the channels' differing means leave.
+        input_shift: the entry [out_channels], a bias or a buffer, that makes up for the channels' different means.
         heads: names of the further heads that give auxiliary logits in training.
     """
 
@@ -59,11 +59,11 @@ class Student(nn.Module, ABC):
         """
         if not layers:
             return self(image)
-        with record(self, layers) as found:
+        with record(self, layers) as outputs:
             prediction = self(image)
-        if silent := [path for path in layers if path not in found]:
-            raise ConfigError(f"the student's layer {silent[0]!r} does not run; accepted: one that its forward calls")
-        return replace(prediction, features={path: self.as_map(path, found[path], image) for path in layers})
+        if unused := [path for path in layers if path not in outputs]:
+            raise ConfigError(f"the student's layer {unused[0]!r} does not run; accepted: one that its forward calls")
+        return replace(prediction, features={path: self.as_map(path, outputs[path], image) for path in layers})
 
     def check_layers(self, layers: Sequence[str]) -> None:
         """Refuse paths that name no layer.
@@ -82,10 +82,10 @@ class Student(nn.Module, ABC):
         """Paths of those blocks that give feature maps, found by a forward of [B, 1, Z, Y, X]."""
         paths, was_training = self.main_layers(), self.training
         self.eval()
-        with record(self, paths) as found:
+        with record(self, paths) as outputs:
             self(image)
         self.train(was_training)
-        return tuple(path for path in paths if path in found and self.is_map(found[path]))
+        return tuple(path for path in paths if path in outputs and self.is_map(outputs[path]))
 
     def is_map(self, value: Tensor) -> bool:
         """Whether `as_map` takes the output of a layer."""
@@ -109,7 +109,7 @@ class Student(nn.Module, ABC):
         """Return logits [B, 1, Z, Y, X] of an image whose axes are divisible by ``stride_zyx``."""
 
     def segment_all(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what `segment` does, and the logits of further heads by name: none unless a student says so."""
+        """Return what `segment` does, and the logits of further heads by name: none unless a student overrides it."""
         return self.segment(image), {}
 
     def teacher_key(self, name: str) -> str | None:  # noqa: ARG002 - subclasses use it
@@ -117,11 +117,11 @@ class Student(nn.Module, ABC):
         return None
 
     def from_2d(self, name: str, value: Tensor) -> Tensor | None:  # noqa: ARG002 - subclasses use them
-        """Bring the counterpart of ``name`` to its shape where more than a depth axis is missing, else return None."""
+        """Bring the counterpart of ``name`` to its shape where more than a depth axis is missing; else return None."""
         return None
 
     def misfit(self, net: nn.Module, architecture: str) -> str | None:
-        """Say in one line why the weights of a 2D network cannot go into this student; None if they can."""
+        """Return one line on why a 2D network's weights cannot be copied into this student; None if they can."""
         del net
         return (
             f"student {type(self).__name__} mirrors no 2D network, so {architecture!r} does not fit; "
@@ -133,7 +133,7 @@ class Student(nn.Module, ABC):
         return image
 
     def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
-        """Take over the statistics the 2D network expects; called by transfer, a no-op for students without a 2D twin.
+        """Take over the statistics the 2D network expects; called by transfer; nothing for students that mirror none.
 
         Args:
             mean: of the three channels of the 2D network, for intensities in [0, 1].

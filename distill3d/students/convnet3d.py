@@ -1,4 +1,4 @@
-"""Student `convnet3d`: a timm convnet turned 3D as encoder, with a U-Net decoder. It copies no weights."""
+"""Student `convnet3d`: a timm convnet turned 3D as encoder, with a U-Net decoder."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ class ConvNet3d(MirrorStudent):
         return self.head(fine)
 
     def teacher_key(self, name: str) -> str | None:
-        """Drop ``encoder.``: what follows is timm's own name."""
+        """Drop ``encoder.``: the rest is timm's own name."""
         return name.removeprefix("encoder.") if name.startswith("encoder.") and not name.endswith(".shift") else None
 
     def misfit(self, net: nn.Module, architecture: str) -> str | None:
-        """The 2D network must be the one this encoder was made of."""
+        """Return a line unless the 2D network is the one this encoder was made of."""
         del net
         if self.architecture_2d == architecture:
             return None

@@ -1,4 +1,4 @@
-"""Builds the 3D encoder of a timm convnet: pruned to the stages used, run step by step. It copies no weights."""
+"""Build the 3D encoder of a timm convnet, pruned to the stages used and run step by step; values are random."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distill3d.layers.conv3d import DepthKernel, DepthPadding
 from distill3d.layers.norm3d import Norm
 from distill3d.students.surgery import Surgery, to_3d
 
-# Families whose forward is its children in order; read in timm 1.0.31.
+# Families whose forward runs its children in order, as read in timm 1.0.31.
 FAMILIES = (EfficientNet, MobileNetV3, ResNet, ConvNeXt)
 PROBE = 64  # side of the image that is sent through the 2D network to see where it halves
 
@@ -92,12 +92,12 @@ def build_encoder(
     # NeurINO's stem halves once where ConvNeXt's halves twice.
     scale = 2 if depth_kernel == "neurino" else 1
     known = cast("list[dict[str, Any]]", net.feature_info)
-    found = [info for info in known if info["reduction"] // scale <= 2**stages]
-    if not found:
+    used = [info for info in known if info["reduction"] // scale <= 2**stages]
+    if not used:
         raise ConfigError(
             f"student.stages={stages}: encoder {name!r} has no feature map at this stage; accepted: 2 to 5"
         )
-    taps = tuple(str(info["module"]) for info in found)
+    taps = tuple(str(info["module"]) for info in used)
     steps = _steps(net, taps)
     surgery = Surgery(
         depth_kernel=depth_kernel,
@@ -111,8 +111,8 @@ def build_encoder(
         {top: to_3d(child, replace(surgery, path=top)) for top, child in _pruned(net, steps).items()},
         steps=steps,
         taps=taps,
-        octaves=tuple((int(info["reduction"]) // scale).bit_length() - 1 for info in found),
-        channels=tuple(int(info["num_chs"]) for info in found),
+        octaves=tuple((int(info["reduction"]) // scale).bit_length() - 1 for info in used),
+        channels=tuple(int(info["num_chs"]) for info in used),
         stem=surgery.stem,
     )
 
@@ -161,10 +161,10 @@ def _pruned(net: nn.Module, steps: tuple[str, ...]) -> dict[str, nn.Module]:
 def _reductions(net: nn.Module) -> dict[str, int]:
     """Send an image through the 2D network and note at which reduction each convolution and pooling works."""
     paths = {layer: path for path, layer in net.named_modules()}
-    found: dict[str, int] = {}
+    reductions: dict[str, int] = {}
 
     def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        found[paths[layer]] = PROBE // args[0].shape[-1]
+        reductions[paths[layer]] = PROBE // args[0].shape[-1]
 
     handles = [
         layer.register_forward_pre_hook(note)
@@ -175,4 +175,4 @@ def _reductions(net: nn.Module) -> dict[str, int]:
     net.train()
     for handle in handles:
         handle.remove()
-    return found
+    return reductions

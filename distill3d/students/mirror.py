@@ -1,4 +1,4 @@
-"""What students that mirror a 2D network share: the input statistics they take over from it. It builds no network."""
+"""What students that mirror a 2D network share: the input statistics they take over from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distill3d.students.base import Student
 class MirrorStudent(Student, ABC):
     """A student whose encoder is a 2D network made 3D; it normalizes its gray image as that network's input.
 
-    Until a transfer says otherwise mean and standard deviation are 0.5, of intensities in [0, 1].
+    Until a transfer sets them, mean and standard deviation are 0.5, for intensities in [0, 1].
     """
 
     input_mean: Tensor
@@ -30,7 +30,7 @@ class MirrorStudent(Student, ABC):
         return (image - self.input_mean) / self.input_std
 
     def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
-        """Normalize the gray image by the means over the channels; the first layer has to absorb how they differ."""
+        """Normalize the gray image by the means over the channels; the first layer must absorb their differences."""
         gray = gray_statistics(mean=mean, std=std)
         self.input_mean.fill_(gray.mean)
         self.input_std.fill_(gray.std)

@@ -1,4 +1,4 @@
-"""Student `monai`: MONAI's networks as they are, for comparison. They mirror no 2D network here."""
+"""Student `monai`: MONAI's networks as they are, for comparison; none mirrors a 2D network."""
 
 from __future__ import annotations
 

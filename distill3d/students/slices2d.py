@@ -1,4 +1,4 @@
-"""Student `slices2d`: a 2D network that segments a stack slice by slice, to be a teacher later. It sees no depth."""
+"""Student `slices2d`: a 2D network that segments a volume slice by slice, to be a teacher later."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Slices2dConfig:
 class Slices2d(Student):
     """Every slice by itself through a 2D network with a light decoder; the whole 2D encoder can be copied into it.
 
-    Trained on slices of the labelled volumes it is what `distill3d.teachers.Segmenter` freezes as a teacher, and a 2D
+    Trained on slices of the labelled volumes, it becomes a teacher (`distill3d.teachers.Segmenter`), and is a 2D
     baseline by itself.
     """
 
@@ -70,17 +70,17 @@ class Slices2d(Student):
         return value.ndim in {4, 5}
 
     def as_map(self, path: str, value: Tensor, image: Tensor) -> Tensor:
-        """Stack the maps of the slices up again."""
+        """Put the maps of the slices on top of each other again."""
         if value.ndim == 4:
             return value.unflatten(0, (len(image), -1)).movedim(1, 2 + AXES.index(self.config.axis))
         return super().as_map(path, value, image)
 
     def teacher_key(self, name: str) -> str | None:
-        """Drop ``net.encoder.``: what follows is timm's own name."""
+        """Drop ``net.encoder.``: the rest is timm's own name."""
         return name.removeprefix("net.encoder.") if name.startswith("net.encoder.") else None
 
     def misfit(self, net: nn.Module, architecture: str) -> str | None:
-        """The 2D network must be the one this student runs."""
+        """Return a line unless the 2D network is the one this student runs."""
         del net
         if self.architecture_2d == architecture:
             return None

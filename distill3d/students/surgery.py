@@ -1,6 +1,6 @@
-"""Turns timm's 2D layers into 3D ones, in place and under the same names. It copies no weights.
+"""Turn timm's 2D layers into 3D ones, in place and under the same names; no weights are copied.
 
-Every type is listed: a layer that is not has a ``forward`` nobody has read, and may silently mean something else in 3D.
+Every accepted type is listed: nobody has read the ``forward`` of another, which may silently mean something else in 3D.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Surgery:
         depth_strides: 1 or 2 for every halving in the plane, finest first.
         depth_padding: what lies beyond the first and last slice.
         norm: what batch normalization becomes; layer normalization stays.
-        reductions: path -> how much smaller than the image the input of a strided layer is in the plane.
+        reductions: path -> factor by which the input of a strided layer is smaller than the image, in the plane.
         stem: path of the first convolution, which takes one channel.
         path: of the layer being turned.
     """
@@ -63,7 +63,7 @@ class Surgery:
         return math.prod(self.depth_strides[first : first + int(math.log2(plane_stride))])
 
     def refuse(self, layer: nn.Module, why: str) -> ConfigError:
-        """Say which layer has no 3D form."""
+        """Build the error that names the layer without a 3D form."""
         return ConfigError(
             f"student.encoder: layer {type(layer).__name__} at {self.path!r} has no 3D form here ({why}); "
             "accepted: encoders of the EfficientNet, MobileNetV3, ResNet and ConvNeXt families"
@@ -114,7 +114,7 @@ def _conv(layer: nn.Module, surgery: Surgery) -> nn.Module:
 
 @torch.no_grad()
 def _draw_like(conv: nn.Conv3d, layer: nn.Conv2d) -> None:
-    # The family's own law: its spread in 2D, less by the root of the depth, so that responses keep their variance.
+    # As the family does: its spread in 2D, divided by the root of the depth so that responses keep their variance.
     spread = float(layer.weight.std(correction=0)) / math.sqrt(conv.kernel_size[0])
     conv.weight.normal_(0.0, spread)
     if conv.bias is not None and layer.bias is not None:
@@ -127,8 +127,8 @@ def _batch_norm(layer: nn.Module, surgery: Surgery) -> nn.Module:
     act = layer.get_submodule("act") if isinstance(layer, BatchNormAct2d) else None
     norm = make_norm(surgery.norm, layer.num_features, eps=layer.eps, act=act)
     # Some families start the last normalization of a block at 0, so that the block starts as the identity.
-    own = norm.state_dict()
-    norm.load_state_dict({key: value for key, value in layer.state_dict().items() if key in own}, strict=True)
+    entries = norm.state_dict()
+    norm.load_state_dict({key: value for key, value in layer.state_dict().items() if key in entries}, strict=True)
     return norm
 
 
@@ -211,7 +211,7 @@ LEAVES: dict[type[nn.Module], Rule] = {
     DropPath: _unchanged,
 }
 
-# Blocks with a forward that holds no axis number: their children become 3D, they stay.
+# Blocks whose forward holds no axis number: their children become 3D, they themselves stay.
 BLOCKS: frozenset[type[nn.Module]] = frozenset(
     {
         nn.Sequential,
@@ -227,7 +227,7 @@ BLOCKS: frozenset[type[nn.Module]] = frozenset(
     }
 )
 
-# Blocks whose forward says which axes are space: their children become 3D and move into a class of ours.
+# Blocks whose forward names the spatial axes: their children become 3D and move into a class of this package.
 WRAPPED: dict[type[nn.Module], Rule] = {
     efficientnet_blocks.SqueezeExcite: _squeeze_excite,
     SEModule: _squeeze_excite,

@@ -1,4 +1,4 @@
-"""3D forms of timm's blocks whose code names the axes of a 2D map; parameters keep their names. It converts nothing."""
+"""3D forms of timm's blocks whose code names the axes of a 2D map; parameters keep their names."""
 
 from __future__ import annotations
 

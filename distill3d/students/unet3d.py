@@ -1,4 +1,4 @@
-"""Student `unet3d`: a small, plain 3D U-Net, with tubular blocks, global reasoning and a skeleton head if asked for.
+"""Student `unet3d`: a small, plain 3D U-Net, with tubular blocks, global reasoning and a skeleton head as options.
 
 It mirrors no 2D network, so nothing can be inflated into it.
 """
@@ -64,13 +64,13 @@ class UNet3d(Student):
 
     A unit of global reasoning takes the coarsest map on its way to the decoder, or the map of every skip; it starts as
     the identity. The skeleton head is a 1x1x1 convolution on the last map of the decoder, or of a second decoder of its
-    own, and works in training mode only: prediction costs what it costs without. Options draw their random values last,
+    own, and works in training mode only, so that prediction costs nothing more. Options draw their random values last,
     so that the same seed gives the same U-Net whatever they are.
 
     Source: Cicek et al. 2016, 3D U-Net, arXiv 1606.06650; strided convolutions, instance normalization and leaky
     ReLU as in nnU-Net (Isensee et al. 2021), upsampling by repetition. Reasoning and an auxiliary skeleton loss: Wang
     et al. 2021, arXiv 2101.08910, of which only the idea is known; where the units sit and how the head branches off
-    are ours. Tubular blocks: see `TubularBlock3d`.
+    are our choice. Tubular blocks: see `TubularBlock3d`.
     """
 
     def __init__(self, config: UNet3dConfig) -> None:
@@ -113,7 +113,7 @@ class UNet3d(Student):
         return self.segment_all(image)[0]
 
     def segment_all(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what `segment` does and, in training mode, what the skeleton head says."""
+        """Return what `segment` does and, in training mode, the logits of the skeleton head."""
         maps: list[Tensor] = []
         for stage, reason in zip(self.encoder, self.reasoning, strict=True):
             image = stage(image)
@@ -122,8 +122,8 @@ class UNet3d(Student):
         logits = self.head(fine)
         if self.skeleton_head is None or not self.training:
             return logits, {}
-        own = fine if self.skeleton_decoder is None else _decode(self.skeleton_decoder, maps)
-        return logits, {SKELETON: self.skeleton_head(own)}
+        features = fine if self.skeleton_decoder is None else _decode(self.skeleton_decoder, maps)
+        return logits, {SKELETON: self.skeleton_head(features)}
 
 
 def _encoder_stage(in_channels: int, width: int, *, stride: tuple[int, int, int], norm: Norm) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Student `vit3d`: a timm ViT on blocks of voxels, with a decoder of UNETR's kind. It copies no weights."""
+"""Student `vit3d`: a timm ViT on blocks of voxels, with a decoder of UNETR's kind."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Vit3d(MirrorStudent):
     """Tokens from several depths of a ViT, upsampled and joined step by step, and the image itself at full resolution.
 
     Source: Hatamizadeh et al. 2022, UNETR, arXiv 2103.10504 (decoder from tokens of several depths, skip from the
-    image); channels are reduced before they are upsampled, which is ours. The transformer is timm's.
+    image); channels are reduced before they are upsampled, which is our choice. The transformer is timm's.
     """
 
     input_weight = "encoder.patch_embed.proj.weight"
@@ -137,7 +137,7 @@ class Vit3d(MirrorStudent):
         return super().as_map(path, value, image)
 
     def teacher_key(self, name: str) -> str | None:
-        """Drop ``encoder.``: what follows is timm's own name, but for what the 2D network does not have."""
+        """Drop ``encoder.``: the rest is timm's own name, but for entries that the 2D network does not have."""
         fresh = {"encoder.depth_embed"} if self.bias_2d else {"encoder.depth_embed", Vit3d.input_shift}
         return name.removeprefix("encoder.") if name.startswith("encoder.") and name not in fresh else None
 
@@ -154,16 +154,16 @@ class Vit3d(MirrorStudent):
         return torch.cat([table[:, : encoder.table_prefix], patches], dim=1)
 
     def misfit(self, net: nn.Module, architecture: str) -> str | None:
-        """Name the first size in which a 2D network differs from the one this student mirrors."""
-        theirs = vit_shape(net)
-        if not theirs:
+        """Return a line on the first size in which a 2D network differs from the one this student mirrors."""
+        teacher = vit_shape(net)
+        if not teacher:
             return f"the student mirrors {self.architecture_2d!r}, {architecture!r} is no ViT; set teacher.architecture"
-        ours = self.shape_2d | {"patch": self.config.block_zyx[1:]}
+        student = self.shape_2d | {"patch": self.config.block_zyx[1:]}
         for what, option in OPTIONS.items():
-            if ours[what] != theirs[what]:
+            if student[what] != teacher[what]:
                 return (
-                    f"{option}: the student's {what} is {ours[what]}, that of the teacher {architecture!r} "
-                    f"is {theirs[what]}; set {_way_out(option, theirs[what], architecture)}"
+                    f"{option}: the student's {what} is {student[what]}, that of the teacher {architecture!r} "
+                    f"is {teacher[what]}; set {_remedy(option, teacher[what], architecture)}"
                 )
         return None
 
@@ -229,13 +229,13 @@ def octave_factors(block_zyx: Grid) -> tuple[Grid, ...]:
 
 
 def _primes(number: int) -> list[int]:
-    found, divisor = [], 2
+    factors, divisor = [], 2
     while number > 1:
         while number % divisor == 0:
-            found.append(divisor)
+            factors.append(divisor)
             number //= divisor
         divisor += 1
-    return found
+    return factors
 
 
 def _total(factors: tuple[Grid, ...]) -> Grid:
@@ -274,9 +274,9 @@ def _refuse_depth_position(config: Vit3dConfig, net: Vit2d) -> None:
         raise ConfigError(f"student.depth_position='sinusoid': embedding {net.embed_dim} is odd; accepted: even ones")
 
 
-def _way_out(option: str, theirs: object, architecture: str) -> str:
-    """Say what to set so that a teacher fits."""
-    if isinstance(theirs, tuple):
-        return f"{option}=[Z,{','.join(map(str, theirs))}]"
+def _remedy(option: str, size: object, architecture: str) -> str:
+    """Return the setting with which a teacher of this size fits."""
+    if isinstance(size, tuple):
+        return f"{option}=[Z,{','.join(map(str, size))}]"
     encoder = f"student.encoder={architecture}"
-    return encoder if encoder.startswith(option) else f"{option}={theirs}, or {encoder}"
+    return encoder if encoder.startswith(option) else f"{option}={size}, or {encoder}"

@@ -1,4 +1,4 @@
-"""A timm ViT's transformer on a 3D grid of tokens. It decodes nothing and copies no weights.
+"""A timm ViT's transformer on a 3D grid of tokens.
 
 The blocks are timm's own, so that parameters match the 2D network's name by name and attention is fused.
 """
@@ -57,7 +57,7 @@ def build_vit2d(name: str, **changes: int | None) -> Vit2d:
 
     Args:
         name: of timm.
-        changes: ``embed_dim``, ``depth``, ``num_heads`` other than the name says; None keeps what it says.
+        changes: other ``embed_dim``, ``depth`` or ``num_heads`` than those of the name; None keeps that of the name.
 
     Raises:
         ConfigError: timm has no such network, it is no ViT of a known family, or the changes do not fit together.
@@ -68,9 +68,9 @@ def build_vit2d(name: str, **changes: int | None) -> Vit2d:
     try:
         net = timm.create_model(name, pretrained=False, num_classes=0, **given)
     except (AssertionError, TypeError, ValueError, RuntimeError) as err:
-        said = ", ".join(f"student.{key}={value}" for key, value in given.items())
+        sizes = ", ".join(f"student.{key}={value}" for key, value in given.items())
         raise ConfigError(
-            f"student.encoder={name!r} with {said or 'its own sizes'}: {' '.join(str(err).split())}"
+            f"student.encoder={name!r} with {sizes or 'its own sizes'}: {' '.join(str(err).split())}"
         ) from err
     if not isinstance(net, VisionTransformer | Eva) or not isinstance(net.patch_embed, PatchEmbed):
         raise ConfigError(f"student.encoder={name!r} is a {type(net).__name__}; accepted: {ACCEPTED}")
@@ -80,7 +80,7 @@ def build_vit2d(name: str, **changes: int | None) -> Vit2d:
 
 
 def _refuse_unknown_parts(name: str, net: Vit2d) -> None:
-    """Nothing of a 2D network is dropped in silence."""
+    """Refuse a 2D network with parts that the 3D form would silently drop."""
     if strange := {key.split(".")[0] for key in net.state_dict()} - PARTS:
         raise ConfigError(
             f"student.encoder={name!r} has {', '.join(sorted(strange))}, unknown here; accepted: {ACCEPTED}"
@@ -185,12 +185,12 @@ class ViTEncoder3d(nn.Module):
         tokens = self.norm_pre(self.place(grid_tokens))
         prefix = tokens.shape[1] - grid[0] * grid[1] * grid[2]
         rope = None if self.rope is None else self.rope(grid, prefix=prefix)
-        found = []
+        maps = []
         for number, block in enumerate(self.blocks, start=1):
             tokens = self._run(block, tokens, rope)
             if number in self.features:
-                found.append(self.norm(tokens)[:, prefix:].transpose(1, 2).unflatten(2, grid))
-        return found
+                maps.append(self.norm(tokens)[:, prefix:].transpose(1, 2).unflatten(2, grid))
+        return maps
 
     def place(self, grid_tokens: Tensor) -> Tensor:
         """Add positions to tokens on their grid [B, E, Z, Y, X], flatten them and put the prefix tokens first."""

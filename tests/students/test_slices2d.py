@@ -71,9 +71,9 @@ def test_a_slice_alone_is_what_the_2d_network_says_of_it(axis):
 def test_maps_of_layers_are_stacked_up_along_the_axis(axis):
     net, along = student(axis), 2 + AXES.index(axis)
     with torch.no_grad():
-        found = net.observe(volume(), ["net.encoder.blocks.1", "net.head"]).features
+        maps = net.observe(volume(), ["net.encoder.blocks.1", "net.head"]).features
         one = net.observe(volume().narrow(along, 2, 1), ["net.encoder.blocks.1"]).features["net.encoder.blocks.1"]
-    deep = found["net.encoder.blocks.1"]
+    deep = maps["net.encoder.blocks.1"]
     sides = [n if other == axis else n // 4 for other, n in zip(AXES, SHAPE, strict=True)]
     assert list(deep.shape) == [2, 24, *sides]
     torch.testing.assert_close(deep.narrow(along, 2, 1), one)
@@ -104,9 +104,9 @@ def test_the_whole_encoder_is_copied_from_the_2d_network():
     assert {row.fate for row in audit.rows if row not in encoder} <= {"new", "averaged"}  # input statistics
     assert tuple(net.input_mean.tolist()) == pytest.approx(teacher.input_mean)
     with torch.no_grad():
-        ours = net.observe(volume(), ["net.encoder.blocks.2"]).features["net.encoder.blocks.2"]
-    theirs = teacher.maps(volume()[0].movedim(1, 0), ["blocks.2"])["blocks.2"]
-    torch.testing.assert_close(ours[0].movedim(1, 0), theirs)
+        features = net.observe(volume(), ["net.encoder.blocks.2"]).features["net.encoder.blocks.2"]
+    expected = teacher.maps(volume()[0].movedim(1, 0), ["blocks.2"])["blocks.2"]
+    torch.testing.assert_close(features[0].movedim(1, 0), expected)
 
 
 def test_the_teacher_must_be_the_same_network():
@@ -116,13 +116,13 @@ def test_the_teacher_must_be_the_same_network():
 
 
 @pytest.mark.parametrize(
-    ("encoder", "said"), [("test_vit", "has no map per halving"), ("rasnet18", "is not in timm.list_models()")]
+    ("encoder", "reason"), [("test_vit", "has no map per halving"), ("rasnet18", "is not in timm.list_models()")]
 )
-def test_what_is_no_convnet_is_one_line(encoder, said):
+def test_what_is_no_convnet_is_one_line(encoder, reason):
     with pytest.raises(ConfigError) as caught:
         student(encoder=encoder)
     (line,) = caught.value.lines
-    assert line.startswith(f"encoder='{encoder}' {said}; accepted: a convnet such as resnet18")
+    assert line.startswith(f"encoder='{encoder}' {reason}; accepted: a convnet such as resnet18")
 
 
 @pytest.mark.parametrize("settings", [{"stages": 1}, {"stages": 6}, {"width": 0}])

@@ -54,10 +54,10 @@ def test_reasoning_changes_the_segmentation_once_it_has_learned(reasoning):
 @pytest.mark.parametrize("size", [(4, 16, 16), (5, 17, 18)])
 def test_a_skeleton_head_gives_logits_of_the_images_size_in_training_only(head, size):
     student, image = unet(skeleton_head=head), image_of(*size)
-    said = student.train()(image)
-    assert list(said.auxiliary) == [SKELETON]
-    assert said.auxiliary[SKELETON].shape == said.logits.shape == image.shape
-    assert not torch.allclose(said.auxiliary[SKELETON], said.logits)
+    prediction = student.train()(image)
+    assert list(prediction.auxiliary) == [SKELETON]
+    assert prediction.auxiliary[SKELETON].shape == prediction.logits.shape == image.shape
+    assert not torch.allclose(prediction.auxiliary[SKELETON], prediction.logits)
     assert student.eval()(image).auxiliary == {}
 
 
@@ -83,8 +83,9 @@ def test_every_parameter_learns_within_two_steps(options):
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2, weight_decay=0.0)
     target = (image > 0.7).float()
     for _ in range(2):
-        said = student(image)
-        loss = sum(F.binary_cross_entropy_with_logits(x, target) for x in (said.logits, *said.auxiliary.values()))
+        prediction = student(image)
+        logits = (prediction.logits, *prediction.auxiliary.values())
+        loss = sum(F.binary_cross_entropy_with_logits(each, target) for each in logits)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

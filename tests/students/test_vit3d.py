@@ -92,15 +92,15 @@ class TestSizes:
 class TestTransformer:
     @pytest.mark.parametrize("settings", [SMALL, DINOV3])
     def test_checkpointing_changes_no_logit_and_no_gradient(self, settings, image):
-        found = []
+        results = []
         for checkpointing in (False, True):
             student = build(**settings, checkpointing=checkpointing).train()
             logits = student(image).logits
             (logits * image).sum().backward()
-            found.append([logits, *(parameter.grad for parameter in student.parameters())])
-        for one, other in zip(*found, strict=True):
+            results.append([logits, *(parameter.grad for parameter in student.parameters())])
+        for one, other in zip(*results, strict=True):
             torch.testing.assert_close(one, other)
-        assert len(found[0]) > 50
+        assert len(results[0]) > 50
 
     def test_checkpointing_computes_blocks_again(self, image):
         runs = []
@@ -168,8 +168,8 @@ class TestDepthPosition:
         for student in (one, other):
             Inflate(InflateConfig()).transfer(student=student, teacher=teacher)
         with torch.no_grad():
-            for mine, theirs in zip(one.encoder(image), other.encoder(image), strict=True):
-                torch.testing.assert_close(mine, theirs)
+            for tokens, expected in zip(one.encoder(image), other.encoder(image), strict=True):
+                torch.testing.assert_close(tokens, expected)
 
     @pytest.mark.parametrize(
         ("settings", "tells_apart"),
@@ -210,7 +210,7 @@ class TestPrefixTokens:
                 assert entries == (1 if settings is SMALL and mode != "none" else 0)
 
     def test_modes_differ_in_what_patches_see(self, image):
-        found = []
+        patches = []
         for mode in ("per_slice", "shared", "none"):
             student = restless(build(prefix_tokens=mode)).eval()
             base = restless(build()).state_dict()
@@ -218,8 +218,8 @@ class TestPrefixTokens:
             student.load_state_dict(base, strict=False)
             with torch.no_grad():
                 student.encoder.pos_embed.copy_(table[:, 1:] if mode == "none" else table)
-                found.append(student.encoder(image)[-1])
-        for one, other in itertools.combinations(found, 2):
+                patches.append(student.encoder(image)[-1])
+        for one, other in itertools.combinations(patches, 2):
             assert not torch.allclose(one, other, atol=1e-3)
 
 
@@ -230,7 +230,7 @@ def refused(changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "found", "accepted"),
+    ("changes", "reason", "accepted"),
     [
         ({"encoder": "vit_nonsense"}, "student.encoder='vit_nonsense'", "such as 'vit_photo_patch8_96'"),
         ({"encoder": "beit_base_patch16_224"}, "is a Beit", "accepted: a plain ViT or a DINOv3 ViT"),
@@ -253,11 +253,11 @@ def refused(changes):
         ({**DINOV3, "depth_position": "full"}, "'full': 'vit_small_patch16_dinov3' has rotary", "sinusoid, rotary"),
     ],
 )
-def test_a_wrong_setting_is_one_line_with_the_value_and_what_is_accepted(changes, found, accepted):
-    said = refused(changes)
-    assert found in said
-    assert accepted in said
-    assert "\n" not in said
+def test_a_wrong_setting_is_one_line_with_the_value_and_what_is_accepted(changes, reason, accepted):
+    message = refused(changes)
+    assert reason in message
+    assert accepted in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
