@@ -1,8 +1,8 @@
-"""Neuron types as 3D convolutions: what a layer computes before its activation. It chooses no layer of a network.
+"""Neuron types as 3D convolutions: what a layer computes before its activation.
 
 With ``init: identity`` every type starts as the linear neuron it was made from, so that transferred weights keep their
 meaning: by the ReLinear initialization where the formula allows it, else as the layer plus a factor, zero at first,
-times the formula (named ours below). With ``init: random`` the formula stands alone: kernels other than the layer's
+times the formula (called ours below). With ``init: random`` the formula stands alone: kernels other than the layer's
 are drawn, and the network's output changes. Types that imitate nerve cells are in `distill3d.neurons.biological`.
 
 Source: Fan et al. 2023, NeuroAI, arXiv 2301.09245, and the work it cites for each type. Squares, products and powers
@@ -33,7 +33,7 @@ class LinearConfig(NeuronConfig):
 @NEURONS.register("linear", config=LinearConfig)
 @final
 class LinearConv3d(NeuronConv3d):
-    """The conventional neuron, ``w x + b``: what every network has; converting to it is the control of a conversion."""
+    """The conventional neuron, ``w x + b``, which every network has; the control of a conversion."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Convolve [B, C, Z, Y, X]."""
@@ -42,7 +42,7 @@ class LinearConv3d(NeuronConv3d):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuadraticConfig(NeuronConfig):
-    """Settings of ``quadratic``; it has none of its own."""
+    """Settings of ``quadratic``: those of every type."""
 
 
 @NEURONS.register("quadratic", config=QuadraticConfig)
@@ -75,7 +75,7 @@ class QuadraticConv3d(NeuronConv3d):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompactQuadraticConfig(NeuronConfig):
-    """Settings of ``compact_quadratic``; it has none of its own."""
+    """Settings of ``compact_quadratic``: those of every type."""
 
 
 @NEURONS.register("compact_quadratic", config=CompactQuadraticConfig)
@@ -155,7 +155,7 @@ class PolynomialConv3d(NeuronConv3d):
 
     The layer is order 1, bias included. C_k is a factor per output channel; identity: C_k = 0 for k > 1, random: 1.
 
-    Source: as in arXiv 2301.09245. That every output channel has its own C_k and u_kir is our reading.
+    Source: as in arXiv 2301.09245. That every output channel has its own C_k and u_kir is how we read it.
     """
 
     gated = ("scales",)
@@ -181,7 +181,7 @@ class PolynomialConv3d(NeuronConv3d):
 
 @final
 class Product(nn.Sequential):
-    """Multiplies what its modules say of the same image."""
+    """Multiply the outputs of its modules for the same image."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
         """Map [B, C, Z, Y, X]."""

@@ -1,4 +1,4 @@
-"""What all neuron types share: their settings, and the convolutions that are added beside a layer. It holds no type."""
+"""What all neuron types share: their settings, and the convolutions that are added beside a layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Start = Literal["identity", "random"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NeuronConfig:
-    """Settings that every neuron type has; a type's own ones come on top."""
+    """Settings that every neuron type has; a type adds its own."""
 
     where: tuple[str, ...] = ("encoder.*",)  # fnmatch patterns on the paths of 3D convolutions; none converts nothing
     ratio: float = 0.5  # share of the matching layers, spread evenly in their order, in (0, 1]
@@ -35,11 +35,11 @@ class NeuronConfig:
 
 
 class NeuronConv3d(nn.Module, ABC):
-    """Stands in for a 3D convolution: same input, same output shape, another formula in place of the affine map.
+    """Stand in for a 3D convolution: same input, same output shape, another formula in place of the affine map.
 
     The activation of the network stays behind it. The convolution itself becomes the linear part ``linear``, with its
-    class, geometry and values; branches are convolutions of the same geometry. A layer without a bias, which a
-    normalization follows, gets no other constant either.
+    class, geometry and values; branches are convolutions of the same geometry. A layer without a bias, which
+    is followed by a normalization, gets no other constant either.
 
     Attributes:
         gated: names of the children and parameters that are zero where the neuron is linear: the gates.
@@ -47,7 +47,7 @@ class NeuronConv3d(nn.Module, ABC):
 
     Args:
         config: settings of the type.
-        conv: the layer to replace; it is used, not copied.
+        conv: the layer to replace; it becomes ``linear`` and is not copied.
     """
 
     gated: ClassVar[tuple[str, ...]] = ()
@@ -61,7 +61,7 @@ class NeuronConv3d(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
-        """Map [B, C, Z, Y, X] to what the convolution's output would be in shape."""
+        """Map [B, C, Z, Y, X] to a tensor of the shape of the convolution's output."""
 
     @final
     def gates(self) -> frozenset[str]:
@@ -73,8 +73,8 @@ class NeuronConv3d(nn.Module, ABC):
         """Build a convolution of the layer's geometry and output channels.
 
         Args:
-            bias: what its bias starts at; None for none.
-            zero: whether its response, but for the bias, starts at zero; else kernels are drawn by torch's own law.
+            bias: initial value of its bias; None for no bias.
+            zero: whether its response without the bias starts at zero; else kernels are drawn as torch does.
         """
         conv = self.linear
         if self.match == "width":
@@ -91,7 +91,7 @@ class NeuronConv3d(nn.Module, ABC):
 
     @final
     def added_gain(self) -> nn.Parameter | None:
-        """Build the zero factors, one per output channel, of what the linear part gets added; None for init=random."""
+        """Build zero factors, one per output channel, of what is added to the linear part; None for init=random."""
         return nn.Parameter(self.linear.weight.new_zeros(self.linear.out_channels)) if self.starts_linear else None
 
 
@@ -100,8 +100,8 @@ class NarrowConv3d(nn.Module):
     """A convolution of a layer's geometry with one filter that all output channels share, each with its own gain.
 
     Its kernel [O, I, Z, Y, X] has rank 1: ``gain[o] * kernel[i, z, y, x]``, and all groups of a grouped layer share it:
-    about 1 / O of the layer's parameters. It takes as long as the layer: depthwise and pointwise layers are faster with
-    the composed kernel, on CPUs, than with one filter whose response is spread over the channels.
+    about 1 / O of the layer's parameters. It takes as long as the layer: on CPUs, depthwise and pointwise layers are
+    faster with the composed kernel than with one filter whose response is spread over the channels.
 
     Args:
         conv: the layer whose geometry and width it takes; its values are not used.
@@ -131,11 +131,11 @@ def per_channel(gain: Tensor, image: Tensor) -> Tensor:
 
 
 def convolution_like(conv: nn.Conv3d, *, filters: int) -> nn.Conv3d:
-    """Build a convolution of the class and geometry of ``conv``, without bias, with kernels of torch's own law.
+    """Build a convolution of the class and geometry of ``conv``, without bias, with kernels drawn as torch does.
 
     Args:
-        conv: channels, groups, kernel size, stride, padding, dilation and whatever its class adds are taken from it.
-        filters: how many there are: the output channels, or fewer for `NarrowConv3d`.
+        conv: gives channels, groups, kernel size, stride, padding, dilation and whatever its class adds.
+        filters: their number: the output channels, or fewer for `NarrowConv3d`.
     """
     twin = copy.deepcopy(conv)
     twin.weight = nn.Parameter(conv.weight.new_empty(filters, *conv.weight.shape[1:]))

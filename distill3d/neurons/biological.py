@@ -54,7 +54,7 @@ class SpikingConfig(NeuronConfig):
     """Settings of ``spiking``."""
 
     steps: int = 4  # T, in which the same input arrives
-    leak: float = 0.9  # share of the potential that stays from step to step, in [0, 1]
+    leak: float = 0.9  # share of the potential kept from step to step, in [0, 1]
     slope: float = 10.0  # of the sigmoid at the threshold, which is 1
     spikes: Literal["soft", "hard"] = "soft"  # soft: the sigmoid itself; hard: 0 or 1 with the sigmoid's gradient
 

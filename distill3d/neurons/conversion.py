@@ -1,4 +1,4 @@
-"""Turns layers of a student into neurons of another type, once its weights have been transferred. It defines no type.
+"""Turn layers of a student into neurons of another type, once its weights have been transferred.
 
 ``neurons: {name: quadratic, where: ["encoder.*"], ratio: 0.5, match: width, gate_lr_ratio: 1.0e-3}`` takes every second
 3D convolution of the encoder. Only 3D convolutions are converted: the linear layers of transformers are not, because
@@ -22,7 +22,7 @@ from distill3d.neurons import algebraic, biological
 from distill3d.neurons.base import NeuronConfig, NeuronConv3d
 from distill3d.students.base import Student
 
-# Importing these modules is what fills the registry.
+# Importing these modules fills the registry.
 BUILT_IN = (biological, algebraic)
 MOST_GROWTH = 0.1  # of the student's parameters, with ``match: parameters``
 SHOWN = 3  # paths in an error
@@ -33,7 +33,7 @@ class Conversion:
     """What became of a student's layers.
 
     Attributes:
-        paths: of the layers that are other neurons now, in order.
+        paths: of the converted layers, in order.
         gates: names of the parameters that are zero where a neuron is linear.
         gate_lr_ratio: learning rate of the gates relative to the others'.
     """
@@ -43,7 +43,7 @@ class Conversion:
     gate_lr_ratio: float = 1.0
 
     def renamed(self, name: str) -> str:
-        """Return what an entry of the unconverted student is called now.
+        """Return the name, after the conversion, of an entry of the unconverted student.
 
         Example:
             >>> Conversion(paths=("encoder.stem",)).renamed("encoder.stem.weight")
@@ -94,7 +94,7 @@ def convert_neurons(student: Student, chosen: Component) -> Conversion:
 
 
 def convertible_layers(student: Student) -> dict[str, nn.Conv3d]:
-    """Path -> every 3D convolution that a conversion may replace: those that their owner calls."""
+    """Return path -> layer for the 3D convolutions that a conversion may replace: those that their owner calls."""
     layers = {path: layer for path, layer in student.named_modules() if isinstance(layer, nn.Conv3d)}
     # A block embedding reads the weights of its convolution itself.
     return {
@@ -135,8 +135,8 @@ def _parameters(module: nn.Module) -> int:
 def neuron_costs(student: Student, *, size_zyx: tuple[int, int, int]) -> dict[str, int]:
     """Count a student's parameters and its operations on one patch.
 
-    Convolutions and matrix products are counted, forward only, two operations per multiply-add; what is elementwise
-    (products, squares, the steps of a spiking neuron) is not: the seconds per step show it.
+    Convolutions and matrix products are counted, forward only, two operations per multiply-add; elementwise
+    operations (products, squares, the steps of a spiking neuron) are not: they show in the seconds per step.
 
     Args:
         student: is run once, in evaluation mode, and left as it was.

@@ -1,4 +1,4 @@
-"""The frozen 2D teacher: never trained, never saved. It knows no volume."""
+"""The frozen 2D teacher: never trained, never saved."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from distill3d.errors import ConfigError
 from distill3d.layers.recording import check_paths, main_layers, record
 from distill3d.teachers.maps import as_map, at_size, is_map, side_multiple
 
-LOGITS = "logits"  # in place of a layer's path: what a teacher that segments says
+LOGITS = "logits"  # in place of a layer's path: the output of a teacher that segments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherIdentity:
-    """Which network this is and where its weights come from; goes into every checkpoint and metrics file.
+    """Which network this is and where its weights come from; kept in every checkpoint and metrics file.
 
     Attributes:
         architecture: timm's name of the network, ``"none"`` where there is no teacher.
-        weights: where the weights come from, for people: a package and version, a hub name, a path, ``"random"``.
-        sha256: of the weights, first 16 hex digits (see `hash_weights`); empty where there are none.
+        weights: where the weights come from, in words: a package and version, a hub name, a path, ``"random"``.
+        sha256: of the weights, first 16 hex digits (see `hash_weights`); empty where there are no weights.
         random: True when nobody trained these weights.
     """
 
@@ -59,7 +59,7 @@ class Teacher(nn.Module, ABC):
 
     Attributes:
         segments: whether the network's output is the logits of a segmentation, [N, 1, Y, X].
-        images_seen: how many images it has run on so far: what the cache saves.
+        images_seen: how many images it has run on so far; the cache keeps this number low.
     """
 
     segments: bool = False
@@ -85,7 +85,7 @@ class Teacher(nn.Module, ABC):
         self.register_load_state_dict_pre_hook(_put_weights_back)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - torch's signature
-        """Stay in eval mode, whatever is asked."""
+        """Stay in eval mode, whatever ``mode`` is."""
         return super().train(mode=False)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Teacher(nn.Module, ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that a map of this teacher depends on, but the image."""
+        """All that a map of this teacher depends on, but the image."""
         return f"{self.identity.architecture} {self.identity.sha256} {self.input_mean} {self.input_std}"
 
     @property
@@ -133,9 +133,9 @@ class Teacher(nn.Module, ABC):
         paths = self.main_layers()
         size = (4 * self.multiple, 4 * self.multiple)
         net = at_size(self.net, size, self._sized)
-        with record(net, paths) as found:
+        with record(net, paths) as outputs:
             net(self.normalize(torch.zeros(1, 1, *size, device=next(net.parameters()).device)))
-        return tuple(path for path in paths if path in found and is_map(found[path], net))
+        return tuple(path for path in paths if path in outputs and is_map(outputs[path], net))
 
     @torch.no_grad()
     def maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -153,10 +153,10 @@ class Teacher(nn.Module, ABC):
         """
         self.images_seen += len(images)
         net = at_size(self.net, (images.shape[2], images.shape[3]), self._sized)
-        with record(net, [layer for layer in layers if layer != LOGITS]) as found:
+        with record(net, [layer for layer in layers if layer != LOGITS]) as outputs:
             logits = net(self.normalize(images))
-        found |= {LOGITS: logits}
-        return {path: as_map(found[path], net, images.shape[2:], path=path).float() for path in layers}
+        outputs |= {LOGITS: logits}
+        return {path: as_map(outputs[path], net, images.shape[2:], path=path).float() for path in layers}
 
 
 def _drop_weights(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: object) -> None:

@@ -1,7 +1,7 @@
-"""Teacher maps of whole stacks on disk, written once and read as memory maps. It decides nothing about training.
+"""Teacher maps of whole volumes on disk, written once and read as memory maps.
 
 An entry's address is a hash of all it depends on: the teacher's weights and input statistics, the layer, the axis, the
-resizing, the stack's intensities. It appears whole or not at all, so a killed process leaves nothing that is read.
+resizing, the volume's intensities. It appears whole or not at all, so a killed process leaves nothing that is read.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from distill3d.types import Axis
 
 FORMAT = 1
 VALUES = "maps.npy"
-SLICES_AT_ONCE = 32  # cut out of a stack; `run_slices` may take fewer
+SLICES_AT_ONCE = 32  # cut out of a volume; `run_slices` may take fewer
 _DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stack:
-    """A whole stack as the teacher sees it.
+    """A whole volume, as the teacher sees it slice by slice.
 
     Attributes:
         name: of the case.
@@ -66,7 +66,7 @@ class FeatureCache:
     """Maps of some layers of one teacher.
 
     Args:
-        root: folder for all teachers and stacks; made when the first entry is written.
+        root: folder for all teachers and volumes; made when the first entry is written.
         teacher: computes what is missing.
         zoom: resizes slices first.
     """
@@ -76,7 +76,7 @@ class FeatureCache:
         self.count = CacheCount()
 
     def folder(self, stack: Stack, layer: str, axis: Axis) -> Path:
-        """Where an entry is, or will be."""
+        """Return where an entry is, or will be."""
         content = {
             "teacher": self.teacher.fingerprint,
             "layer": layer,
@@ -94,7 +94,7 @@ class FeatureCache:
         """Compute the maps that are missing, all layers in one run over the slices; safe with several processes.
 
         Args:
-            stack: whole.
+            stack: the whole volume.
             layers: of the teacher.
             axis: that slices are cut across.
             on_slices: called with the number of slices after each forward, for a progress bar.
@@ -122,11 +122,11 @@ class FeatureCache:
         self.count.bytes += self.bytes_of(stack, layers, axis)
 
     def bytes_of(self, stack: Stack, layers: Sequence[str], axis: Axis) -> int:
-        """Size on disk of maps that are there."""
+        """Return the size on disk of maps that are there."""
         return sum((self.folder(stack, layer, axis) / VALUES).stat().st_size for layer in layers)
 
     def read(self, stack: Stack, layer: str, axis: Axis) -> SliceMaps:
-        """Open the maps of a whole stack, as a memory map of half precision.
+        """Open the maps of a whole volume, as a memory map of half precision.
 
         Raises:
             InputError: nobody has computed them.
@@ -135,7 +135,7 @@ class FeatureCache:
         meta = read_meta(folder, version=FORMAT)
         if meta is None:
             raise InputError(f"{folder}: no maps of {layer!r} for {stack.name}; accepted: run `distill3d cache` first")
-        os.utime(folder)  # when it was last of use, for `prune`
+        os.utime(folder)  # the time of its last use, for `prune`
         values = torch.from_numpy(np.load(folder / VALUES, mmap_mode="c"))  # copy on write: torch wants it writable
         s, y, x = (Cells.regular(count, pitch) for count, pitch in zip(values.shape, meta["pitches"], strict=False))
         return SliceMaps(values, (s, y, x), axis)
@@ -159,8 +159,8 @@ class FeatureCache:
                 chosen = range(first, min(first + SLICES_AT_ONCE, image.shape[2 + across]))
                 slices = cut_slices(image, axis, chosen).to(device)
                 runs = run_slices(self.teacher, slices, list(missing), zoom=self.zoom, spacing_yx_um=spacing)
-                for part, found in runs:
-                    for layer, (values, y, x) in found.items():
+                for part, maps in runs:
+                    for layer, (values, y, x) in maps.items():
                         if layer not in arrays:
                             shape = (image.shape[2 + across], *values.shape[1:])
                             arrays[layer] = np.lib.format.open_memmap(files[layer], "w+", np.float16, shape)
@@ -174,7 +174,7 @@ class FeatureCache:
 
 
 def _half(values: Tensor) -> NDArray[np.float16]:
-    """Half precision on the CPU; what does not fit is its largest number, not infinite."""
+    """Return half precision on the CPU; what does not fit becomes its largest number, not infinite."""
     limit = torch.finfo(torch.float16).max
     return values.clamp(-limit, limit).half().cpu().numpy()
 
@@ -190,12 +190,12 @@ def _mover(
 
 
 def prune(root: Path, *, unused_days: float) -> tuple[int, int]:
-    """Delete entries that nobody read for so many days; returns how many and their bytes."""
-    gone = size = 0
+    """Delete entries that were not read for so many days; return how many there were and their bytes."""
+    count = size = 0
     for folder in root.glob("*/"):
         if time.time() - folder.stat().st_mtime < unused_days * _DAY or not (folder / META).is_file():
             continue
         size += sum(path.stat().st_size for path in folder.iterdir())
         shutil.rmtree(folder, ignore_errors=True)
-        gone += 1
-    return gone, size
+        count += 1
+    return count, size

@@ -1,6 +1,6 @@
-"""Feature maps of timm's 2D networks: tokens back on their grid, images of any size. It runs no network.
+"""Feature maps of timm's 2D networks: tokens back on their grid, images of any size.
 
-What differs between families of networks stays in this file.
+No other file knows how families of networks differ.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from distill3d.errors import ConfigError
 
 
 def side_multiple(net: nn.Module) -> int:
-    """Return what the sides of an image must be divisible by, so that each cell of every map covers as many pixels."""
+    """Return what the sides of an image must be divisible by, so that all cells of a map cover equally many pixels."""
     if isinstance(net, VisionTransformer | Eva):
         return int(net.patch_embed.patch_size[0])
-    info = getattr(net, "feature_info", None)  # timm's convnets know their reductions
+    info = getattr(net, "feature_info", None)  # timm's convnets state their reductions
     return max(int(each["reduction"]) for each in info) if info else 1
 
 

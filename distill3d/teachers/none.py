@@ -1,4 +1,4 @@
-"""Teacher `none`: stands where an experiment has no teacher. It computes nothing."""
+"""Teacher `none`: stands where an experiment has no teacher."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NoTeacher(Teacher):
         """Refuse every layer.
 
         Raises:
-            ConfigError: one is asked for.
+            ConfigError: there is one.
         """
         if layers:
             raise ConfigError(

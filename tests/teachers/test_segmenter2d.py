@@ -58,9 +58,9 @@ def test_it_says_of_every_slice_what_the_trained_student_said(trained, teacher):
     student = load_module(RunFolder(trained).best).student.eval()
     with torch.no_grad():
         expected = student.observe(VOLUME, ["net.encoder.blocks.1"])
-    found = teacher.maps(cut_slices(VOLUME, "z", range(5)), [LOGITS, "encoder.blocks.1"])
-    assert torch.equal(found[LOGITS], expected.logits[0].movedim(1, 0))
-    assert torch.equal(found["encoder.blocks.1"], expected.features["net.encoder.blocks.1"][0].movedim(1, 0))
+    maps = teacher.maps(cut_slices(VOLUME, "z", range(5)), [LOGITS, "encoder.blocks.1"])
+    assert torch.equal(maps[LOGITS], expected.logits[0].movedim(1, 0))
+    assert torch.equal(maps["encoder.blocks.1"], expected.features["net.encoder.blocks.1"][0].movedim(1, 0))
 
 
 def test_it_is_the_trained_network_and_not_what_training_started_from(trained, teacher):

@@ -152,7 +152,7 @@ class LicenseForm(BaseHTTPRequestHandler):
 
     def do_HEAD(self):
         at_root = self.path == "/"
-        self.server.asked.append(self.path)
+        self.server.requested.append(self.path)
         self.send_response(200 if at_root else self.status)
         if not at_root:
             self.send_header("X-Error-Code", "GatedRepo")
@@ -170,9 +170,9 @@ class Forbidden(LicenseForm):
 
 @pytest.fixture(params=[LicenseForm, Forbidden], ids=["401", "403"])
 def gated_hub(request, tmp_path, monkeypatch):
-    """A hub on this machine that the real client talks to; the paths it was asked for."""
+    """A hub on this machine that the real client talks to; the paths that were requested."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), request.param)
-    server.asked = []
+    server.requested = []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -182,7 +182,7 @@ def gated_hub(request, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield server.asked
+    yield server.requested
     server.shutdown()
     thread.join()
     server.server_close()
