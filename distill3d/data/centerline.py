@@ -50,7 +50,7 @@ def skeleton_of(case: PreparedCase, target: SkeletonTarget) -> NDArray[np.bool_]
 
     Args:
         case: to thin or to draw.
-        target: what is wanted.
+        target: source and dilation of the skeleton.
 
     Returns:
         [Z, Y, X].

@@ -22,7 +22,7 @@ from distill3d.volumes.swc import Tree
 from distill3d.volumes.tree import TreeReport, validate
 from distill3d.volumes.volume import Volume
 
-MANY_OUTSIDE = 0.05  # share of a tree's nodes outside its volume from which that is a problem
+MANY_OUTSIDE = 0.05  # share of a tree's nodes outside its volume; more are a problem, fewer a note
 
 
 @final

@@ -15,7 +15,7 @@ AXON = 2  # SWC type code of every grown node
 MIN_RADIUS_VALUES = 20  # a file with fewer different radii holds a constant or a color code
 MAX_RADIUS_SHARE = 0.02  # of the tree's longest side; thicker "radii" are something else
 ZOOM = 1.25  # step of the search for a scale
-MOST_ZOOMS = 20  # up to 70 times; a tree that is still too dense there is shown whole
+MOST_ZOOMS = 20  # up to 70-fold; a tree that is still too dense then is shown whole
 
 Float = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ class GrowConfig:
 def grow(size_um: Sequence[float] | Float, config: GrowConfig, rng: np.random.Generator) -> Tree:
     """Grow a tree: a trunk from one side through the middle, then branches from random nodes until ``tips`` ends exist.
 
-    Every branch is a random walk that keeps its direction but for ``tortuosity`` and turns back at the margin.
+    Every branch is a random walk whose direction changes by ``tortuosity`` only and is reflected at the margin.
 
     Args:
         size_um: ZYX coordinates of the volume's last voxel; the first is the origin.

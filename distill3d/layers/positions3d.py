@@ -19,7 +19,7 @@ def resample_plane(table: Tensor, *, old_yx: tuple[int, int], new_yx: tuple[int,
     Args:
         table: [1, prefix + Y * X, E].
         old_yx: grid of the table.
-        new_yx: grid that is wanted.
+        new_yx: grid of the result.
         prefix: number of leading entries without a place.
 
     Returns:
@@ -53,7 +53,7 @@ def resample_volume(table: Tensor, *, old: Grid, new: Grid, prefix: int) -> Tens
     Args:
         table: [1, prefix + Z * Y * X, E].
         old: grid of the table.
-        new: grid that is wanted.
+        new: grid of the result.
         prefix: number of leading entries without a place.
 
     Returns:

@@ -33,7 +33,7 @@ class Projection(nn.Module):
         return any(True for _ in self.net.parameters())
 
     def build(self, in_channels: int, out_channels: int) -> None:
-        """Draw weights for these widths; what was there is dropped."""
+        """Draw weights for these widths; earlier ones are dropped."""
         if self.kind == "linear":
             self.net = nn.Sequential(nn.Conv3d(in_channels, out_channels, 1))
         else:

@@ -131,7 +131,7 @@ def _parse(path: Path) -> np.ndarray:
 
 
 def _first_bad_line(text: str) -> str:
-    """Say which line is not seven numbers; only runs once parsing has failed."""
+    """Return in words which line is not seven numbers; only runs once parsing has failed."""
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split("#")[0].split()
         try:
