@@ -1,6 +1,9 @@
-"""Errors a user can mend; every one becomes a line per problem and exit code 2. It holds no other kind of failure."""
+"""Errors a user can mend, a line per problem, and the hint at what was probably meant."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -29,3 +32,16 @@ class TrainingError(Exception):
     """Training cannot go on (for example a loss that is not finite); exit code 1."""
 
     exit_code = 1
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Ask whether the nearest known name was meant; empty where none is near.
+
+    Example:
+        >>> did_you_mean("stpes", ["steps", "seed"])
+        "did you mean 'steps'?"
+        >>> did_you_mean("xyz", ["steps", "seed"])
+        ''
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""

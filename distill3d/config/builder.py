@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Mapping
+import functools
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill3d.config.registry import REGISTRIES, Component
 from distill3d.config.schema import Experiment, Pretraining
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,7 @@ class Builder:
         if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]):
             return self.named(get_args(hint)[1], given, path)
         try:
-            leaf = OmegaConf.structured(dataclasses.make_dataclass("Leaf", [("value", hint)]))
-            merged: Any = OmegaConf.to_container(OmegaConf.merge(leaf, {"value": given}))
+            merged: Any = OmegaConf.to_container(OmegaConf.merge(_leaf(hint), {"value": given}))
             return merged["value"]
         except OmegaConfBaseException as err:
             self.complain(path, f"{given!r} is not accepted: {_clean(err, given)}")
@@ -146,9 +145,13 @@ class Builder:
 
 def unknown(key: str, known: list[str], what: str = "unknown key") -> str:
     """Say that a name is unknown, with the nearest known one, else with all of them."""
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else ""
-    return f"{what} {key!r}; {hint or 'known: ' + ', '.join(sorted(known))}"
+    return f"{what} {key!r}; {did_you_mean(key, known) or 'known: ' + ', '.join(sorted(known))}"
+
+
+@functools.cache
+def _leaf(hint: Hashable) -> Any:  # noqa: ANN401 - a node of OmegaConf, which a merge copies
+    """Return the schema of one value with this type hint."""
+    return OmegaConf.structured(dataclasses.make_dataclass("Leaf", [("value", hint)]))
 
 
 def _clean(err: Exception, given: object) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
 
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -65,6 +64,5 @@ def find_file(name: str | Path, files: Callable[[], Mapping[str, Path]], *, kind
     known = files()
     if str(name) in known:
         return known[str(name)]
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ConfigError(f"unknown {kind} {str(name)!r}{hint}; known: {', '.join(known) or 'none'}")
+    hint = did_you_mean(str(name), known)
+    raise ConfigError(f"unknown {kind} {str(name)!r}{hint and f' ({hint})'}; known: {', '.join(known) or 'none'}")

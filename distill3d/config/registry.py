@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -86,9 +85,8 @@ class Registry(Generic[T]):
             ConfigError: unknown name; lists the known ones and the nearest.
         """
         if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ConfigError(f"unknown {self.kind} {name!r}{hint}; known: {', '.join(self.names())}")
+            hint = did_you_mean(name, self._entries)
+            raise ConfigError(f"unknown {self.kind} {name!r}{hint and f' ({hint})'}; known: {', '.join(self.names())}")
         return self._entries[name]
 
     def build(self, component: Component, **context: object) -> T:

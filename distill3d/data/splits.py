@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from distill3d.data.base import SPLITS, Split
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, did_you_mean
 
 Splits = dict[Split, tuple[str, ...]]
 
@@ -46,8 +45,7 @@ def split_by_lists(names: Sequence[str], lists: Mapping[Split, Sequence[str]]) -
     for split in SPLITS:
         for name in lists.get(split, ()):
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"found: {_listed(names)}"
+                hint = did_you_mean(name, names) or f"found: {_listed(names)}"
                 problems.append(f"data.{split}: unknown case {name!r}; {hint}")
             elif name in seen:
                 problems.append(f"data.{split}: {name!r} is in {seen[name]} already; accepted: each case once")

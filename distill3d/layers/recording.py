@@ -6,14 +6,13 @@ Hooks are set when a forward begins and removed when it ends: nothing stale is e
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, did_you_mean
 
 _NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")  # a part of a path that is a number
 
@@ -74,9 +73,8 @@ def check_paths(net: nn.Module, paths: Sequence[str], *, owner: str) -> None:
 
 
 def _unknown(path: str, known: Sequence[str], owner: str) -> str:
-    near = difflib.get_close_matches(path, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"the {owner} has no layer {path!r}{hint}; accepted: {', '.join(shorten(known))}"
+    hint = did_you_mean(path, known)
+    return f"the {owner} has no layer {path!r}{hint and f'; {hint}'}; accepted: {', '.join(shorten(known))}"
 
 
 def shorten(paths: Sequence[str]) -> list[str]:
