@@ -210,13 +210,13 @@ def audit(
     from distill3d.training.audit import audit_experiment
     from distill3d.training.tables import audit_rows_table, audit_table
 
-    report = audit_experiment(load_experiment(name, context.args)).as_dict()
+    report = audit_experiment(load_experiment(name, context.args))
     if as_json:
-        typer.echo(json.dumps(report, allow_nan=False))
+        typer.echo(json.dumps(report.as_dict(), allow_nan=False))
         return
     out = _out()
-    out.print(audit_rows_table(report))
-    out.print(audit_table(report))
+    out.print(audit_rows_table(report.as_dict()))
+    out.print(audit_table(report.audit))
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)

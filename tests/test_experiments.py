@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 
 from distill3d.config.catalog import experiment_files
-from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
 from distill3d.experiment import load_experiment
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
+from distill3d.training.module import fresh_module
 from distill3d.training.teacher_maps import fill, make_view
 from distill3d.training.trainer import make_trainer, quiet
 
@@ -88,9 +88,7 @@ def test_it_takes_real_steps(name, cache, tmp_path, request):
     torch.manual_seed(0)
     data = fit.DistillDataModule(experiment)
     data.prepare_data()
-    module = fit.DistillModule(experiment, val_cases=data.case_names("val"))
-    teacher = TEACHERS.build(experiment.teacher)
-    audit = module.transfer(teacher)
+    module, teacher, audit = fresh_module(experiment, val_cases=data.case_names("val"))
     before = {key: value.clone() for key, value in module.student.state_dict().items()}  # the transfer may rename some
     assert (audit.copy_rate > 0) == module.strategy.needs_weights
     if module.strategy.wants_teacher:

@@ -1,4 +1,4 @@
-"""What a fresh run would transfer, entry by entry, without its data. It trains nothing and writes nothing."""
+"""What a fresh run would transfer, entry by entry, without its data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 import lightning as L
 
 from distill3d.config.plain import as_plain
-from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
 from distill3d.experiment import load_experiment
 from distill3d.teachers.base import TeacherIdentity
-from distill3d.training.module import DistillModule
+from distill3d.training.module import fresh_module
 from distill3d.transfer.base import TransferAudit
 
 
@@ -31,15 +30,6 @@ class AuditReport:
     teacher: TeacherIdentity
     audit: TransferAudit
 
-    def totals(self) -> dict[str, dict[str, int]]:
-        """Entries and values, buffers included, per fate; fates in the order in which they first occur."""
-        totals: dict[str, dict[str, int]] = {}
-        for row in self.audit.rows:
-            total = totals.setdefault(row.fate, {"entries": 0, "values": 0})
-            total["entries"] += 1
-            total["values"] += row.size
-        return totals
-
     def as_dict(self) -> dict[str, Any]:
         """Plain containers for JSON: what was audited and the totals, then all of `TransferAudit.as_dict`."""
         return {
@@ -48,7 +38,7 @@ class AuditReport:
             "student": as_plain(self.experiment.student),
             "strategy": as_plain(self.experiment.strategy),
             "teacher": asdict(self.teacher),
-            "totals": self.totals(),
+            "totals": self.audit.totals(),
             **self.audit.as_dict(),
         }
 
@@ -67,6 +57,5 @@ def audit_experiment(experiment: Experiment | str | Path) -> AuditReport:
     """
     experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
     L.seed_everything(experiment.seed, workers=True, verbose=False)
-    teacher = TEACHERS.build(experiment.teacher)  # before the student: it may draw from the generator too
-    module = DistillModule(experiment)
-    return AuditReport(experiment=experiment, teacher=teacher.identity, audit=module.transfer(teacher))
+    _, teacher, audit = fresh_module(experiment)
+    return AuditReport(experiment=experiment, teacher=teacher.identity, audit=audit)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
@@ -30,12 +29,13 @@ from distill3d.training.claim import finished_or_refused, steps_before
 from distill3d.training.gradient_audit import GradientAudit
 from distill3d.training.inference import inference_device, predict_prob, window_count
 from distill3d.training.loggers import log_results, make_loggers
-from distill3d.training.module import DistillModule, load_module
+from distill3d.training.module import DistillModule, fresh_module, load_module
 from distill3d.training.pictures import keep_start, learned_pictures
 from distill3d.training.similarity import layer_similarity, similarity_batch
 from distill3d.training.tables import audit_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
 from distill3d.training.trainer import make_trainer, quiet, step_of, train
+from distill3d.transfer.base import TransferAudit
 from distill3d.transfer.view import TeacherView
 from distill3d.volumes.prob import write_prob
 
@@ -120,21 +120,17 @@ def _shortened(experiment: Experiment, *, steps: int, runs: str) -> Experiment:
 
 def _build(
     experiment: Experiment, data: DistillDataModule, checkpoint: Path | None
-) -> tuple[DistillModule, Teacher, dict[str, Any] | None]:
+) -> tuple[DistillModule, Teacher, TransferAudit | None]:
     """Build the module; a fresh run also transfers, a resumed one finds its weights in the checkpoint."""
-    teacher = TEACHERS.build(experiment.teacher)
     names = data.case_names("val")
-    if checkpoint is not None:
-        module = load_module(checkpoint, experiment, val_cases=names)
-        module.attach(teacher)
-        return module, teacher, None
-    module = DistillModule(experiment, val_cases=names)
-    audit = module.transfer(teacher)
-    return module, teacher, audit.as_dict()
+    if checkpoint is None:
+        return fresh_module(experiment, val_cases=names)
+    teacher = TEACHERS.build(experiment.teacher)
+    return load_module(checkpoint, experiment, val_cases=names, teacher=teacher), teacher, None
 
 
 def _claim(
-    folder: RunFolder, experiment: Experiment, audit: Mapping[str, Any] | None, *, overwrite: bool, console: Console
+    folder: RunFolder, experiment: Experiment, audit: TransferAudit | None, *, overwrite: bool, console: Console
 ) -> None:
     """From here on the folder is this run's; nothing was written before all inputs had been checked."""
     if overwrite and folder.path.exists():
@@ -142,8 +138,8 @@ def _claim(
     folder.done.unlink(missing_ok=True)
     write_yaml(folder.config, as_plain(experiment))
     if audit is not None:
-        write_json(folder.audit, audit)
-        if audit["copy_rate"] > 0:
+        write_json(folder.audit, audit.as_dict())
+        if audit.copy_rate > 0:
             console.print(audit_table(audit))
 
 

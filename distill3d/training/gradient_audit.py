@@ -1,4 +1,4 @@
-"""`GradientAudit`: watches which loss term moves the student, and draws it. It changes no gradient."""
+"""`GradientAudit`: watches which loss term moves the student. It changes no gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distill3d.errors import TrainingError
 from distill3d.evaluation.figures.gradients import Row
-from distill3d.training.gradients import TermGradient, term_gradients
+from distill3d.training.gradients import StepTerms, TermGradient, term_gradients
 from distill3d.training.module import DistillModule
 from distill3d.types import Batch
 
@@ -50,16 +50,17 @@ class GradientAudit(L.Callback):
         Raises:
             TrainingError: a term has no gradient at the student.
         """
-        if not isinstance(pl_module, DistillModule) or not self._is_due(pl_module):
+        if not isinstance(pl_module, DistillModule):
             return
-        found = term_gradients(
-            pl_module.live_terms, supervised=pl_module.supervised, parameters=pl_module.student.parameters()
-        )
-        self._judge(found)
-        self.history.append({"step": self._step, "terms": {name: asdict(each) for name, each in found.items()}})
-        for name, each in found.items():
+        terms = pl_module.step_terms
+        if terms is None or not self._is_due(terms):
+            return
+        gradients = term_gradients(terms, pl_module.student.parameters())
+        self._judge(gradients)
+        self.history.append({"step": self._step, "terms": {name: asdict(g) for name, g in gradients.items()}})
+        for name, gradient in gradients.items():
             for key in ("norm", "cosine", "share"):
-                pl_module.log(f"gradient/{name}/{key}", getattr(each, key), batch_size=1)
+                pl_module.log(f"gradient/{name}/{key}", getattr(gradient, key), batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint, so that the curves of a resumed run are whole."""
@@ -69,14 +70,14 @@ class GradientAudit(L.Callback):
         """Go on where the checkpoint was written."""
         self.history, self._proven = list(state_dict["history"]), set(state_dict["proven"])
 
-    def _is_due(self, module: DistillModule) -> bool:
+    def _is_due(self, terms: StepTerms) -> bool:
         regular = self.every > 0 and self._step % self.every == 0
-        return regular or any(term.weight and name not in self._proven for name, term in module.live_terms.items())
+        return regular or any(term.weight and name not in self._proven for name, term in terms.all.items())
 
-    def _judge(self, found: Mapping[str, TermGradient]) -> None:
-        cut = [name for name, each in found.items() if not each.connected]
-        still = [name for name, each in found.items() if not each.norm and each.weight and name not in self._proven]
-        self._proven |= {name for name, each in found.items() if each.norm}
+    def _judge(self, gradients: Mapping[str, TermGradient]) -> None:
+        cut = [name for name, g in gradients.items() if not g.connected]
+        still = [name for name, g in gradients.items() if not g.norm and g.weight and name not in self._proven]
+        self._proven |= {name for name, g in gradients.items() if g.norm}
         if cut or (still and self._has_gold):
             names = ", ".join(cut or still)
             raise TrainingError(

@@ -1,8 +1,8 @@
-"""Each loss term's gradient at the student: norms, directions, and weights balanced by them. It trains nothing."""
+"""The loss terms of a step and their gradients at the student: norms, directions, and weights balanced by them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -13,6 +13,24 @@ from distill3d.config.schema import BalanceConfig
 from distill3d.types import LossTerm
 
 Reduce = Callable[[Tensor], Tensor]  # a mean over the processes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTerms:
+    """The loss terms of one batch, with their graphs.
+
+    Attributes:
+        supervised: those that come from labels.
+        added: those of the transfer strategy.
+    """
+
+    supervised: Mapping[str, LossTerm]
+    added: Mapping[str, LossTerm]
+
+    @property
+    def all(self) -> dict[str, LossTerm]:
+        """Both groups, supervised terms first."""
+        return {**self.supervised, **self.added}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,28 +54,27 @@ class TermGradient:
     connected: bool
 
 
-def term_gradients(
-    terms: Mapping[str, LossTerm], *, supervised: Collection[str], parameters: Iterable[nn.Parameter]
-) -> dict[str, TermGradient]:
+def term_gradients(step_terms: StepTerms, parameters: Iterable[nn.Parameter]) -> dict[str, TermGradient]:
     """Measure the gradient of every term, keeping the graph; costs a backward per term.
 
     Args:
-        terms: of one batch, with their graphs.
-        supervised: names of those that come from labels.
+        step_terms: of one batch.
         parameters: of the student.
 
     Example:
         >>> p = nn.Parameter(torch.tensor([3.0, 4.0]))
-        >>> found = term_gradients({"a": LossTerm(p.square().sum() / 2, 2.0)}, supervised={"a"}, parameters=[p])
-        >>> round(found["a"].norm, 4), round(found["a"].cosine, 4), found["a"].share
+        >>> terms = StepTerms(supervised={"a": LossTerm(p.square().sum() / 2, 2.0)}, added={})
+        >>> gradient = term_gradients(terms, [p])["a"]
+        >>> round(gradient.norm, 4), round(gradient.cosine, 4), gradient.share
         (5.0, 1.0, 1.0)
     """
+    terms = step_terms.all
     wanted = [p for p in parameters if p.requires_grad]
     flat = {name: _flat_gradient(term.value, wanted) for name, term in terms.items()}
     zero = torch.zeros((), dtype=torch.float64)
     norms = {name: zero if gradient is None else gradient.double().norm().cpu() for name, gradient in flat.items()}
     total = sum(terms[name].weight * float(norm) for name, norm in norms.items())
-    target = _sum([g * terms[name].weight for name, g in flat.items() if name in supervised and g is not None])
+    target = _sum([g * term.weight for name, term in step_terms.supervised.items() if (g := flat[name]) is not None])
     return {
         name: TermGradient(
             value=float(term.value.detach()),
@@ -102,7 +119,7 @@ class GradientBalance:
     A term is measured first when its weight is first above 0. ``mode=fixed`` changes nothing and costs nothing.
 
     Source: Chen et al. 2018, GradNorm, arXiv 1711.02257, for the idea of balancing by norms at shared weights; setting
-    the ratio directly instead of learning it is ours.
+    the ratio directly instead of learning it is of this project.
 
     Args:
         config: mode, interval, smoothing.
@@ -117,39 +134,38 @@ class GradientBalance:
 
     def __call__(
         self,
-        terms: Mapping[str, LossTerm],
+        terms: StepTerms,
         *,
-        supervised: Collection[str],
         parameters: Iterable[nn.Parameter],
         step: int,
         reduce: Reduce,
-    ) -> dict[str, LossTerm]:
-        """Return the terms with their balanced weights.
+    ) -> StepTerms:
+        """Return the terms with their balanced weights; supervised ones stay as they are.
 
         Args:
-            terms: of one batch, with their graphs.
-            supervised: names of those that stay as they are.
+            terms: of one batch.
             parameters: of the student.
             step: of the training.
             reduce: mean of a tensor over all processes, so that all use the same weights.
         """
-        on = [name for name, term in terms.items() if name not in supervised and term.weight]
+        on = {name: term.value for name, term in terms.added.items() if term.weight}
         if self.config.mode == "fixed" or not on:
-            return dict(terms)
-        if step % self.config.every == 0 or not self.scales.keys() >= set(on):
-            labels = torch.stack([term.weight * term.value for name, term in terms.items() if name in supervised])
-            self._measure(labels.sum(), {name: terms[name].value for name in on}, list(parameters), reduce)
-        return {name: LossTerm(term.value, term.weight * self.scales.get(name, 1.0)) for name, term in terms.items()}
+            return terms
+        if step % self.config.every == 0 or not self.scales.keys() >= on.keys():
+            labels = torch.stack([term.weight * term.value for term in terms.supervised.values()])
+            self._measure(labels.sum(), on, list(parameters), reduce)
+        scaled = {name: LossTerm(t.value, t.weight * self.scales.get(name, 1.0)) for name, t in terms.added.items()}
+        return StepTerms(supervised=terms.supervised, added=scaled)
 
     def _measure(
         self, labels: Tensor, added: Mapping[str, Tensor], parameters: list[nn.Parameter], reduce: Reduce
     ) -> None:
         wanted = [p for p in parameters if p.requires_grad]
-        ours, *theirs = reduce(torch.stack([_norm(value, wanted) for value in (labels, *added.values())])).tolist()
-        for name, norm in zip(added, theirs, strict=True):
-            if not ours or not norm:  # this batch says nothing of the ratio
+        norms = reduce(torch.stack([_norm(value, wanted) for value in (labels, *added.values())])).tolist()
+        for name, norm in zip(added, norms[1:], strict=True):
+            if not norms[0] or not norm:  # this batch says nothing of the ratio
                 continue
-            ratio = min(ours / norm, self.config.limit)
+            ratio = min(norms[0] / norm, self.config.limit)
             old = self.scales.get(name, ratio)
             self.scales[name] = self.config.smoothing * old + (1 - self.config.smoothing) * ratio
 

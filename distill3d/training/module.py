@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill3d.config.plain import as_plain
-from distill3d.config.registry import LOSSES, STRATEGIES, STUDENTS
+from distill3d.config.registry import LOSSES, STRATEGIES, STUDENTS, TEACHERS
 from distill3d.config.schema import Experiment, OptimizerConfig
 from distill3d.errors import ConfigError, InputError, TrainingError
 from distill3d.experiment import experiment_from_plain
@@ -23,7 +23,7 @@ from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.training.dice import DiceByCase
-from distill3d.training.gradients import GradientBalance
+from distill3d.training.gradients import GradientBalance, StepTerms
 from distill3d.transfer.base import TransferAudit, TransferStrategy
 from distill3d.transfer.view import TeacherView
 from distill3d.types import Batch, LossTerm, Prediction
@@ -34,12 +34,16 @@ class DistillModule(L.LightningModule):
     """Trains a 3D student on labels, and on whatever its transfer strategy takes from the 2D teacher.
 
     Building it changes the student's structure (`TransferStrategy.adapt`) but copies nothing; `transfer` does that,
-    once, at the start of a fresh run, and then converts neurons. So a checkpoint loads and predicts with no teacher
-    present: `load_module` converts without a transfer.
+    once, at the start of a fresh run (`fresh_module`), and then converts neurons. So a checkpoint loads and predicts
+    with no teacher present: `load_module` converts without a transfer.
 
     Args:
         experiment: what to build.
         val_cases: names of the validation cases, for Dice per case.
+
+    Attributes:
+        step_terms: balanced terms of the running step, from its forward to the end of its backward: Lightning passes
+            callbacks the sum alone before a backward.
     """
 
     student: Student
@@ -54,8 +58,7 @@ class DistillModule(L.LightningModule):
         self.losses = nn.ModuleDict({name: LOSSES.build(chosen) for name, chosen in experiment.losses.items()})
         self._check_heads()
         self.balance = GradientBalance(experiment.balance)
-        self.live_terms: dict[str, LossTerm] = {}  # of the step that runs, with their graphs, for the gradient audit
-        self.supervised: frozenset[str] = frozenset()  # names of those that come from labels
+        self.step_terms: StepTerms | None = None
         self.teacher: Teacher | None = None
         self.view: TeacherView | None = None
         self.teacher_identity: TeacherIdentity | None = None
@@ -100,19 +103,18 @@ class DistillModule(L.LightningModule):
         """Return logits [B, 1, Z, Y, X] of intensities [B, 1, Z, Y, X] in [0, 1]."""
         return self.student(image).logits
 
-    def terms(self, batch: Batch) -> dict[str, LossTerm]:
-        """Return every raw loss term of a batch, supervised ones first."""
+    def terms(self, batch: Batch) -> StepTerms:
+        """Return every raw loss term of a batch."""
         self.strategy.begin_step(self.global_step, self.experiment.trainer.steps)
         student = self.student.observe(batch.image, self.strategy.student_layers())
-        terms: dict[str, LossTerm] = {}
+        supervised: dict[str, LossTerm] = {}
         for name, loss in self.losses.items():
-            found = loss(student=student, batch=batch) if isinstance(loss, Loss) else {}
+            terms = loss(student=student, batch=batch) if isinstance(loss, Loss) else {}
             # a loss that goes by its own name needs no other; two of one kind must not overwrite each other's terms
             own = name == self.experiment.losses[name].name
-            terms |= {term if own else f"{name}_{term}": value for term, value in found.items()}
-        self.supervised = frozenset(terms)
+            supervised |= {key if own else f"{name}_{key}": term for key, term in terms.items()}
         teacher = self._teacher_maps(student, batch)
-        return terms | self.strategy(student=student, teacher=teacher, batch=batch)
+        return StepTerms(supervised=supervised, added=self.strategy(student=student, teacher=teacher, batch=batch))
 
     def _teacher_maps(self, student: Prediction, batch: Batch) -> Prediction:
         requests = self.strategy.requests_now()
@@ -126,14 +128,13 @@ class DistillModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum the weighted terms; log each raw one."""
-        terms = self.balance(
+        self.step_terms = self.balance(
             self.terms(batch),
-            supervised=self.supervised,
             parameters=self.student.parameters(),
             step=self.global_step,
             reduce=self._mean_over_processes,
         )
-        self.live_terms = terms
+        terms = self.step_terms.all
         total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
         if not torch.isfinite(total):
             raise TrainingError(_not_finite(batch, terms, self.global_step))
@@ -147,7 +148,7 @@ class DistillModule(L.LightningModule):
 
     def on_after_backward(self) -> None:
         """Let go of the graphs."""
-        self.live_terms = {}
+        self.step_terms = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Gather voxel counts per case."""
@@ -232,13 +233,38 @@ def learning_rate(settings: OptimizerConfig, *, steps: int, frozen_until: int = 
     return factor
 
 
-def load_module(path: Path, experiment: Experiment | None = None, *, val_cases: tuple[str, ...] = ()) -> DistillModule:
+def fresh_module(
+    experiment: Experiment, *, val_cases: tuple[str, ...] = ()
+) -> tuple[DistillModule, Teacher, TransferAudit]:
+    """Build the teacher, then the student (both draw random numbers), and transfer from the one to the other.
+
+    Args:
+        experiment: what to build.
+        val_cases: as for `DistillModule`.
+
+    Raises:
+        ConfigError: student and teacher do not fit.
+        InputError: the teacher's weights cannot be used.
+    """
+    teacher = TEACHERS.build(experiment.teacher)
+    module = DistillModule(experiment, val_cases=val_cases)
+    return module, teacher, module.transfer(teacher)
+
+
+def load_module(
+    path: Path,
+    experiment: Experiment | None = None,
+    *,
+    val_cases: tuple[str, ...] = (),
+    teacher: Teacher | None = None,
+) -> DistillModule:
     """Rebuild a module from a checkpoint, strictly.
 
     Args:
         path: a ``.ckpt`` file written by `fit`.
         experiment: build this instead of what the checkpoint says; its architecture must be the same.
         val_cases: as for `DistillModule`.
+        teacher: to go on training with; not needed for anything else.
 
     Raises:
         InputError: the file is missing, is no checkpoint of distill3d, or holds another architecture.
@@ -254,6 +280,8 @@ def load_module(path: Path, experiment: Experiment | None = None, *, val_cases: 
     except RuntimeError as err:
         difference = " ".join(str(err).split()[:40])
         raise InputError(f"{path}: its weights are of another architecture: {difference}") from err
+    if teacher is not None:
+        module.attach(teacher)
     return module
 
 

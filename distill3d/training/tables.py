@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,8 +14,9 @@ from rich.text import Text
 from distill3d.evaluation.tables import add_teacher
 from distill3d.terminal import WIDTH
 from distill3d.training.teacher_maps import CacheReport
+from distill3d.transfer.base import Fate, TransferAudit
 
-FATES = {
+FATES: dict[Fate, str] = {
     "copied": "the teacher's values as they are",
     "inflated": "a 2D kernel brought to 3D: placed in depth, or unrolled",
     "averaged": "a 2D kernel spread evenly over depth, or a mean over channels",
@@ -39,19 +40,18 @@ def tuning_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def audit_table(audit: Mapping[str, Any]) -> Table:
+def audit_table(audit: TransferAudit) -> Table:
     """Sum a transfer audit up: per fate, how many entries and values."""
-    table = Table(title=f"transfer: {audit['copy_rate']:.1%} of the student's trainable values come from the teacher")
+    table = Table(title=f"transfer: {audit.copy_rate:.1%} of the student's trainable values come from the teacher")
     table.title_justify = "left"
     table.add_column("fate")
     table.add_column("entries", justify="right")
     table.add_column("values", justify="right")
     table.add_column("what it means", overflow="fold")
-    sizes = {fate: [_size(row["shape"]) for row in audit["rows"] if row["fate"] == fate] for fate in audit["counts"]}
-    for fate, values in sizes.items():
-        table.add_row(fate, str(len(values)), f"{sum(values):,}", FATES[fate])
+    for fate, total in audit.totals().items():
+        table.add_row(fate, str(total["entries"]), f"{total['values']:,}", FATES[fate])
     table.add_section()
-    table.add_row("all", str(len(audit["rows"])), f"{sum(map(sum, sizes.values())):,}", "parameters and buffers")
+    table.add_row("all", str(len(audit.rows)), f"{sum(row.size for row in audit.rows):,}", "parameters and buffers")
     return table
 
 
@@ -100,10 +100,3 @@ def cache_table(report: CacheReport) -> Table:
     table.add_section()
     table.add_row("all", "", f"{count.hits} maps were there, {count.misses} computed", f"{count.bytes / 2**20:.1f}")
     return table
-
-
-def _size(shape: Sequence[int]) -> int:
-    product = 1
-    for n in shape:
-        product *= n
-    return product

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase, file_hash
@@ -19,7 +18,7 @@ from distill3d.teachers.base import Teacher
 from distill3d.teachers.cache import CacheCount, Stack, prune
 from distill3d.teachers.slices import slice_order
 from distill3d.terminal import progress_bar
-from distill3d.training.module import DistillModule
+from distill3d.training.module import DistillModule, fresh_module
 from distill3d.transfer.view import TeacherView
 
 
@@ -95,8 +94,7 @@ def cache_experiment(experiment: Experiment, *, console: Console | None = None) 
     """
     data = DistillDataModule(experiment)
     data.prepare_data()
-    module, teacher = DistillModule(experiment), TEACHERS.build(experiment.teacher)
-    module.transfer(teacher)
+    module, teacher, _ = fresh_module(experiment)
     view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
     if view is None or not view.cached:
         raise ConfigError(

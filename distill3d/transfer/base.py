@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,10 +49,7 @@ class AuditRow:
     @property
     def size(self) -> int:
         """Number of values."""
-        product = 1
-        for n in self.shape:
-            product *= n
-        return product
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +75,20 @@ class TransferAudit:
         moved = sum(row.size for row in self.rows if row.trainable and row.fate in TRANSFERRED)
         return moved / total if total else 0.0
 
-    def counts(self) -> dict[str, int]:
-        """Number of entries per fate."""
-        return dict(Counter(row.fate for row in self.rows))
+    def totals(self) -> dict[Fate, dict[str, int]]:
+        """Entries and values, buffers included, per fate; fates in the order in which they first occur."""
+        totals: dict[Fate, dict[str, int]] = {}
+        for row in self.rows:
+            total = totals.setdefault(row.fate, {"entries": 0, "values": 0})
+            total["entries"] += 1
+            total["values"] += row.size
+        return totals
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers for JSON."""
         return {
             "copy_rate": self.copy_rate,
-            "counts": self.counts(),
+            "counts": {fate: total["entries"] for fate, total in self.totals().items()},
             "rows": [dataclasses.asdict(row) for row in self.rows],
         }
 

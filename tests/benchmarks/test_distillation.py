@@ -9,9 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from distill3d.config.registry import TEACHERS
 from distill3d.experiment import load_experiment
 from distill3d.training import fit
+from distill3d.training.module import fresh_module
 from distill3d.training.teacher_maps import fill, make_view
 
 ARMS = {
@@ -32,8 +32,7 @@ def build(name, overrides, cache):
     torch.manual_seed(0)
     data = fit.DistillDataModule(experiment)
     data.prepare_data()
-    module, teacher = fit.DistillModule(experiment), TEACHERS.build(experiment.teacher)
-    module.transfer(teacher)
+    module, teacher, _ = fresh_module(experiment)
     if module.strategy.wants_teacher:
         module.look(make_view(module, teacher, data))
         fill(module.view, data, Console(quiet=True))
@@ -44,7 +43,7 @@ def step(module, optimizer, batch):
     """One optimizer step; seconds."""
     start = time.perf_counter()
     optimizer.zero_grad()
-    torch.stack([term.weight * term.value for term in module.terms(batch).values()]).sum().backward()
+    torch.stack([term.weight * term.value for term in module.terms(batch).all.values()]).sum().backward()
     optimizer.step()
     return time.perf_counter() - start
 

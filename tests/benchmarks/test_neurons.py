@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
-from distill3d.config.registry import NEURONS, TEACHERS
+from distill3d.config.registry import NEURONS
 from distill3d.experiment import load_experiment
 from distill3d.neurons.conversion import neuron_costs
-from distill3d.training.module import DistillModule
+from distill3d.training.module import fresh_module
 
 SIZE, ROUNDS = (16, 48, 48), 6
 TYPES = [name for name in NEURONS.names() if NEURONS[name].module.startswith("distill3d.")]
@@ -20,9 +20,7 @@ def _module(name, match):
     settings = f"neurons={{name: {name}, where: ['encoder.*'], match: {match}}}"
     experiment = load_experiment("scratch", (settings, f"patches.size_zyx=[{','.join(map(str, SIZE))}]"))
     torch.manual_seed(0)
-    module = DistillModule(experiment)
-    module.transfer(TEACHERS.build(experiment.teacher))
-    return module
+    return fresh_module(experiment)[0]
 
 
 def _step(module, optimizer, image):

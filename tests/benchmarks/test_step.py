@@ -43,7 +43,7 @@ def bare_loop(module, batches, clip):
     module.train()
     for batch in batches:
         optimizer.zero_grad()
-        torch.stack([term.weight * term.value for term in module.terms(batch).values()]).sum().backward()
+        torch.stack([term.weight * term.value for term in module.terms(batch).all.values()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
         optimizer.step()
         scheduler.step()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from distill3d.config.schema import BalanceConfig
-from distill3d.training.gradients import GradientBalance, term_gradients
+from distill3d.training.gradients import GradientBalance, StepTerms, term_gradients
 from distill3d.training.module import DistillModule
 from distill3d.types import LossTerm
 
@@ -21,8 +21,13 @@ def parameters():
     return nn.Parameter(torch.tensor([3.0, 4.0])), nn.Parameter(torch.tensor([[2.0]]))
 
 
+def grouped(terms, supervised=("labels",)):
+    groups = ({name: t for name, t in terms.items() if (name in supervised) == labels} for labels in (True, False))
+    return StepTerms(supervised=next(groups), added=next(groups))
+
+
 def measure(terms, wanted, supervised=("labels",)):
-    return term_gradients({k: LossTerm(*v) for k, v in terms.items()}, supervised=supervised, parameters=wanted)
+    return term_gradients(grouped({k: LossTerm(*v) for k, v in terms.items()}, supervised), wanted)
 
 
 def test_norms_cosines_and_shares_are_those_worked_out_by_hand():
@@ -116,7 +121,7 @@ def step(balance, p, *, number=0, factors=(1.0, 100.0, 0.01), weights=(1.0, 1.0,
         name: LossTerm((p @ direction) * factor, weight)
         for name, factor, weight in zip(names, factors, weights, strict=True)
     }
-    return balance(terms, supervised={"labels"}, parameters=[p], step=number, reduce=reduce)
+    return balance(grouped(terms), parameters=[p], step=number, reduce=reduce).all
 
 
 @pytest.fixture
@@ -126,14 +131,14 @@ def p():
 
 def test_each_term_of_a_strategy_pulls_as_hard_as_the_labels(p):
     terms = step(balance(), p, weights=(0.5, 1.0, 1.0))
-    found = term_gradients(terms, supervised={"labels"}, parameters=[p])
+    found = term_gradients(grouped(terms), [p])
     pulls = {name: each.weight * each.norm for name, each in found.items()}
     assert pulls == pytest.approx({"labels": 0.5, "loud": 0.5, "quiet": 0.5})
 
 
 def test_a_weight_is_how_many_times_as_hard(p):
     terms = step(balance(), p, weights=(1.0, 3.0, 0.25))
-    found = term_gradients(terms, supervised={"labels"}, parameters=[p])
+    found = term_gradients(grouped(terms), [p])
     assert found["loud"].weight * found["loud"].norm == pytest.approx(3)
     assert found["quiet"].weight * found["quiet"].norm == pytest.approx(0.25)
 
@@ -210,8 +215,8 @@ def test_balanced_weights_cost_nothing_between_measurements_or_without_a_strateg
     step(balanced, p)
     monkeypatch.setattr(torch.autograd, "grad", refuse)
     step(balanced, p, number=1, reduce=refuse)
-    labels = {"labels": LossTerm(p.sum(), 2.0)}
-    assert balanced(labels, supervised={"labels"}, parameters=[p], step=10, reduce=refuse) == labels
+    labels = grouped({"labels": LossTerm(p.sum(), 2.0)})
+    assert balanced(labels, parameters=[p], step=10, reduce=refuse) == labels
 
 
 def test_scales_go_through_a_checkpoint_file(tiny, tmp_path):
@@ -238,5 +243,5 @@ def test_two_processes_use_the_mean_of_their_norms(p, monkeypatch):
 def test_a_process_whose_batch_gives_no_gradient_takes_part_in_the_mean(p):
     sent = []
     terms = {"labels": LossTerm(p.detach().sum()), "loud": LossTerm(p.sum())}
-    balance()(terms, supervised={"labels"}, parameters=[p], step=0, reduce=lambda v: sent.append(v) or v + 1)
+    balance()(grouped(terms), parameters=[p], step=0, reduce=lambda v: sent.append(v) or v + 1)
     assert sent[0].tolist() == pytest.approx([0, math.sqrt(2)])

@@ -66,7 +66,7 @@ def tiny_teacher():
 
 def test_the_loss_is_the_weighted_sum_of_raw_terms(with_half):
     batch = make_batch()
-    terms = with_half.terms(batch)
+    terms = with_half.terms(batch).all
     supervised = sum(t.weight * t.value.item() for name, t in terms.items() if name != "half")
     with_half.log = with_half.log_dict = lambda *_args, **_kwargs: None
     total = with_half.training_step(batch, 0)
@@ -110,7 +110,7 @@ def test_transferred_and_new_parameters_have_their_own_rates(tiny):
     before = moved.detach().clone()
     for step in range(4):
         assert torch.equal(moved, before) == (step <= 3)
-        loss = sum(t.value for t in module.terms(make_batch()).values())
+        loss = sum(t.value for t in module.terms(make_batch()).all.values())
         chosen["optimizer"].zero_grad()
         loss.backward()
         chosen["optimizer"].step()
@@ -147,6 +147,6 @@ def test_two_losses_of_one_kind_keep_their_terms_apart(tiny):
         "second": {"name": "overlap", "dice": 2.0, "cross_entropy": 0},
     }
     module = DistillModule(tiny(f"losses={json.dumps(kept)}"))
-    terms = module.terms(make_batch())
+    terms = module.terms(make_batch()).all
     assert set(terms) == {"dice", "second_dice"}
     assert (terms["dice"].weight, terms["second_dice"].weight) == (1.0, 2.0)

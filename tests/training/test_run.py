@@ -164,7 +164,8 @@ def test_a_loss_that_is_not_finite_stops_with_case_and_place_and_keeps_the_last_
         terms = original(self, batch)
         if self.global_step < 3:
             return terms
-        return {name: replace(term, value=term.value * float("nan")) for name, term in terms.items()}
+        poisoned = {name: replace(term, value=term.value * float("nan")) for name, term in terms.supervised.items()}
+        return replace(terms, supervised=poisoned)
 
     with monkeypatch.context() as patch:
         patch.setattr(fit.DistillModule, "terms", explode)
@@ -261,7 +262,7 @@ def test_overfitting_one_batch_drives_the_loss_down(tiny):
     optimizer = module.configure_optimizers()["optimizer"]
     values = []
     for _ in range(150):
-        loss = torch.stack([term.value for term in module.terms(batch).values()]).sum()
+        loss = torch.stack([term.value for term in module.terms(batch).all.values()]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
