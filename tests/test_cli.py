@@ -9,6 +9,7 @@ import tifffile
 import yaml
 
 from distill3d.cli import app
+from distill3d.config.registry import Registry
 from distill3d.errors import UserError
 
 
@@ -43,7 +44,10 @@ def test_help_imports_nothing_heavy():
 def test_public_names_are_there():
     import distill3d
 
-    assert all(callable(getattr(distill3d, name)) for name in distill3d.__all__)
+    assert set(distill3d.__all__) == set(distill3d._HOMES)
+    named = {name: getattr(distill3d, name) for name in distill3d.__all__}
+    for name, each in named.items():
+        assert isinstance(each, Registry) if name.isupper() else each.__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'typo'"):
         _ = distill3d.typo
 
