@@ -1,4 +1,4 @@
-"""From merged settings to frozen dataclasses, or to all that is wrong with them. It reads no file."""
+"""From merged settings to frozen dataclasses, or to all that is wrong with them."""
 
 from __future__ import annotations
 

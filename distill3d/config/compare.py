@@ -1,4 +1,4 @@
-"""Compares settings: two experiments, or what somebody asked for with what became of it. It changes neither.
+"""Compares settings: two experiments, or what was asked for with what became of it.
 
 Under a W&B sweep the logged config shows the sweep's values, whatever the run was trained with. So both sides compare:
 the local runner before the first trial, a run of W&B's agent at its start.
@@ -25,12 +25,12 @@ def differences(a: Experiment, b: Experiment) -> list[tuple[str, object, object]
 _ABSENT = object()
 
 
-def disagreements(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Say which keys did not become what was asked for; a line each.
+def disagreements(requested: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Say which settings are not what was asked for; a line each.
 
     Args:
-        asked: dotted or nested keys, as a sweep passes them. Text counts as the YAML it is, since a command line has
-            only text; a mapping may name fewer keys than there are.
+        requested: dotted or nested keys, as a sweep passes them. Text counts as the YAML it is, since a command line
+            has only text; a mapping may name fewer keys than there are.
         settings: resolved, as `distill3d.config.plain.as_plain` gives them.
 
     Example:
@@ -38,13 +38,13 @@ def disagreements(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> list
         ['optimizer.lr=1.0 was asked for, the settings have 0.01']
     """
     lines = []
-    for key, value in asked.items():
-        found = _look_up(settings, key)
-        if found is _ABSENT:
+    for key, value in requested.items():
+        actual = _look_up(settings, key)
+        if actual is _ABSENT:
             lines.append(f"{key}={value} was asked for, the settings have no such key")
-        elif not _same(_meant(value), found):
+        elif not _same(_meant(value), actual):
             hint = "; write 'null' in quotes: W&B passes None as that word" if value is None else ""
-            lines.append(f"{key}={value} was asked for, the settings have {found!r}{hint}")
+            lines.append(f"{key}={value} was asked for, the settings have {actual!r}{hint}")
     return lines
 
 
@@ -70,17 +70,17 @@ def _meant(value: Any) -> Any:  # noqa: ANN401 - whatever a sweep lists
         return value
 
 
-def _same(asked: Any, found: Any) -> bool:  # noqa: ANN401 - as above
-    if isinstance(asked, str) and "${" in asked:
+def _same(requested: Any, actual: Any) -> bool:  # noqa: ANN401 - as above
+    if isinstance(requested, str) and "${" in requested:
         return True  # an interpolation: what it stands for is known only inside its file
-    if isinstance(asked, Mapping):
-        return isinstance(found, Mapping) and all(
-            key in found and _same(_meant(value), found[key]) for key, value in asked.items()
+    if isinstance(requested, Mapping):
+        return isinstance(actual, Mapping) and all(
+            key in actual and _same(_meant(value), actual[key]) for key, value in requested.items()
         )
-    if isinstance(asked, Sequence) and not isinstance(asked, str):
-        if not isinstance(found, Sequence) or isinstance(found, str) or len(asked) != len(found):
+    if isinstance(requested, Sequence) and not isinstance(requested, str):
+        if not isinstance(actual, Sequence) or isinstance(actual, str) or len(requested) != len(actual):
             return False
-        return all(_same(_meant(a), b) for a, b in zip(asked, found, strict=True))
-    if isinstance(asked, bool) or isinstance(found, bool) or asked is None or found is None:
-        return asked is found
-    return asked == found or str(asked) == str(found)
+        return all(_same(_meant(a), b) for a, b in zip(requested, actual, strict=True))
+    if isinstance(requested, bool) or isinstance(actual, bool) or requested is None or actual is None:
+        return requested is actual
+    return requested == actual or str(requested) == str(actual)

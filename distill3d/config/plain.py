@@ -1,4 +1,4 @@
-"""Turns frozen settings into plain containers and back. It reads no file."""
+"""Turns frozen settings into plain containers and back."""
 
 from __future__ import annotations
 

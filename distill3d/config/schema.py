@@ -1,4 +1,4 @@
-"""What an experiment file may say: frozen dataclasses with a default for all that has one. It reads no file."""
+"""What an experiment file may say: frozen dataclasses with a default for all that has one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AugmentConfig:
     noise: float = 0.2  # Gaussian, sd up to 0.1 of the range
     blur: float = 0.1  # Gaussian, sigma up to 1 voxel
     hard: float = 0.0  # dim the neuron and add a real background, see `hard_backgrounds`
-    hard_backgrounds: tuple[str, ...] = ()  # stacks or folders the background of `hard` comes from
+    hard_backgrounds: tuple[str, ...] = ()  # volumes or folders the background of `hard` comes from
     hard_contrast: tuple[float, float] = (1.5, 6.0)  # range, in units of the background's noise
 
     def __post_init__(self) -> None:
@@ -56,8 +56,8 @@ class PatchConfig:
     size_zyx: tuple[int, int, int] = (32, 96, 96)  # voxels; a smaller volume is padded, and the log says so
     batch_size: int = 2  # per process
     foreground: float = 0.67  # share of patches centered on a gold voxel, in [0, 1]
-    low_percentile: float = 0.5  # this percentile of a stack becomes 0
-    high_percentile: float = 99.99  # this one becomes 1, what is above too; the stack's maximum where both are equal
+    low_percentile: float = 0.5  # this percentile of a volume becomes 0
+    high_percentile: float = 99.99  # this one becomes 1, what is above too; the volume's maximum where both are equal
     val_patches: int = 8  # per validation case, always the same ones
     workers: int = 1  # processes that cut and augment patches; 0 does it in the training process
     augment: AugmentConfig = AugmentConfig()
@@ -74,7 +74,7 @@ class PatchConfig:
 
     @property
     def percentiles(self) -> tuple[float, float]:
-        """The percentiles of a stack's intensities that become 0 and 1."""
+        """The percentiles of a volume's intensities that become 0 and 1."""
         return self.low_percentile, self.high_percentile
 
 
@@ -146,7 +146,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferenceConfig:
-    """How a whole stack is predicted."""
+    """How a whole volume is predicted."""
 
     overlap: float = 0.25  # of neighboring windows, in [0, 1)
     batch_size: int = 2  # windows per forward
@@ -160,7 +160,7 @@ class InferenceConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoggingConfig:
-    """Where curves, tables and pictures go; CSV is always written."""
+    """Where curves, tables and figures go; CSV is always written."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online when logged in, else offline
     project: str = "distill3d"

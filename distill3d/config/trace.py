@@ -1,4 +1,4 @@
-"""Every setting of a trace, in the order of its steps. It traces nothing."""
+"""Every setting of a trace, in the order of its steps."""
 
 from __future__ import annotations
 

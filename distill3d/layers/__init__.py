@@ -1,1 +1,4 @@
-"""Modules and pure functions that networks share."""
+"""Modules and pure functions that networks share.
+
+Import from the modules; `tubes` holds everything that bends.
+"""

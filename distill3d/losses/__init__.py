@@ -1,4 +1,7 @@
-"""Supervised losses; importing this package registers them. Terms a strategy adds live in `distill3d.transfer`."""
+"""Supervised losses; importing this package registers them. Terms a strategy adds live in `distill3d.transfer`.
+
+Other rooms need `base` alone: losses are built by name.
+"""
 
 from distill3d.losses.base import Loss
 from distill3d.losses.centerline import (

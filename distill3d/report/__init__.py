@@ -1,1 +1,4 @@
-"""Runs compared: statistics, an equal-budget check, and one page to open in a browser."""
+"""Runs compared: statistics, an equal-budget check, and one page to open in a browser.
+
+Its door is `verbs`, for the command line; no other room imports it.
+"""

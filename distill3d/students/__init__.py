@@ -1,4 +1,7 @@
-"""Trainable 3D networks; importing this package registers them."""
+"""Trainable 3D networks; importing this package registers them.
+
+Other rooms need `base` alone, and strategies for ViTs `vit3d`: students are built by name.
+"""
 
 from distill3d.students.base import Student
 from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig

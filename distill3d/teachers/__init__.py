@@ -1,4 +1,8 @@
-"""Frozen 2D networks; importing this package registers them."""
+"""Frozen 2D networks; importing this package registers them.
+
+Other rooms import `base`, `cache` (maps of whole volumes, kept) and `slices` (how a volume is cut for a 2D network):
+teachers are built by name.
+"""
 
 from distill3d.teachers.base import LOGITS, Teacher, TeacherIdentity, hash_weights
 from distill3d.teachers.none import NoTeacher, NoTeacherConfig

@@ -1,4 +1,4 @@
-"""Dice per case gathered from patches over the processes of a training. It knows no whole volume."""
+"""Dice per case gathered from patches over the processes of a training."""
 
 from __future__ import annotations
 

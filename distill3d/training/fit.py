@@ -26,11 +26,11 @@ from distill3d.teachers.base import Teacher
 from distill3d.terminal import progress_bar
 from distill3d.training.callbacks import StepClock
 from distill3d.training.claim import finished_or_refused, steps_before
+from distill3d.training.figures import keep_start, learned_figures
 from distill3d.training.gradient_audit import GradientAudit
 from distill3d.training.inference import inference_device, predict_prob, window_count
 from distill3d.training.loggers import log_results, make_loggers
 from distill3d.training.module import DistillModule, fresh_module, load_module
-from distill3d.training.pictures import keep_start, learned_pictures
 from distill3d.training.similarity import layer_similarity, similarity_batch
 from distill3d.training.tables import audit_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
@@ -153,16 +153,16 @@ def _compare_layers(
     """Note how alike the layers of student and teacher are."""
     if teacher.identity.architecture == "none":
         return
-    found = layer_similarity(module.student, teacher, similarity_batch(data))
-    if found["student"]:  # some students of MONAI have no block that gives a map
-        write_json(folder.similarity, {**folder.read_json(folder.similarity), when: found})
+    similarity = layer_similarity(module.student, teacher, similarity_batch(data))
+    if similarity["student"]:  # some students of MONAI have no block that gives a map
+        write_json(folder.similarity, {**folder.read_json(folder.similarity), when: similarity})
 
 
 # ---------------------------------------------------------------- training
 
 
 def _show_teacher(view: TeacherView | None, module: DistillModule, data: DistillDataModule, console: Console) -> None:
-    """Let the teacher look at the training stacks, if the strategy wants it during training."""
+    """Let the teacher look at the training volumes, if the strategy wants it during training."""
     if view is None:
         return
     count = fill(view, data, console)
@@ -219,8 +219,8 @@ def _finish(
     write_json(folder.fit, fitted)
     _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
     results = evaluate(folder.path)
-    pictures = case_pictures(folder, results) | learned_pictures(folder, module, data.cases("test")[0])
-    log_results(loggers, results, pictures)
+    figures = case_pictures(folder, results) | learned_figures(folder, module, data.cases("test")[0])
+    log_results(loggers, results, figures)
     write_json(folder.done, {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "cases": len(results["cases"])})
 
 

@@ -119,7 +119,7 @@ class GradientBalance:
     A term is measured first when its weight is first above 0. ``mode=fixed`` changes nothing and costs nothing.
 
     Source: Chen et al. 2018, GradNorm, arXiv 1711.02257, for the idea of balancing by norms at shared weights; setting
-    the ratio directly instead of learning it is of this project.
+    the ratio directly instead of learning it is ours.
 
     Args:
         config: mode, interval, smoothing.

@@ -1,4 +1,4 @@
-"""From a trained student and a stack to a probability volume, window by window. It knows nothing of gold."""
+"""From a trained student and a volume to a probability volume, window by window. It knows nothing of gold."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def predict_prob(
     *,
     on_window: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Predict a whole stack by overlapping windows, blended with Gaussian weights.
+    """Predict a whole volume by overlapping windows, blended with Gaussian weights.
 
-    Memory: the stack, its result and one weight map in float32, whatever the network needs.
+    Memory: the volume, its result and one weight map in float32, whatever the network needs.
 
     Args:
         module: the trained module; used on the device it is on.
@@ -79,27 +79,27 @@ def predict(
     out: Path | str = "prob",
     spacing_um: tuple[float, float, float] | None = None,
 ) -> Path:
-    """Segment a stack on disk with the best checkpoint of a run.
+    """Segment a volume on disk with the best checkpoint of a run.
 
     Args:
         run: a run's folder.
-        volume: the stack.
+        volume: its file.
         out: folder to write to.
-        spacing_um: voxel size (ZYX) of a stack whose file has none.
+        spacing_um: voxel size (ZYX) of a volume whose file has none.
 
     Returns:
         The file written: ``<out>/<stem>_prob.tif``, uint8, 255 for a probability of 1.
 
     Raises:
-        InputError: the run, its checkpoint or the stack cannot be used.
+        InputError: the run, its checkpoint or the volume cannot be used.
     """
     source = Path(volume)
     module = load_module(RunFolder(Path(run)).best)
     module.to(inference_device(module))
-    stack = read_volume(source, spacing_um=spacing_um)
-    prob = predict_prob(module, scale_intensity(stack.data, *module.experiment.patches.percentiles))
+    image = read_volume(source, spacing_um=spacing_um)
+    prob = predict_prob(module, scale_intensity(image.data, *module.experiment.patches.percentiles))
     target = Path(out) / f"{source.name.split('.')[0]}_prob.tif"
-    write_prob(target, prob, stack.spacing_um)
+    write_prob(target, prob, image.spacing_um)
     return target
 
 

@@ -1,4 +1,4 @@
-"""Curves to CSV always, and to W&B: online when logged in, else offline, never asking. It computes nothing."""
+"""Curves to CSV always, and to W&B: online when logged in, else offline, never asking."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def make_loggers(experiment: Experiment | Pretraining, folder: RunFolder, *, fir
     Raises:
         InputError: a W&B agent started this run with other settings than its sweep asks for.
     """
-    asked = sweep_parameters()
-    if wrong := disagreements(asked, as_plain(experiment)):
+    swept = sweep_parameters()
+    if wrong := disagreements(swept, as_plain(experiment)):
         raise InputError(*(f"W&B sweep: {line}" for line in wrong))
     curves = folder.path / "curves" / f"from_step{first_step}"
     if is_main_process() and curves.exists():
         shutil.rmtree(curves)  # steps that were lost and are now taken again
     loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=curves.name, flush_logs_every_n_steps=1)]
     if (mode := _mode(experiment)) != "disabled":
-        loggers.append(_wandb_logger(experiment, folder, mode, asked))
+        loggers.append(_wandb_logger(experiment, folder, mode, swept))
     return loggers
 
 
@@ -63,7 +63,7 @@ def sweep_parameters() -> dict[str, Any]:
 
 
 def _wandb_logger(
-    experiment: Experiment | Pretraining, folder: RunFolder, mode: str, asked: Mapping[str, Any]
+    experiment: Experiment | Pretraining, folder: RunFolder, mode: str, swept: Mapping[str, Any]
 ) -> WandbLogger:
     """Start the W&B run in the main process; the other ranks get a logger that logs nothing."""
     if not is_main_process():
@@ -84,7 +84,7 @@ def _wandb_logger(
             if isinstance(part := getattr(experiment, f.name), Component)
         ]
         + [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag],
-        config=_logged(experiment, asked),
+        config=_logged(experiment, swept),
         settings=wandb.Settings(console="off", silent=True, init_timeout=60),
     )
     run.define_metric("trainer/global_step")
@@ -92,20 +92,20 @@ def _wandb_logger(
     return WandbLogger(experiment=run)
 
 
-def _logged(experiment: Experiment | Pretraining, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _logged(experiment: Experiment | Pretraining, swept: Mapping[str, Any]) -> dict[str, Any]:
     """Return all settings; where a sweep has locked a whole section, that section under dotted keys."""
     settings = as_plain(experiment)
-    locked = {key: settings.pop(key) for key in list(settings) if key in asked}
-    return settings | {key: value for key, value in flatten(locked).items() if key not in asked}
+    locked = {key: settings.pop(key) for key in list(settings) if key in swept}
+    return settings | {key: value for key, value in flatten(locked).items() if key not in swept}
 
 
-def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
-    """Send the scores, the table of cases and the pictures to W&B, and close it.
+def log_results(loggers: list[Logger], results: Mapping[str, Any], figures: Mapping[str, Path]) -> None:
+    """Send the scores, the table of cases and the figures to W&B, and close it.
 
     Args:
         loggers: as `make_loggers` gave them.
         results: content of ``metrics.json``.
-        pictures: name -> PNG.
+        figures: name -> PNG.
     """
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
@@ -115,7 +115,7 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], pictures: Map
         table = wandb.Table(columns=["case", *columns])
         for case, scores in results["cases"].items():
             table.add_data(case, *(scores.get(column) for column in columns))  # no gold tree, no scores of one
-        run.log({"cases": table} | {name: wandb.Image(str(path)) for name, path in pictures.items()})
+        run.log({"cases": table} | {name: wandb.Image(str(path)) for name, path in figures.items()})
     log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()})
 
 

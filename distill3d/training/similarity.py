@@ -1,4 +1,4 @@
-"""How alike the layers of student and teacher are, before and after training: linear CKA per axis. Trains nothing."""
+"""How alike the layers of student and teacher are, before and after training: linear CKA per axis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distill3d.transfer.view import map_cells
 from distill3d.types import AXES, Axis, Batch
 
 CELL_VOX = 8  # both maps are brought to cells of this side: places that are compared
-SLICE_STEP = 4  # every so many slices are shown to the teacher: two per cell are enough for a picture
+SLICE_STEP = 4  # every so many slices are shown to the teacher: two per cell are enough for a figure
 PATCHES = 4  # of the validation cases, at most
 
 
@@ -54,24 +54,24 @@ def layer_similarity(student: Student, teacher: Teacher, batch: Batch) -> Simila
     device = next(student.parameters()).device
     image = batch.image.to(device)
     cells = [Cells.regular(-(-size // CELL_VOX), CELL_VOX) for size in image.shape[2:]]
-    ours = _student_places(student, image, cells)
+    student_places = _student_places(student, image, cells)
     names = teacher.map_layers()
     cka: dict[str, list[list[float]]] = {}
     for axis in AXES:
-        theirs = _teacher_places(teacher, image, batch.spacing_um[0].tolist(), names, axis, cells)
-        cka[axis] = [[float(linear_cka(a, b)) for b in theirs.values()] for a in ours.values()]
-    return {"student": list(ours), "teacher": list(names), "cka": cka}
+        teacher_places = _teacher_places(teacher, image, batch.spacing_um[0].tolist(), names, axis, cells)
+        cka[axis] = [[float(linear_cka(a, b)) for b in teacher_places.values()] for a in student_places.values()]
+    return {"student": list(student_places), "teacher": list(names), "cka": cka}
 
 
 def _student_places(student: Student, image: Tensor, cells: Sequence[Cells]) -> dict[str, Tensor]:
     """Layer -> features [places, C]."""
     was_training = student.training
-    found = student.eval().observe(image, student.map_layers(image[:1])).features
+    features = student.eval().observe(image, student.map_layers(image[:1])).features
     student.train(was_training)
     size = tuple(image.shape[2:])
     return {
         path: _places(resample(maps, source=map_cells(maps.shape[2:], size, student.stride_zyx), target=cells))
-        for path, maps in found.items()
+        for path, maps in features.items()
     }
 
 

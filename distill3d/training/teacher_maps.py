@@ -1,4 +1,4 @@
-"""Sets the teacher before the stacks of an experiment and fills its cache under a progress bar. It trains nothing."""
+"""Shows the teacher an experiment's volumes, and fills the cache of its maps."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class CacheReport:
     Attributes:
         experiment: its name.
         folder: of the cache.
-        rows: case, axis, layers and bytes of each stack's maps.
+        rows: case, axis, layers and bytes of each volume's maps.
         count: what was there and what was computed just now.
     """
 
@@ -89,7 +89,7 @@ def cache_experiment(experiment: Experiment, *, console: Console | None = None) 
     """Fill the cache as `fit` would at its start.
 
     Raises:
-        ConfigError: the strategy asks for no map of whole stacks.
+        ConfigError: the strategy asks for no map of whole volumes.
         InputError: data or teacher cannot be used, or the cache cannot be written.
     """
     data = DistillDataModule(experiment)

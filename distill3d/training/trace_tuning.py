@@ -25,14 +25,14 @@ from distill3d.training.inference import inference_device, predict_prob
 from distill3d.training.module import load_module
 from distill3d.volumes.prob import read_prob, write_prob
 
-Found = list[tuple[PreparedCase, NDArray[np.float32]]]
+Predictions = list[tuple[PreparedCase, NDArray[np.float32]]]
 
 
 def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Console | None = None) -> dict[str, Any]:
     """Search threshold, gap and spur length that give the best length F1 on the validation cases.
 
-    The first trial is what the run uses now, so the result is never worse on these cases. ``evaluate`` uses what was
-    found from then on.
+    The first trial is what the run uses now, so the result is never worse on these cases. ``evaluate`` uses the
+    best settings from then on.
 
     Source: Optuna's TPE sampler (Bergstra et al. 2011, Algorithms for hyper-parameter optimization).
 
@@ -51,7 +51,7 @@ def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Con
     import optuna  # noqa: PLC0415 - half a second, wanted by this verb only
 
     folder, console = RunFolder(Path(run)), console or Console(stderr=True)
-    found = _predictions(folder, console)
+    predictions = _predictions(folder, console)
     base = trace_settings(folder)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
@@ -60,7 +60,7 @@ def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Con
         task = bar.add_task("tuning the trace", total=trials, info="")
 
         def objective(trial: optuna.Trial) -> float:
-            score = _mean_f1(found, _suggested(base, trial))
+            score = _mean_f1(predictions, _suggested(base, trial))
             bar.update(task, advance=1, info=f"best F1 {max(score, _best_so_far(study)):.3f}")
             return score
 
@@ -69,7 +69,7 @@ def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Con
         "best": study.best_params,
         "f1": study.best_value,
         "f1_before": study.trials[0].value,
-        "cases": [case.name for case, _ in found],
+        "cases": [case.name for case, _ in predictions],
         "trials": [{**trial.params, "f1": trial.value} for trial in study.trials],
     }
     write_json(folder.tuned, result)
@@ -91,9 +91,9 @@ def _suggested(base: TraceConfig, trial: Any) -> TraceConfig:  # noqa: ANN401 - 
     )
 
 
-def _mean_f1(found: Found, settings: TraceConfig) -> float:
+def _mean_f1(predictions: Predictions, settings: TraceConfig) -> float:
     scores = []
-    for case, prob in found:
+    for case, prob in predictions:
         gold = case.tree()
         if gold is not None:
             pred = trace(prob, case.spacing_um, settings)
@@ -101,7 +101,7 @@ def _mean_f1(found: Found, settings: TraceConfig) -> float:
     return float(np.mean(scores))
 
 
-def _predictions(folder: RunFolder, console: Console) -> Found:
+def _predictions(folder: RunFolder, console: Console) -> Predictions:
     """Return the validation cases that have a gold tree with their predictions, predicted now if they are not yet."""
     experiment = experiment_from_plain(folder.read_config())
     data = DistillDataModule(experiment)

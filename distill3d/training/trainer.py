@@ -1,4 +1,4 @@
-"""Configures Lightning the same way for every training, and ends it with the right exit code. It builds no model."""
+"""Configures Lightning the same way for every training, and ends it with the right exit code."""
 
 from __future__ import annotations
 

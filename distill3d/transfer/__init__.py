@@ -1,4 +1,8 @@
-"""How knowledge gets from a 2D teacher into a 3D student; importing this package registers the strategies."""
+"""How knowledge gets from a 2D teacher into a 3D student; importing this package registers the strategies.
+
+Other rooms import `base`, `view` (the teacher's maps during training) and `matching` (how maps are compared):
+strategies are built by name.
+"""
 
 from distill3d.transfer.base import AuditRow, TransferAudit, TransferStrategy
 from distill3d.transfer.combine import Combine, CombineConfig

@@ -90,10 +90,10 @@ def _once(requests: Iterable[tuple[TeacherRequest, ...]]) -> tuple[TeacherReques
     Raises:
         ConfigError: two views of the same map would need two names.
     """
-    found: dict[str, TeacherRequest] = {}
+    by_key: dict[str, TeacherRequest] = {}
     for request in (each for some in requests for each in some):
-        if found.setdefault(request.key, request) != request:
+        if by_key.setdefault(request.key, request) != request:
             raise ConfigError(
                 f"strategy combine: two parts ask for {request.key!r} with different views; accepted: the same view"
             )
-    return tuple(found.values())
+    return tuple(by_key.values())

@@ -1,4 +1,4 @@
-"""Strategy `features`: the student's feature maps learn to match the frozen 2D teacher's. It copies no weights."""
+"""Strategy `features`: the student's feature maps learn to match the frozen 2D teacher's."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ class Features(TransferStrategy):
             ConfigError: a layer that the teacher does not have, or one of either side that gives no map.
         """
         teacher.check_layers([pair.teacher for pair in self.pairs.values()])
-        ours = student_channels(student, [pair.student for pair in self.pairs.values()])
-        theirs = teacher_channels(teacher, [pair.teacher for pair in self.pairs.values()])
+        student_widths = student_channels(student, [pair.student for pair in self.pairs.values()])
+        teacher_widths = teacher_channels(teacher, [pair.teacher for pair in self.pairs.values()])
         for name, projection in self.projections.items():
             pair = self.pairs[name]
-            cast("Projection", projection).build(ours[pair.student], theirs[pair.teacher])
+            cast("Projection", projection).build(student_widths[pair.student], teacher_widths[pair.teacher])
         return untouched(student)
 
     def requests(self) -> tuple[TeacherRequest, ...]:
@@ -128,13 +128,13 @@ class Features(TransferStrategy):
     def _value(
         self, number: int, name: str, pair: PairConfig, student: Prediction, teacher: Prediction, batch: Batch
     ) -> Tensor:
-        ours = student.features[pair.student]
-        ours = self.projections[name](ours) if self.projections else ours
+        maps = student.features[pair.student]
+        maps = self.projections[name](maps) if self.projections else maps
         values = []
         for axis in self.config.view.axes:
             key = self._request(pair, axis).key
             places = teacher.slices_vox.get(key)
-            seen = ours if places is None else at_slices(ours, axis, places, batch, self.stride_zyx)
+            seen = maps if places is None else at_slices(maps, axis, places, batch, self.stride_zyx)
             seed = self.step * len(self.pairs) + number
             values.append(self.loss(student=seen, teacher=teacher.features[key], seed=seed))
         return torch.stack(values).mean()
@@ -169,9 +169,9 @@ def student_channels(student: Student, layers: Sequence[str]) -> dict[str, int]:
     was_training = student.training
     device = next(student.parameters()).device
     image = torch.zeros(1, 1, *(2 * stride for stride in student.stride_zyx), device=device)
-    found = student.eval().observe(image, tuple(layers)).features
+    features = student.eval().observe(image, tuple(layers)).features
     student.train(was_training)
-    return {path: each.shape[1] for path, each in found.items()}
+    return {path: each.shape[1] for path, each in features.items()}
 
 
 def teacher_channels(teacher: Teacher, layers: Sequence[str]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Strategy `inflate`: a 2D network's weights, made 3D, start the student. It adds no loss.
+"""Strategy `inflate`: a 2D network's weights, made 3D, start the student.
 
 Kernels with a plane, a convnet's and a ViT's patch embedding alike, are inflated by one of the rules of
 `distill3d.layers.inflate2d`; everything else is copied.

@@ -1,4 +1,4 @@
-"""Strategy `logits`: the student learns to say what a 2D network that segments slices says. It copies no weights."""
+"""Strategy `logits`: the student learns to say what a 2D network that segments slices says."""
 
 from __future__ import annotations
 

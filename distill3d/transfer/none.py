@@ -1,4 +1,4 @@
-"""Strategy `none`: train from scratch, the baseline of every other. It moves nothing."""
+"""Strategy `none`: train from scratch, the baseline of every other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a strategy asks of the teacher in a step, and how the teacher is to look at the volume. It runs nothing."""
+"""What a strategy asks of the teacher in a step, and how the teacher is to look at the volume."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class ViewConfig:
     """How the 2D teacher looks at a 3D patch: slice by slice along one or several axes.
 
     ``source`` says what it sees. "patch": the slices of the patch just as the student gets it, after every
-    augmentation. "volume": whole slices of the stack as it is, of which the map of the patch is cut out and turned with
-    it; this can be cached on disk, so that training runs no teacher at all. What changes intensities is then not in the
-    teacher's view: `augment_after` has to say that this is meant.
+    augmentation. "volume": whole slices of the volume as it is, of which the map of the patch is cut out and turned
+    with it; this can be cached on disk, so that training runs no teacher at all. What changes intensities is then not
+    in the teacher's view: `augment_after` has to say that this is meant.
     """
 
     axes: tuple[Axis, ...] = ("z",)  # that slices are cut across: "z" gives YX slices
     slices: int | None = None  # per axis and step, drawn with `seed`; null: all
     source: Literal["patch", "volume"] = "patch"
-    cache: bool = True  # source=volume only: keep the maps of whole stacks on disk; false computes them in every step
+    cache: bool = True  # source=volume only: keep the maps of whole volumes on disk; false computes them in every step
     augment_after: bool = False  # source=volume only: accept that intensity augmentations follow the teacher's view
-    square: bool = False  # resize slices first so that their pixels are square, by the stack's spacing
+    square: bool = False  # resize slices first so that their pixels are square, by the volume's spacing
     scale: float = 1.0  # resize slices by this before the teacher sees them, above 0
     seed: int = 0  # of the slices that are drawn
 

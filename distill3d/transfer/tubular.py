@@ -1,4 +1,4 @@
-"""Strategy `tubular`: a 2D ViT's patch embedding becomes tubes that bend along neurites. It adds no loss.
+"""Strategy `tubular`: a 2D ViT's patch embedding becomes tubes that bend along neurites.
 
 The rest of the ViT is transferred as by `inflate`.
 """

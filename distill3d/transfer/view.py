@@ -1,7 +1,7 @@
-"""`TeacherView`: the maps of the teacher that a strategy asked for, on the student's grid. It compares nothing.
+"""`TeacherView`: the maps of the teacher that a strategy asked for, on the student's grid.
 
-A map comes from slices of the patch, run in every step, or is cut out of maps of the whole stack, cached or run. All
-places are counted in voxels of the stack, so that crops at odd offsets, flips and quarter turns are exact.
+A map comes from slices of the patch, run in every step, or is cut out of maps of the whole volume, cached or run. All
+places are counted in voxels of the volume, so that crops at odd offsets, flips and quarter turns are exact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from distill3d.teachers.slices import SliceMaps, Zoom, cut_slices, slice_order, 
 from distill3d.transfer.requests import TeacherRequest, ViewConfig
 from distill3d.types import AXES, UNTURNED, Axis, Batch, Prediction, Turn
 
-GEOMETRY = frozenset({"flip", "rotate90"})  # augmentations that a map of the whole stack can follow
+GEOMETRY = frozenset({"flip", "rotate90"})  # augmentations that a map of the whole volume can follow
 
 
 def map_cells(shape_zyx: Sequence[int], size_zyx: Sequence[int], stride_zyx: Sequence[int]) -> list[Cells]:
@@ -46,8 +46,8 @@ class TeacherView:
     Args:
         teacher: frozen; on the device of the batches.
         requests: all that may be asked for.
-        stacks: by case; needed where a view's source is the volume.
-        cache: folder of the maps of whole stacks.
+        stacks: volumes by case; needed where a view's source is the volume.
+        cache: folder of the maps of whole volumes.
         patches: what becomes of a patch before the student sees it.
 
     Raises:
@@ -91,7 +91,7 @@ class TeacherView:
         )
 
     def fill(self, *, on_slices: Callable[[int], None] | None = None) -> CacheCount:
-        """Compute the maps of whole stacks that are not in the cache yet.
+        """Compute the maps of whole volumes that are not in the cache yet.
 
         Args:
             on_slices: called with the number of slices after each forward.
@@ -146,8 +146,10 @@ class TeacherView:
                 runs[look] = runs.get(look) or self._from_patches(*look, batch, chosen)
                 maps = [each.on_grid(target) for each in runs[look][request.layer]]
             features[request.key] = torch.stack(maps)
-        said = [features[r.key] for r in requests if r.layer == LOGITS and not r.grid_of and r.key not in slices]
-        logits = torch.stack(said).mean(0) if said else torch.empty(0)
+        whole_logits = [
+            features[r.key] for r in requests if r.layer == LOGITS and not r.grid_of and r.key not in slices
+        ]
+        logits = torch.stack(whole_logits).mean(0) if whole_logits else torch.empty(0)
         return Prediction(logits=logits, features=features, slices_vox=slices)
 
     def _from_patches(
@@ -156,7 +158,8 @@ class TeacherView:
         """Run the teacher on slices of the patches, for all layers that are seen in this way."""
         wanted = (request.layer for request in self.requests if (request.axis, request.view) == (axis, view))
         layers = list(dict.fromkeys(wanted))  # two layers of the student may learn from one of the teacher
-        order, found = slice_order(axis), {layer: [] for layer in layers}
+        order = slice_order(axis)
+        by_layer: dict[str, list[SliceMaps]] = {layer: [] for layer in layers}
         # Pixels made square by the spacing differ in number where the patches' spacings do.
         parts = batch.image.split(1) if view.square else [batch.image]
         for index, images in enumerate(parts):
@@ -170,11 +173,11 @@ class TeacherView:
                 spacing_yx_um=batch.spacing_um[index, list(order[1:])].tolist(),
             )
             for layer in layers:
-                found[layer] += maps[layer]
-        return found
+                by_layer[layer] += maps[layer]
+        return by_layer
 
     def _from_volume(self, request: TeacherRequest, batch: Batch, index: int, target: Sequence[Cells]) -> Tensor:
-        """Cut the map of one patch out of that of its stack, and turn it as the patch was turned."""
+        """Cut the map of one patch out of that of its volume, and turn it as the patch was turned."""
         stack = self.stacks[batch.cases[index]]
         turn = batch.turns[index] if batch.turns else UNTURNED
         origin, size = batch.origin_zyx_vox[index].tolist(), batch.image.shape[2:]
@@ -205,12 +208,12 @@ class TeacherView:
 
 
 def in_box(target: Sequence[Cells], turn: Turn, size_zyx: Sequence[int], origin_zyx: Sequence[int]) -> list[Cells]:
-    """Return where cells of a turned patch lie in the stack, ascending, in the stack's order of axes."""
-    found: dict[int, Cells] = {}
+    """Return where cells of a turned patch lie in the volume, ascending, in the volume's order of axes."""
+    by_axis: dict[int, Cells] = {}
     for axis, (cells, source, flip) in enumerate(zip(target, turn.source_axes, turn.flipped, strict=True)):
         there = cells.reversed_in(size_zyx[axis]) if flip else cells
-        found[source] = there.shifted(origin_zyx[source])
-    return [found[axis] for axis in range(3)]
+        by_axis[source] = there.shifted(origin_zyx[source])
+    return [by_axis[axis] for axis in range(3)]
 
 
 def drawn_slices(view: ViewConfig, count: int, step: int) -> list[int]:
@@ -227,7 +230,7 @@ def drawn_slices(view: ViewConfig, count: int, step: int) -> list[int]:
 
 
 def refuse_unseen(view: ViewConfig, patches: PatchConfig) -> None:
-    """Refuse augmentations that a view of whole stacks cannot follow.
+    """Refuse augmentations that a view of whole volumes cannot follow.
 
     Raises:
         ConfigError: names them, and the settings that accept or remove them.

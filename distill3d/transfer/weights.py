@@ -1,4 +1,4 @@
-"""What every strategy that starts a student from a 2D network's weights shares. It decides no placement.
+"""What every strategy that starts a student from a 2D network's weights shares.
 
 Biases, normalization and linear layers are copied; kernels with a plane are placed by the strategy; three input
 channels become one and absorb the teacher's input statistics.

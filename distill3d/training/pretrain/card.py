@@ -1,4 +1,4 @@
-"""The model card of a pretrained network, written from what the run measured. It measures nothing."""
+"""The model card of a pretrained network, written from what the run measured."""
 
 from __future__ import annotations
 

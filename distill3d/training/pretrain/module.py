@@ -1,4 +1,4 @@
-"""`PhotoModule`: a 2D ViT learns to predict a larger network's feature maps and classes. It reads no photo."""
+"""`PhotoModule`: a 2D ViT learns to predict a larger network's feature maps and classes."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class PhotoModule(L.LightningModule):
         side = self.settings.crops.pixels // self.net.patch_embed.patch_size[0]
         with torch.autocast(crops.device.type, enabled=False):
             maps, logits = self._teacher_maps(crops.float())
-        found = []
+        standardized = []
         for index, each in enumerate(maps):
             # averages where the map is finer than the tokens, as antialiasing does
             grid = F.interpolate(each, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
             tokens = grid.flatten(2).transpose(1, 2)
-            found.append((tokens - self.get_buffer(f"mean_{index}")) / self.get_buffer(f"std_{index}"))
-        return found, logits
+            standardized.append((tokens - self.get_buffer(f"mean_{index}")) / self.get_buffer(f"std_{index}"))
+        return standardized, logits
 
     def tokens(self, crops: Tensor) -> Tensor:
         """Return the ViT's last tokens [N, 1 + tokens, E], class token first, of crops at the teacher's resolution."""
@@ -161,13 +161,13 @@ class ExplainedVariance:
 
     def compute(self) -> list[float]:
         """Return 1 - residual / variance per map; 0 before any update."""
-        found = []
+        explained = []
         for residual, squares, total, count in zip(
             self._residual, self._squares, self._total, self._count, strict=True
         ):
             variance = float(torch.as_tensor(squares - total**2 / max(count, 1)).sum())
-            found.append(1 - residual / variance if variance else 0.0)
-        return found
+            explained.append(1 - residual / variance if variance else 0.0)
+        return explained
 
 
 def build_vit(architecture: str, *, pixels: int) -> VisionTransformer:

@@ -1,4 +1,4 @@
-"""The natural photos inside the scikit-image and scikit-learn wheels, and crops of them. It trains nothing."""
+"""The natural photos inside the scikit-image and scikit-learn wheels, and crops of them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Photo:
         return path
 
 
-# Photographs of scenes, things and surfaces whose license the packages state. Left out: microscopy and medical pictures
+# Photographs of scenes, things and surfaces whose license the packages state. Left out: microscopy and medical images
 # (they would mix the question up), drawings and scans, `moon` and `motorcycle`, for which no license is stated.
 PHOTOS = (
     Photo("scikit-image", "astronaut.png", "public domain", "NASA Great Images database"),

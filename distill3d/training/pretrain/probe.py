@@ -1,4 +1,4 @@
-"""Does a frozen 2D network know what the teacher knows? A linear probe says. It trains no network."""
+"""Does a frozen 2D network know what the teacher knows? A linear probe says."""
 
 from __future__ import annotations
 

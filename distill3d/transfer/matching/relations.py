@@ -39,13 +39,13 @@ def float32_maps(*, student: Tensor, teacher: Tensor, same_channels: bool) -> It
         ...     student.dtype, student.requires_grad, teacher.requires_grad
         (torch.float32, True, False)
     """
-    found = f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
+    shapes = f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
     if student.ndim != 5 or teacher.ndim != 5 or not student.numel() or not teacher.numel():
-        raise ValueError(f"{found} are no feature maps; accepted: [B, C, Z, Y, X] with at least one value")
+        raise ValueError(f"{shapes} are no feature maps; accepted: [B, C, Z, Y, X] with at least one value")
     if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
-        raise ValueError(f"{found} differ in batch or grid; accepted: the same B, Z, Y, X")
+        raise ValueError(f"{shapes} differ in batch or grid; accepted: the same B, Z, Y, X")
     if same_channels and student.shape[1] != teacher.shape[1]:
-        raise ValueError(f"{found} differ in channels; accepted: the same C, for example after a projection")
+        raise ValueError(f"{shapes} differ in channels; accepted: the same C, for example after a projection")
     with torch.autocast(student.device.type, enabled=False):
         yield student.float(), teacher.detach().float()
 

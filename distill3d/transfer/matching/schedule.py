@@ -1,4 +1,4 @@
-"""How the weight of a distillation term changes over a run. It knows neither the term nor the trainer."""
+"""How the weight of a distillation term changes over a run."""
 
 from __future__ import annotations
 

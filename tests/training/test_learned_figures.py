@@ -1,4 +1,4 @@
-"""A run leaves pictures of what it learned, compared with where it started, also when it was resumed."""
+"""A run leaves figures of what it learned, compared with where it started, also when it was resumed."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
+from distill3d.training.figures import fullest_window
 from distill3d.training.module import load_module
-from distill3d.training.pictures import fullest_window
 
 TUBULAR = (
     "student={name: vit3d, encoder: test_vit, block_zyx: [8, 16, 16], input_zyx: [16, 32, 32], decoder: [4, 4, 4, 4]}",

@@ -1,4 +1,4 @@
-"""Draws what a run has learned: filters, tubes, what moved it, how it came to resemble its teacher. No scores."""
+"""Draws what a run has learned: filters, tubes, gradients of its terms, similarity to its teacher."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def keep_start(folder: RunFolder, module: DistillModule) -> None:
         save_file({name: module.student.state_dict()[name].contiguous()}, folder.start)
 
 
-def learned_pictures(folder: RunFolder, module: DistillModule, case: PreparedCase) -> dict[str, Path]:
+def learned_figures(folder: RunFolder, module: DistillModule, case: PreparedCase) -> dict[str, Path]:
     """Draw filters before and after training, taps of tubes over a test case, gradients, and similarity to the teacher.
 
     Args:
@@ -38,39 +38,39 @@ def learned_pictures(folder: RunFolder, module: DistillModule, case: PreparedCas
         case: shows the tubes where it holds most gold.
 
     Returns:
-        Name for the logs -> the picture.
+        Name for the logs -> the figure.
     """
     run = f"{module.experiment.name}, seed {module.experiment.seed}"
-    return _teaching_pictures(folder, run) | _input_pictures(folder, run, module, case)
+    return _teaching_figures(folder, run) | _input_figures(folder, run, module, case)
 
 
-def _teaching_pictures(folder: RunFolder, run: str) -> dict[str, Path]:
+def _teaching_figures(folder: RunFolder, run: str) -> dict[str, Path]:
     """Draw which loss term moved the student, and how its layers came closer to the teacher's."""
-    pictures: dict[str, Path] = {}
+    figures: dict[str, Path] = {}
     history = folder.read_json(folder.gradients).get("history", [])
     if history:
         title = f"{run}: gradients of the loss terms"
-        pictures["learned/gradients"] = gradient_figure(folder.figures / "gradients.png", title, history)
+        figures["learned/gradients"] = gradient_figure(folder.figures / "gradients.png", title, history)
     alike = folder.read_json(folder.similarity)
     if {"before", "after"} <= set(alike):
         title = f"{run}: how alike the layers of student and teacher are"
         path = folder.figures / "similarity.png"
-        pictures["learned/similarity"] = similarity_figure(path, title, before=alike["before"], after=alike["after"])
-    return pictures
+        figures["learned/similarity"] = similarity_figure(path, title, before=alike["before"], after=alike["after"])
+    return figures
 
 
-def _input_pictures(folder: RunFolder, run: str, module: DistillModule, case: PreparedCase) -> dict[str, Path]:
+def _input_figures(folder: RunFolder, run: str, module: DistillModule, case: PreparedCase) -> dict[str, Path]:
     """Draw the weights that meet the image."""
     name = module.student.input_weight
     if name is None or not folder.start.is_file():
         return {}
     before, after = load_file(folder.start)[name], module.student.state_dict()[name].cpu()
     title = f"{run}: {name}"
-    pictures = {"learned/filters": filters_figure(folder.figures / "filters.png", title, before=before, after=after)}
+    figures = {"learned/filters": filters_figure(folder.figures / "filters.png", title, before=before, after=after)}
     for layer in module.student.modules():
         if isinstance(layer, TubularEmbed):
-            pictures["learned/tubes"] = _draw_tubes(folder.figures / "tubes.png", run, module, layer, case)
-    return pictures
+            figures["learned/tubes"] = _draw_tubes(folder.figures / "tubes.png", run, module, layer, case)
+    return figures
 
 
 @torch.no_grad()
