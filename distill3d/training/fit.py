@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +20,11 @@ from distill3d.experiment import load_experiment
 from distill3d.neurons.conversion import neuron_costs
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
-from distill3d.storage.run_folder import RunFolder, write_json, write_yaml
+from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.teachers.base import Teacher
 from distill3d.terminal import progress_bar
 from distill3d.training.callbacks import StepClock
-from distill3d.training.claim import finished_or_refused, steps_before
+from distill3d.training.claim import finished_or_refused, steps_before, take
 from distill3d.training.figures import keep_start, learned_figures
 from distill3d.training.gradient_audit import GradientAudit
 from distill3d.training.inference import inference_device, predict_prob, window_count
@@ -71,7 +70,7 @@ def fit(
     # torchrun and SLURM start all ranks at once: none may wait for others that have nothing to do. A rank that
     # Lightning starts comes later, when the main one has claimed the folder: that is no run of somebody else.
     asks = is_main_process() or folder.state == "done"
-    if asks and not overwrite and finished_or_refused(folder, experiment, resume=resume):
+    if asks and not overwrite and finished_or_refused(folder, as_plain(experiment), resume=resume):
         if is_main_process():
             console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
@@ -86,7 +85,8 @@ def fit(
         if is_main_process():
             if not trained:
                 folder.fit.unlink(missing_ok=True)  # the other ranks, started later, look for it too
-            _claim(folder, experiment, audit, overwrite=overwrite, console=console)
+            take(folder, as_plain(experiment), overwrite=overwrite)  # all inputs have been checked
+            _show_audit(folder, audit, console)
             if checkpoint is None:
                 keep_start(folder, module)
                 _compare_layers(folder, module, teacher, data, "before")
@@ -129,14 +129,8 @@ def _build(
     return load_module(checkpoint, experiment, val_cases=names, teacher=teacher), teacher, None
 
 
-def _claim(
-    folder: RunFolder, experiment: Experiment, audit: TransferAudit | None, *, overwrite: bool, console: Console
-) -> None:
-    """From here on the folder is this run's; nothing was written before all inputs had been checked."""
-    if overwrite and folder.path.exists():
-        shutil.rmtree(folder.path)
-    folder.done.unlink(missing_ok=True)
-    write_yaml(folder.config, as_plain(experiment))
+def _show_audit(folder: RunFolder, audit: TransferAudit | None, console: Console) -> None:
+    """Keep a fresh run's audit, and print its totals if anything was transferred."""
     if audit is not None:
         write_json(folder.audit, audit.as_dict())
         if audit.copy_rate > 0:

@@ -15,9 +15,9 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from distill3d.config.compare import disagreements
-from distill3d.config.plain import as_plain, flatten
+from distill3d.config.plain import Plain, as_plain, flatten
 from distill3d.config.registry import Component
-from distill3d.config.schema import Experiment, Pretraining
+from distill3d.config.schema import Experiment, LoggingConfig, Pretraining
 from distill3d.errors import InputError
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_text
@@ -41,7 +41,7 @@ def make_loggers(experiment: Experiment | Pretraining, folder: RunFolder, *, fir
     if is_main_process() and curves.exists():
         shutil.rmtree(curves)  # steps that were lost and are now taken again
     loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=curves.name, flush_logs_every_n_steps=1)]
-    if (mode := _mode(experiment)) != "disabled":
+    if (mode := _mode(experiment.logging)) != "disabled":
         loggers.append(_wandb_logger(experiment, folder, mode, swept))
     return loggers
 
@@ -84,7 +84,7 @@ def _wandb_logger(
             if isinstance(part := getattr(experiment, f.name), Component)
         ]
         + [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag],
-        config=_logged(experiment, swept),
+        config=_logged(as_plain(experiment), swept),
         settings=wandb.Settings(console="off", silent=True, init_timeout=60),
     )
     run.define_metric("trainer/global_step")
@@ -92,11 +92,11 @@ def _wandb_logger(
     return WandbLogger(experiment=run)
 
 
-def _logged(experiment: Experiment | Pretraining, swept: Mapping[str, Any]) -> dict[str, Any]:
+def _logged(settings: Plain, swept: Mapping[str, Any]) -> Plain:
     """Return all settings; where a sweep has locked a whole section, that section under dotted keys."""
-    settings = as_plain(experiment)
-    locked = {key: settings.pop(key) for key in list(settings) if key in swept}
-    return settings | {key: value for key, value in flatten(locked).items() if key not in swept}
+    locked = {key: value for key, value in settings.items() if key in swept}
+    free = {key: value for key, value in settings.items() if key not in swept}
+    return free | {key: value for key, value in flatten(locked).items() if key not in swept}
 
 
 def log_results(loggers: list[Logger], results: Mapping[str, Any], figures: Mapping[str, Path]) -> None:
@@ -134,9 +134,9 @@ def log_stop(loggers: list[Logger], reason: str) -> None:
             logger.experiment.summary["stopped"] = reason
 
 
-def _mode(experiment: Experiment | Pretraining) -> str:
+def _mode(settings: LoggingConfig) -> str:
     """The experiment's word, else WANDB_MODE, else what the login allows."""
-    chosen = experiment.logging.wandb
+    chosen = settings.wandb
     if chosen == "auto":
         chosen = os.environ.get("WANDB_MODE", "auto")
     if chosen != "auto":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from itertools import islice
 from pathlib import Path
@@ -21,10 +20,10 @@ from distill3d.config.schema import Pretraining
 from distill3d.experiment import load_pretraining
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
-from distill3d.storage.run_folder import RunFolder, write_json, write_yaml
+from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.teachers.base import hash_weights
 from distill3d.training.callbacks import StepClock
-from distill3d.training.claim import finished_or_refused
+from distill3d.training.claim import finished_or_refused, take
 from distill3d.training.loggers import log_summary, make_loggers
 from distill3d.training.pretrain.card import write_card
 from distill3d.training.pretrain.module import PhotoModule, build_vit
@@ -61,7 +60,7 @@ def pretrain(
     settings = settings if isinstance(settings, Pretraining) else load_pretraining(settings)
     console = console or Console(stderr=True)
     folder = RunFolder(Path(settings.runs) / settings.name / f"seed{settings.seed}")
-    if is_main_process() and not overwrite and finished_or_refused(folder, settings, resume=resume):
+    if is_main_process() and not overwrite and finished_or_refused(folder, as_plain(settings), resume=resume):
         console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
     with quiet():
@@ -76,10 +75,7 @@ def pretrain(
             loader = DataLoader(crops, batch_size=settings.crops.batch_size, sampler=sampler)
             module.measure(islice(loader, STATISTICS_BATCHES))
         if is_main_process():
-            if overwrite and folder.path.exists():
-                shutil.rmtree(folder.path)
-            folder.done.unlink(missing_ok=True)
-            write_yaml(folder.config, as_plain(settings))
+            take(folder, as_plain(settings), overwrite=overwrite)
         loggers = make_loggers(settings, folder, first_step=step_of(checkpoint))
         _train(settings, module, data, folder, loggers, checkpoint)
         if is_main_process():
