@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from distill3d.evaluation.figures.case import FALSE, HIT, LOST, UNKNOWN, case_figure, error_projection
+from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, UNKNOWN
+from distill3d.evaluation.figures.case import case_figure, error_projection
 from distill3d.evaluation.tables import score_table
 
 

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from distill3d.errors import InputError
-from distill3d.evaluation.figures.tree import FALSE, HIT, LOST, RIGHT, stretch_box, tree_figure
+from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, RIGHT
+from distill3d.evaluation.figures.tree import stretch_box, tree_figure
 from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.metrics.tree_errors import Stretch
 from distill3d.volumes.swc import read_swc

@@ -1,4 +1,4 @@
-"""What all figures share: colors, projections at their place, and a canvas that is saved. It draws no figure."""
+"""What all figures share: colors, windows of gray, projections at their place, and a canvas that is saved."""
 
 from __future__ import annotations
 
@@ -9,10 +9,32 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
+# Okabe and Ito's colors, which color-blind readers can tell apart.
+GREEN, ORANGE, BLUE, YELLOW = (0.0, 0.62, 0.45), (0.90, 0.38, 0.0), (0.34, 0.71, 0.91), (0.94, 0.89, 0.26)
+HIT, FALSE, LOST, UNKNOWN = GREEN, ORANGE, BLUE, (0.35, 0.35, 0.35)
+RIGHT = (1.0, 1.0, 1.0)  # predicted, and agrees with gold
+GAMMA = 0.6  # dim neurites are the ones that are missed, and must be seen beside bright ones
+DIM = (25, 99.8)  # percentiles that are drawn black and white along with it
+
+Rgb = tuple[float, float, float]
 Reals, Flags = NDArray[np.floating], NDArray[np.bool_]
 Spacing = tuple[float, float, float]
 Shape = tuple[int, ...]
+
+
+def dim_window(flat: NDArray[np.number]) -> tuple[float, float]:
+    """Return the intensities to draw black and white where dim structures are lifted by `GAMMA`."""
+    black, white = (float(value) for value in np.percentile(flat, DIM))
+    return black, max(white, black + 1e-6)
+
+
+def gray(image: NDArray[np.number]) -> NDArray[np.uint8]:
+    """Project a stack [Z, Y, X] along z to shades [Y, X], with dim structures lifted."""
+    flat = np.asarray(image).max(axis=0).astype(np.float32)
+    black, white = dim_window(flat)
+    return np.rint(255 * np.clip((flat - black) / (white - black), 0, 1) ** GAMMA).astype(np.uint8)
 
 
 def show(ax: Axes, part: Reals, start_zyx_vox: NDArray[np.int64], axis: int, spacing_um: Spacing) -> None:
@@ -30,4 +52,15 @@ def save(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
     FigureCanvasAgg(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi, facecolor="white")
+    return path
+
+
+def save_quantized(figure: Figure, path: Path, palette: NDArray[np.uint8]) -> Path:
+    """Write a PNG with few colors [N, 3]: a third of the size, and lines keep their exact color. Returns ``path``."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn, colors = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), Image.new("P", (1, 1))
+    colors.putpalette(palette.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.quantize(palette=colors, dither=Image.Dither.NONE).save(path, optimize=True)
     return path

@@ -11,22 +11,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from distill3d.evaluation.figures.canvas import save
+from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, UNKNOWN, Flags, Reals, Spacing, save
 
-# Okabe and Ito's colors, which color-blind readers can tell apart.
-HIT, FALSE, LOST, UNKNOWN = (0.0, 0.62, 0.45), (0.90, 0.38, 0.0), (0.34, 0.71, 0.91), (0.35, 0.35, 0.35)
+# Kinds of a pixel of an error projection, and their colors.
+NOTHING, IS_UNKNOWN, IS_FALSE, IS_LOST, IS_HIT = range(5)
+KIND_COLORS = np.array([(0, 0, 0), UNKNOWN, FALSE, LOST, HIT], np.float32)
 
 
 def case_figure(
     path: Path,
     title: str,
     *,
-    image: NDArray[np.floating],
-    gold: NDArray[np.bool_],
-    known: NDArray[np.bool_],
-    prob: NDArray[np.floating],
+    image: Reals,
+    gold: Flags,
+    known: Flags,
+    prob: Reals,
     threshold: float,
-    spacing_um: tuple[float, float, float],
+    spacing_um: Spacing,
 ) -> Path:
     """Draw image, gold, probability and errors as maximum projections along z (above) and along y (below).
 
@@ -64,35 +65,36 @@ def case_figure(
     return save(figure, path, dpi=110)
 
 
-def _panel(ax: Axes, title: str, flat: NDArray[np.floating], **how: Any) -> None:  # noqa: ANN401 - matplotlib's own
+def _panel(ax: Axes, title: str, flat: Reals, **how: Any) -> None:  # noqa: ANN401 - matplotlib's own
     ax.imshow(flat, interpolation="nearest", **how)
     ax.set_title(title, fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
 
 
-def _window(flat: NDArray[np.floating]) -> tuple[float, float]:
+def _window(flat: Reals) -> tuple[float, float]:
     """Return the intensities to draw black and white, so that a dim neurite on a bright background is seen."""
     low, high = np.percentile(flat, (5, 99.5))
     return (float(low), float(high)) if high > low else (0.0, float(flat.max()) or 1.0)
 
 
-def error_projection(
-    *, pred: NDArray[np.bool_], gold: NDArray[np.bool_], known: NDArray[np.bool_], axis: int
-) -> NDArray[np.float32]:
-    """Project hits and errors to RGB: a hit anywhere along the ray wins, then a miss, then a false voxel.
+def error_projection(*, pred: Flags, gold: Flags, known: Flags, axis: int) -> Reals:
+    """Project hits and errors to RGB, see `error_kinds`.
 
     Returns:
         [..., 3] in [0, 1]; black where there is nothing.
     """
-    layers = (
-        (~known, UNKNOWN),
-        (pred & ~gold & known, FALSE),
-        (gold & ~pred & known, LOST),
-        (gold & pred & known, HIT),
-    )
-    flat = np.zeros((*np.delete(pred.shape, axis), 3), np.float32)
-    for voxels, color in layers:
-        where = voxels.all(axis=axis) if color is UNKNOWN else voxels.any(axis=axis)
-        flat[where] = color
-    return flat
+    return KIND_COLORS[error_kinds(pred=pred, gold=gold, known=known, axis=axis)]
+
+
+def error_kinds(*, pred: Flags, gold: Flags, known: Flags, axis: int) -> NDArray[np.uint8]:
+    """Project hits and errors: a hit anywhere along the ray wins, then a miss, then a false voxel.
+
+    Returns:
+        [...], places in `KIND_COLORS`; unknown where no voxel of the ray is labelled.
+    """
+    kinds = np.where(known.any(axis=axis), NOTHING, IS_UNKNOWN).astype(np.uint8)
+    kinds[(pred & ~gold & known).any(axis=axis)] = IS_FALSE
+    kinds[(gold & ~pred & known).any(axis=axis)] = IS_LOST
+    kinds[(gold & pred & known).any(axis=axis)] = IS_HIT
+    return kinds

@@ -12,21 +12,28 @@ from typing import Any, final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from PIL import Image
 
+from distill3d.evaluation.figures.canvas import (
+    FALSE,
+    GAMMA,
+    HIT,
+    LOST,
+    RIGHT,
+    Flags,
+    Spacing,
+    dim_window,
+    save_quantized,
+)
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, TreeScores, tree_scores
 from distill3d.evaluation.metrics.tree_errors import Stretch, TreePieces, error_stretches, pieces_within, tree_pieces
 from distill3d.volumes.tree import Tree
 
-# Okabe and Ito's colors, which color-blind readers can tell apart; white is what agrees with gold anyway.
-HIT, FALSE, LOST, RIGHT = (0.0, 0.62, 0.45), (0.90, 0.38, 0.0), (0.34, 0.71, 0.91), (1.0, 1.0, 1.0)
 LEGEND = {
     "gold, found": HIT,
     "gold, missed": LOST,
@@ -34,7 +41,6 @@ LEGEND = {
     "predicted, right (close-ups only)": RIGHT,
 }
 MARGIN, NEAR, FAR = 12, 28, 80  # voxels: around a stretch, and half a close-up at least and at most
-GAMMA = 0.6  # dim neurites are the ones that are missed, and must be seen beside bright ones
 XY, XZ, ZY = (1, 2), (0, 2), (1, 0)  # axes that run down and to the right
 SIZE, ROOM, SPOT_ROOM = (14.6, 7.7), (6.5, 6.15), (6.9, 2.75)  # inches: the picture, the projections, a close-up
 LEFT, SPOT_LEFT, TOP, GAP = 0.4, 7.5, 1.2, 0.1
@@ -44,9 +50,8 @@ _SHADES = [
     *(np.linspace(0, 1, 9)[1:, None] * c for c in (HIT, FALSE, LOST)),
 ]
 PALETTE = np.rint(255 * np.concatenate(_SHADES)).astype(np.uint8)
-_Flags, _Voxels = NDArray[np.bool_], NDArray[np.int64]
+_Voxels = NDArray[np.int64]
 _Box = tuple[_Voxels, _Voxels]  # first and last voxel
-_Spacing = tuple[float, float, float]
 
 
 def stretch_box(stretch: Stretch, shape_zyx: Sequence[int], tolerance_vox: float) -> _Box:
@@ -78,7 +83,7 @@ class _Side:
     owner: str
     other: str
     pieces: TreePieces
-    wrong: _Flags
+    wrong: Flags
     stretches: list[Stretch]
     box: _Box | None
 
@@ -89,7 +94,7 @@ class _Scene:
     """What all panels draw from."""
 
     image: NDArray[np.number]
-    spacing_um: _Spacing
+    spacing_um: Spacing
     gold: _Side
     pred: _Side
 
@@ -101,7 +106,7 @@ def tree_figure(
     image: NDArray[np.number],
     pred: Tree,
     gold: Tree,
-    spacing_um: _Spacing,
+    spacing_um: Spacing,
     tolerance_vox: float = DEFAULT_TREE_TOLERANCE,
 ) -> Path:
     """Draw maximum projections in three planes with both trees, and close-ups of the worst miss and the worst extra.
@@ -139,7 +144,7 @@ def tree_figure(
             _closeup(figure, top, side.box, scene)
     empty = [side.owner for side in (missed, spurious) if not len(side.wrong)]
     _words(figure, title, scores, " and ".join(empty).capitalize() + ": no node, nothing to draw." if empty else "")
-    return _save(figure, path)
+    return save_quantized(figure, path, PALETTE)
 
 
 def _side(
@@ -209,11 +214,10 @@ def _show(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], note: str 
     (low, high), (down, right) = box, plane
     part = scene.image[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
     flat = part.max(axis=3 - down - right)
-    black, white = np.percentile(flat, (25, 99.8))
     drawn = ax.imshow(
         flat if down < right else flat.T,
         cmap="gray",
-        norm=PowerNorm(GAMMA, black, max(white, black + 1e-6), clip=True),
+        norm=PowerNorm(GAMMA, *dim_window(flat), clip=True),
         aspect=scene.spacing_um[down] / scene.spacing_um[right],
     )
     drawn.set_extent((low[right] - 0.5, high[right] + 0.5, high[down] + 0.5, low[down] - 0.5))
@@ -244,7 +248,7 @@ def _trees(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], *, closeu
             )
 
 
-def _within(points: np.ndarray, box: _Box) -> _Flags:
+def _within(points: np.ndarray, box: _Box) -> Flags:
     return (points >= box[0] - 0.5) & (points <= box[1] + 0.5)
 
 
@@ -275,14 +279,3 @@ def _words(figure: Figure, title: str, scores: TreeScores, remark: str) -> None:
     lines = [Line2D([], [], color=color, lw=2, label=name) for name, color in LEGEND.items()]
     place = {"loc": "upper right", "bbox_to_anchor": (1 - 0.15 / SIZE[0], 1 - 0.42 / SIZE[1])}
     figure.legend(handles=lines, ncols=4, fontsize=8, facecolor="0.3", labelcolor="white", fancybox=False, **place)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """Write with few colors: a third of the size, and lines keep their exact color."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    drawn, palette = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), Image.new("P", (1, 1))
-    palette.putpalette(PALETTE.tobytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
-    return path

@@ -12,15 +12,10 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from distill3d.evaluation.figures.canvas import Flags, Reals, Shape, Spacing, save, show
+from distill3d.evaluation.figures.canvas import BLUE, GREEN, ORANGE, YELLOW, Flags, Reals, Shape, Spacing, save, show
 
-# Okabe and Ito's colors, which color-blind readers can tell apart.
-COLORS, GOLD = {"z": (0.90, 0.38, 0.0), "y": (0.34, 0.71, 0.91), "x": (0.94, 0.89, 0.26)}, (0.0, 0.62, 0.45)
-
-
+COLORS, GOLD = {"z": ORANGE, "y": BLUE, "x": YELLOW}, GREEN
 NEAR = 2.0  # voxels from gold that still are on the neurite
-
-
 HALF = 24  # voxels from the middle of a close-up to its border
 
 
