@@ -21,6 +21,7 @@ from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.tree import tree_figure
 from distill3d.evaluation.metrics.by_case import mask_scores, summarize
 from distill3d.evaluation.metrics.tree import tree_scores
+from distill3d.evaluation.projections import Projections, project, write_projections
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.tracing.trace import trace
@@ -41,7 +42,7 @@ class Found:
 
 
 def evaluate(run: Path | str) -> dict[str, Any]:
-    """Trace and score every test case of a run; write ``swc/``, ``metrics.json`` and ``figures/``.
+    """Trace and score every test case of a run; write ``swc/``, ``projections/``, ``figures/``, ``metrics.json``.
 
     Args:
         run: a run's folder with predictions in ``prob/``.
@@ -68,6 +69,7 @@ def evaluate(run: Path | str) -> dict[str, Any]:
         student[case.name] = case_scores(case, found)
         baseline[case.name] = case_scores(case, otsu_traced(case))
         _draw(folder, experiment, case, prob, found, student[case.name])
+        write_projections(folder.projections(case.name), _projections(case, found))
     results = {
         "experiment": experiment.name,
         "seed": experiment.seed,
@@ -148,6 +150,12 @@ def _tree_picture(folder: RunFolder, case: str) -> Path:
 
 def _summary(scores: Mapping[str, Scores]) -> dict[str, Any]:
     return {"cases": dict(scores), **dataclasses.asdict(summarize(scores))}
+
+
+def _projections(case: PreparedCase, found: Found) -> Projections:
+    return project(
+        case.raw, gold=case.mask, known=case.known, pred=found.mask, spacing_um=case.spacing_um, tree=case.tree()
+    )
 
 
 def _draw(

@@ -98,6 +98,10 @@ class RunFolder:
         """Predicted probability of a case, uint8: 255 is 1."""
         return self.path / "prob" / f"{case}.tif"
 
+    def projections(self, case: str) -> Path:
+        """A case seen from above: image, gold, errors, and the tree of gold."""
+        return self.path / "projections" / f"{case}.npz"
+
     @property
     def state(self) -> State:
         """Whether there is a run here, and whether it is complete."""

@@ -5,7 +5,7 @@ from comparisons import write_curves
 
 from distill3d.report.page.curves import curve_charts
 from distill3d.report.page.snapshots import Picture, picture, scaled
-from distill3d.report.page.worst import Card, WorstCase
+from distill3d.report.page.worst import Card, Worst, WorstCase
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 SLOW = 60_000  # ms; the machine may be busy
@@ -19,7 +19,7 @@ def gradient(shade) -> Picture:
 def worst_of(names):
     cards = [Card("Image", "brightest along z", (gradient(90), gradient(120)))]
     cards += [Card(name, f"note of {name}", (gradient(150), gradient(250)), place) for place, name in enumerate(names)]
-    return [WorstCase("case_0", "rows 0 to 64, columns 0 to 64, all 8 slices", tuple(cards))]
+    return Worst((WorstCase("case_0", "rows 0 to 64, columns 0 to 64, all 8 slices", tuple(cards)),))
 
 
 def curves_of(comparison, folder):

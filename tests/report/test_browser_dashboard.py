@@ -24,7 +24,7 @@ def test_the_dashboard_reloads_after_a_change_and_keeps_what_the_reader_set(brow
         comparison = compare_places(folders)
         return comparison, run_folders(comparison)
 
-    board = Dashboard(tmp_path / "runs", build=build, every=0.3, pictures=False)
+    board = Dashboard(tmp_path / "runs", build=build, every=0.3)
     server = make_server(board, port=0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

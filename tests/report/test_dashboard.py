@@ -36,7 +36,7 @@ def runs(tmp_path, write_run):
 @pytest.fixture
 def dashboard(runs, monkeypatch):
     monkeypatch.setattr("distill3d.report.live.dashboard.FRESH", 0.0)  # files of a test change faster than people look
-    return Dashboard(runs, build=build, pictures=False)
+    return Dashboard(runs, build=build)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_the_page_compares_finished_runs_and_shows_how_far_the_others_are(dashbo
 def test_a_folder_without_finished_runs_has_a_page_too(tmp_path, write_run):
     folder = tmp_path / "runs"
     folder.mkdir()
-    board = Dashboard(folder, build=build, pictures=False)
+    board = Dashboard(folder, build=build)
     assert "Nothing is running" in board.page().decode()
     unfinished(write_run, folder)
     time.sleep(0.6)

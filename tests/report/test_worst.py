@@ -1,22 +1,23 @@
-"""The worst cases: the right ones, at one place, from the run's own data, or what the run left where that is gone."""
+"""The worst cases: the right ones, at one place, from what the runs left and nothing else."""
 
 import base64
 import dataclasses
 import io
+import shutil
 
 import numpy as np
 import pytest
 from comparisons import compared
 from PIL import Image
 
-from distill3d.config.plain import as_plain
 from distill3d.data.datamodule import DistillDataModule
-from distill3d.evaluation.figures.case import FALSE, LOST
-from distill3d.evaluation.figures.tree import HIT
-from distill3d.report.page.snapshots import WHOLE, Box, colored, scaled, with_trees, worst_place, wrong_pixels
+from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST
+from distill3d.evaluation.figures.case import IS_FALSE, IS_HIT, IS_LOST
+from distill3d.evaluation.projections import project, write_projections
+from distill3d.report.page.html import render
+from distill3d.report.page.snapshots import WHOLE, Box, scaled, with_trees, worst_place, wrong_pixels
 from distill3d.report.page.worst import MOST_ARMS, MOST_BYTES, MOST_CASES, worst_cases, worst_names
-from distill3d.storage.run_folder import RunFolder, write_yaml
-from distill3d.volumes.prob import write_prob
+from distill3d.storage.run_folder import RunFolder
 from distill3d.volumes.swc import write_swc
 from distill3d.volumes.tree import Tree
 
@@ -38,34 +39,28 @@ def kinds(picture, shape):
 
 
 @pytest.fixture
-def experiment(tiny):
-    return tiny()
-
-
-@pytest.fixture
-def case(experiment):
-    (found,) = DistillDataModule(experiment).cases("test")
+def case(tiny):
+    (found,) = DistillDataModule(tiny()).cases("test")
     return found
 
 
-def write_run(folder, experiment, case, prob, tree):
+def write_run(folder, case, pred, tree):
+    """Leave in a folder what `evaluate` leaves of a case for the page."""
     run = RunFolder(folder)
-    write_yaml(run.config, as_plain(experiment))
-    run.prob(case.name).parent.mkdir()
-    write_prob(run.prob(case.name), prob, case.spacing_um)
+    left = project(case.raw, gold=case.mask, known=case.known, pred=pred, spacing_um=case.spacing_um, tree=case.tree())
+    write_projections(run.projections(case.name), left)
     write_swc(run.swc(case.name), tree)
     return folder
 
 
 @pytest.fixture
-def drawn(tmp_path, experiment, case):
+def drawn(tmp_path, case):
     """An arm that is right and one that sees nothing but a block that is not there."""
-    gold = np.asarray(case.mask, np.float32)
-    block = np.zeros_like(gold)
-    block[:, BLOCK, BLOCK] = 1
+    block = np.zeros_like(case.mask)
+    block[:, BLOCK, BLOCK] = True
     folders = {
-        "op_scratch": (write_run(tmp_path / "good", experiment, case, gold, case.tree()),),
-        "op_bad": (write_run(tmp_path / "bad", experiment, case, block, no_tree()),),
+        "op_scratch": (write_run(tmp_path / "good", case, case.mask, case.tree()),),
+        "op_bad": (write_run(tmp_path / "bad", case, block, no_tree()),),
     }
     comparison = compared(GAINS, seeds=1, case_names=[case.name, "other"])
     return comparison, folders
@@ -92,7 +87,7 @@ def test_the_worst_mean_over_arms_comes_first_and_a_case_nobody_found_before_it(
 
 
 def test_arms_stand_side_by_side_after_image_and_gold(drawn, case):
-    (shown,) = worst_cases(*drawn)
+    (shown,) = worst_cases(*drawn).cases
     assert shown.name == case.name
     assert [card.title for card in shown.cards] == ["Image", "Gold", "op_scratch", "op_bad"]
     assert [card.index for card in shown.cards] == [None, None, 0, 1]
@@ -102,7 +97,7 @@ def test_arms_stand_side_by_side_after_image_and_gold(drawn, case):
 
 
 def test_errors_have_the_color_of_their_kind(drawn, case):
-    (shown,) = worst_cases(*drawn)
+    (shown,) = worst_cases(*drawn).cases
     gold = np.asarray(case.mask).any(axis=0)
     block = np.zeros_like(gold)
     block[BLOCK, BLOCK] = True
@@ -117,7 +112,7 @@ def test_errors_have_the_color_of_their_kind(drawn, case):
 
 def test_the_note_has_the_scores_of_the_run_that_is_shown(drawn, case):
     comparison, folders = drawn
-    (shown,) = worst_cases(comparison, folders)
+    (shown,) = worst_cases(comparison, folders).cases
     for card, arm in zip(shown.cards[2:], comparison.arms, strict=True):
         assert f"Dice {arm.runs[0].cases[case.name]['dice']:.3f}" in card.note
         assert card.note.endswith("seed 0")
@@ -133,42 +128,52 @@ def test_all_arms_are_shown_with_the_least_seed_they_share(drawn, case):
         dataclasses.replace(bad, runs=later),
     )
     twice = {name: 2 * paths for name, paths in folders.items()}
-    (shown,) = worst_cases(dataclasses.replace(comparison, arms=arms), twice)
+    (shown,) = worst_cases(dataclasses.replace(comparison, arms=arms), twice).cases
     assert [card.note[-6:] for card in shown.cards[2:]] == ["seed 2", "seed 2"]
 
 
-def test_the_figures_of_the_runs_stand_in_where_a_prediction_is_gone(drawn, case):
+def test_runs_without_projections_are_named_once_with_the_verb_that_makes_them(drawn, case):
     comparison, folders = drawn
-    RunFolder(folders["op_bad"][0]).prob(case.name).unlink()
-    assert worst_cases(comparison, folders) == ()
-    for (folder,) in folders.values():
-        RunFolder(folder).figures.mkdir()
-        Image.new("RGB", (1430, 800), (200, 30, 30)).save(RunFolder(folder).figures / f"{case.name}.png")
-    (shown,) = worst_cases(comparison, folders)
-    assert (shown.place, len(shown.cards)) == ("", 2)
-    (picture,) = shown.cards[0].pictures
-    assert (picture.width, picture.height) == (720, 403)
+    good, bad = (RunFolder(folder) for (folder,) in folders.values())
+    for run in (good, bad):
+        shutil.copy(run.projections(case.name), run.projections("other"))
+    assert worst_cases(comparison, folders).remark == ""
+    shutil.rmtree(bad.projections(case.name).parent)
+    left = worst_cases(comparison, folders)
+    assert [[card.title for card in found.cards] for found in left.cases] == 2 * [["Image", "Gold", "op_scratch"]]
+    assert left.remark.count("distill3d evaluate RUN") == 1
+    assert bad.path.as_posix() in left.remark
+    assert good.path.as_posix() not in left.remark
+    shutil.rmtree(good.projections(case.name).parent)
+    assert worst_cases(comparison, folders).cases == ()
+    page = render(comparison, worst=worst_cases(comparison, folders))
+    assert page.count("distill3d evaluate RUN") == 1
 
 
-@pytest.mark.parametrize("harm", ["config", "swc", "prob"])
+@pytest.mark.parametrize("harm", ["swc", "projections", "shape"])
 def test_a_broken_file_of_a_run_breaks_no_report(drawn, case, harm):
     comparison, folders = drawn
     run = RunFolder(folders["op_scratch"][0])
-    broken = {"config": run.config, "swc": run.swc(case.name), "prob": run.prob(case.name)}[harm]
-    broken.write_text("{] no such thing")
-    shown = worst_cases(comparison, folders)
-    assert len(shown) == (1 if harm == "swc" else 0)  # without a tree, the errors are enlarged instead
+    if harm == "shape":
+        small = np.zeros((2, 5, 6), bool)
+        left = project(small, gold=small, known=~small, pred=small, spacing_um=(1.0, 1.0, 1.0), tree=None)
+        write_projections(RunFolder(folders["op_bad"][0]).projections(case.name), left)
+    else:
+        getattr(run, harm)(case.name).write_text("{] no such thing")
+    (shown,) = worst_cases(comparison, folders).cases
+    titles = {"swc": ["op_scratch", "op_bad"], "projections": ["op_bad"], "shape": ["op_scratch"]}
+    assert [card.title for card in shown.cards[2:]] == titles[harm]
+    if harm == "swc":  # without a tree, the errors are enlarged instead
+        assert "errors of op_scratch" in shown.cards[2].pictures[1].alt
 
 
-def test_no_more_cases_and_arms_are_drawn_than_a_page_bears(tmp_path, experiment, case):
+def test_no_more_cases_and_arms_are_drawn_than_a_page_bears(tmp_path, case):
     gains = {f"arm_{k}": 0.01 * k for k in range(MOST_ARMS + 3)}
-    names = [case.name, *(f"gone_{k}" for k in range(MOST_CASES + 2))]
-    comparison = compared(gains, seeds=1, case_names=names)
-    folder = write_run(tmp_path / "run", experiment, case, np.asarray(case.mask, np.float32), case.tree())
-    RunFolder(folder).figures.mkdir()
-    for name in names:
-        Image.new("RGB", (900, 500)).save(RunFolder(folder).figures / f"{name}.png")
-    shown = worst_cases(comparison, dict.fromkeys(gains, (folder,)))
+    comparison = compared(gains, seeds=1, cases=MOST_CASES + 2)
+    folder = write_run(tmp_path / "run", case, case.mask, case.tree())
+    for name in worst_names(comparison):
+        shutil.copy(RunFolder(folder).projections(case.name), RunFolder(folder).projections(name))
+    shown = worst_cases(comparison, dict.fromkeys(gains, (folder,))).cases
     assert [found.name for found in shown] == worst_names(comparison)[:MOST_CASES]
     assert all(sum(card.index is not None for card in found.cards) == MOST_ARMS for found in shown)
 
@@ -176,36 +181,36 @@ def test_no_more_cases_and_arms_are_drawn_than_a_page_bears(tmp_path, experiment
 def test_pictures_that_do_not_compress_leave_the_page_its_size(tmp_path, monkeypatch):
     gains = {f"arm_{k}": 0.01 * k for k in range(MOST_ARMS)}
     comparison = compared(gains, seeds=1, cases=MOST_CASES)
-    noise = np.random.default_rng(0).integers(0, 255, (800, 1430, 3), np.uint8)
-    figures = RunFolder(tmp_path).figures
-    figures.mkdir()
+    noise = np.random.default_rng(0).random((1, 460, 460))
+    gold, pred = noise > 0.5, noise * 10 % 1 > 0.5
+    left = project(noise, gold=gold, known=noise > -1, pred=pred, spacing_um=(1.0, 1.0, 1.0), tree=None)
     for name in worst_names(comparison):
-        Image.fromarray(noise).save(figures / f"{name}.png", compress_level=0)
-    shown = worst_cases(comparison, dict.fromkeys(gains, (tmp_path,)))
+        write_projections(RunFolder(tmp_path).projections(name), left)
+    shown = worst_cases(comparison, dict.fromkeys(gains, (tmp_path,))).cases
     sizes = [sum(len(p.uri) for card in found.cards for p in card.pictures) for found in shown]
     assert 1 <= len(shown) < MOST_CASES
     assert sum(sizes) <= MOST_BYTES
     monkeypatch.setattr("distill3d.report.page.worst.MOST_BYTES", 1)
-    assert len(worst_cases(comparison, dict.fromkeys(gains, (tmp_path,)))) == 1
+    assert len(worst_cases(comparison, dict.fromkeys(gains, (tmp_path,))).cases) == 1
 
 
-def flat_errors(*parts):
-    flat = np.zeros((200, 300, 3))
-    for color, rows, columns in parts:
-        flat[rows, columns] = color
-    return colored(flat)
+def kinds_of(*parts):
+    kinds = np.zeros((200, 300), np.uint8)
+    for kind, rows, columns in parts:
+        kinds[rows, columns] = kind
+    return kinds
 
 
 def test_a_thick_rim_counts_for_less_than_a_branch_that_is_missing():
-    rim = [(ORANGE, slice(48, 58), slice(20, 280)), (GREEN, slice(50, 56), slice(20, 280))]
-    branch = (BLUE, slice(150, 190), slice(200, 203))
-    wrong = wrong_pixels(flat_errors(*rim, branch))
+    rim = [(IS_FALSE, slice(48, 58), slice(20, 280)), (IS_HIT, slice(50, 56), slice(20, 280))]
+    branch = (IS_LOST, slice(150, 190), slice(200, 203))
+    wrong = wrong_pixels(kinds_of(*rim, branch))
     assert wrong.sum() == 40 * 3
     box = worst_place(wrong.astype(float))
     assert box.top <= 150
     assert box.bottom >= 190
     assert box.left <= 200 < box.right
-    assert wrong_pixels(flat_errors(*rim)).sum() == 4 * 260  # where the rim is all, it counts
+    assert wrong_pixels(kinds_of(*rim)).sum() == 4 * 260  # where the rim is all, it counts
 
 
 @pytest.mark.parametrize("shape", [(10, 12), (64, 500), (512, 512)])

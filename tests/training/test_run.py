@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks import Callback
 
 from distill3d.config.plain import as_plain
 from distill3d.errors import InputError, TrainingError
+from distill3d.evaluation.figures.case import IS_HIT, IS_LOST
+from distill3d.evaluation.projections import read_projections
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.module import load_module
@@ -52,6 +54,9 @@ def test_a_run_leaves_scores_pictures_and_done(tiny):
     assert results["baselines"]["otsu"]["cases"].keys() == results["cases"].keys()
     assert results["mean"]["dice"] == results["cases"]["sim_003"]["dice"]
     assert (folder.figures / "sim_003.png").stat().st_size > 10_000
+    seen = read_projections(folder.projections("sim_003"))
+    assert np.isin(seen.errors[seen.gold], (IS_HIT, IS_LOST)).all()
+    assert (seen.depth, seen.gold.any(), seen.tree is not None) == (16, True, True)
     assert results["cost"]["steps"] == 4
     assert results["cost"]["trainable_parameters"] == results["cost"]["parameters"] > 0
     assert torch.__version__.startswith(results["provenance"]["packages"]["torch"])

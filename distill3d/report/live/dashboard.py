@@ -22,7 +22,7 @@ from distill3d.report.live.scan import Scan, live_runs, scan
 from distill3d.report.page.curves import TermChart, curve_charts
 from distill3d.report.page.html import render
 from distill3d.report.page.live import Live
-from distill3d.report.page.worst import WorstCase, worst_cases
+from distill3d.report.page.worst import Worst, worst_cases
 
 ADDRESS = "127.0.0.1"
 FRESH = 0.5  # seconds a look at the folder is good for
@@ -43,7 +43,7 @@ class _Finished(NamedTuple):
     state: str
     comparison: Comparison
     curves: tuple[TermChart, ...]
-    worst: tuple[WorstCase, ...]
+    worst: Worst
     problem: str
 
 
@@ -55,16 +55,15 @@ class Dashboard:
         runs: the folder.
         build: from finished run folders to what is compared, and arm -> run folders.
         every: seconds between two looks of the page for changes.
-        pictures: whether worst cases are drawn, which may take a minute after a run ends.
 
     Raises:
         InputError: there is no such folder.
     """
 
-    def __init__(self, runs: Path, *, build: Build, every: float = 5.0, pictures: bool = True) -> None:
+    def __init__(self, runs: Path, *, build: Build, every: float = 5.0) -> None:
         if not runs.is_dir():
             raise InputError(f"{runs}: no such folder; accepted: a folder that holds runs, such as runs/")
-        self.runs, self.build, self.every, self.pictures = runs, build, every, pictures
+        self.runs, self.build, self.every = runs, build, every
         self._lock = threading.Lock()
         self._seen: tuple[float, Scan] | None = None
         self._finished: _Finished | None = None
@@ -98,13 +97,13 @@ class Dashboard:
         refused = [f"{folder.name}: links to a place outside of {self.runs} and is left out" for folder in seen.refused]
         nothing = _nothing(self.runs, refused)
         if not seen.finished:
-            return _Finished(seen.finished_state, nothing, (), (), "")
+            return _Finished(seen.finished_state, nothing, (), Worst(), "")
         try:
             comparison, folders = self.build(seen.finished)
         except (UserError, OSError) as error:  # the page must stay up, and say so
-            return _Finished(seen.finished_state, nothing, (), (), str(error))
+            return _Finished(seen.finished_state, nothing, (), Worst(), str(error))
         curves = curve_charts(folders, [arm.name for arm in comparison.arms])
-        worst = worst_cases(comparison, folders) if self.pictures else ()
+        worst = worst_cases(comparison, folders)
         return _Finished(seen.finished_state, _with_remarks(comparison, refused), tuple(curves), worst, "")
 
 

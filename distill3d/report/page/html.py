@@ -26,7 +26,7 @@ from distill3d.report.page.live import Live
 from distill3d.report.page.low_data import LowDataLine, low_data, low_data_lines
 from distill3d.report.page.palette import DARK, LIGHT, look, style_rules
 from distill3d.report.page.rows import case_panels, head_table
-from distill3d.report.page.worst import MOST_ARMS, WorstCase, worst_cases
+from distill3d.report.page.worst import MOST_ARMS, Worst, worst_cases
 from distill3d.report.text.wording import answer
 from distill3d.storage.run_folder import write_text
 
@@ -36,7 +36,7 @@ def write_page(comparison: Comparison, folders: Mapping[str, tuple[Path, ...]], 
 
     Args:
         comparison: what to say.
-        folders: arm -> its run folders, in the order of its runs; curves and predictions are read from there.
+        folders: arm -> its run folders, in the order of its runs; curves and projections are read from there.
         out: the file to write; its folder is made.
 
     Returns:
@@ -51,7 +51,7 @@ def render(
     comparison: Comparison,
     *,
     curves: Sequence[TermChart] = (),
-    worst: Sequence[WorstCase] = (),
+    worst: Worst = Worst(),  # noqa: B008 - immutable
     live: Live | None = None,
 ) -> str:
     """Return the page of a comparison.
@@ -160,7 +160,7 @@ def _sections(
     comparison: Comparison,
     curves: Sequence[TermChart],
     lines: Sequence[LowDataLine],
-    worst: Sequence[WorstCase],
+    worst: Worst,
     live: Live | None,
 ) -> list[tuple[str, str]]:
     titles = {
@@ -170,7 +170,7 @@ def _sections(
         "cases": "Cases",
         "curves": "Curves" if curves else "",
         "labels": "Labels" if lines else "",
-        "worst": "Worst cases" if worst else "",
+        "worst": "Worst cases" if worst.cases or worst.remark else "",
         "budget": "Budget",
         "provenance": "Provenance",
     }

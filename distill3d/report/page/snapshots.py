@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
@@ -14,19 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_dilation, uniform_filter
 
-from distill3d.evaluation.figures.case import FALSE, LOST
-from distill3d.evaluation.figures.tree import HIT, RIGHT
+from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, RIGHT, Flags, Rgb, Spacing
+from distill3d.evaluation.figures.case import IS_FALSE, IS_HIT, IS_LOST, KIND_COLORS
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE
 from distill3d.evaluation.metrics.tree_errors import TreePieces, pieces_within, tree_pieces
 from distill3d.volumes.tree import Tree
 
 WHOLE, CLOSE = 460, 380  # pixels of the longer side
-GAMMA = 0.6  # dim neurites are the ones that are missed
 SHARE, LEAST = 0.3, 64  # side of a close-up: of the image's shorter side, and voxels
 QUALITY = 72
 RIM = 3  # pixels
 Flat = NDArray[np.uint8]  # [Y, X, 3]
-_Rgb = tuple[float, float, float]
+Kinds = NDArray[np.uint8]  # [Y, X], of `distill3d.evaluation.figures.case.error_kinds`
 
 
 @final
@@ -57,37 +55,24 @@ class Picture:
     alt: str
 
 
-def gray(image: NDArray[np.number]) -> Flat:
-    """Project a stack [Z, Y, X] along z, with dim structures lifted."""
-    flat = np.asarray(image).max(axis=0).astype(np.float32)
-    black, white = np.percentile(flat, (25, 99.8))
-    shade = np.clip((flat - black) / max(float(white - black), 1e-6), 0, 1) ** GAMMA
-    return _gray_rgb(np.rint(255 * shade))
-
-
-def mask_view(mask: NDArray[np.bool_]) -> Flat:
-    """Project a mask [Z, Y, X] along z, white on black."""
-    return _gray_rgb(255 * mask.any(axis=0))
-
-
-def _gray_rgb(shades: ArrayLike) -> Flat:
+def shaded(shades: ArrayLike) -> Flat:
+    """Bring shades of gray [Y, X], 0 to 255, to RGB."""
     return np.repeat(np.asarray(shades, np.uint8)[..., None], 3, axis=2)
 
 
-def colored(errors: NDArray[np.floating]) -> Flat:
-    """Bring an error projection of `distill3d.evaluation.figures.case.error_projection` to bytes."""
-    return np.rint(255 * errors).astype(np.uint8)
+def colored(errors: Kinds) -> Flat:
+    """Bring an error projection to RGB."""
+    return np.rint(255 * KIND_COLORS).astype(np.uint8)[errors]
 
 
-def wrong_pixels(errors: Flat) -> NDArray[np.bool_]:
+def wrong_pixels(errors: Kinds) -> Flags:
     """Return where an error projection shows something missed or false, bool [Y, X].
 
     What is within `RIM` pixels of what was found is left out unless that is all: a neurite drawn a voxel too thick is
     wrong along its whole length, and would hide the branch that is missing.
     """
-    found, false, lost = ((errors == np.rint(255 * np.array(color))).all(axis=2) for color in (HIT, FALSE, LOST))
-    wrong = false | lost
-    far = wrong & np.logical_not(binary_dilation(found, iterations=RIM))
+    wrong = np.isin(errors, (IS_FALSE, IS_LOST))
+    far = wrong & np.logical_not(binary_dilation(errors == IS_HIT, iterations=RIM))
     return far if far.any() else wrong
 
 
@@ -140,9 +125,7 @@ def with_box(image: Image.Image, box: Box, shape: Sequence[int]) -> Image.Image:
     return image
 
 
-def with_trees(
-    image: Image.Image, box: Box, *, gold: Tree, pred: Tree | None, spacing_um: tuple[float, float, float]
-) -> Image.Image:
+def with_trees(image: Image.Image, box: Box, *, gold: Tree, pred: Tree | None, spacing_um: Spacing) -> Image.Image:
     """Draw trees into a close-up: gold found or missed, predicted spurious; without a prediction, gold alone."""
     of_gold = tree_pieces(gold, spacing_um)
     if pred is None:
@@ -161,7 +144,7 @@ def with_trees(
     return image
 
 
-def _lines(image: Image.Image, box: Box, pieces: TreePieces, which: NDArray[np.bool_], color: _Rgb) -> None:
+def _lines(image: Image.Image, box: Box, pieces: TreePieces, which: Flags, color: Rgb) -> None:
     """Draw pieces with a dark rim, which sets them off from bright neurites."""
     middle, half = pieces.points_zyx_vox[which][:, :0:-1], pieces.halves_zyx_vox[which][:, :0:-1]
     size = np.array([box.right - box.left, box.bottom - box.top])
@@ -182,11 +165,3 @@ def picture(image: Image.Image, alt: str, quality: int = QUALITY) -> Picture:
     image.save(buffer, "WEBP", quality=quality, method=4)
     code = base64.b64encode(buffer.getvalue()).decode()
     return Picture(f"data:image/webp;base64,{code}", image.width, image.height, alt)
-
-
-def file_picture(path: Path, alt: str, width: int) -> Picture:
-    """Read a picture that a run left, scaled down to a width."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    image.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
-    return picture(image, alt)

@@ -1,0 +1,96 @@
+"""What a test case looks like from above, as `evaluate` leaves it for a page that reads run folders only."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill3d.errors import InputError
+from distill3d.evaluation.figures.canvas import Flags, Spacing, gray
+from distill3d.evaluation.figures.case import error_kinds
+from distill3d.volumes.tree import Tree
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Projections:
+    """A case seen along z.
+
+    Args:
+        image: [Y, X], shades of `gray`.
+        gold: [Y, X].
+        errors: [Y, X], kinds of `error_kinds`.
+        spacing_um: ZYX voxel size.
+        depth: slices of the stack.
+        tree: of gold; None where the case has none.
+    """
+
+    image: NDArray[np.uint8]
+    gold: Flags
+    errors: NDArray[np.uint8]
+    spacing_um: Spacing
+    depth: int
+    tree: Tree | None
+
+
+def project(
+    image: NDArray[np.number], *, gold: Flags, known: Flags, pred: Flags, spacing_um: Spacing, tree: Tree | None
+) -> Projections:
+    """Project a case along z.
+
+    Args:
+        image: [Z, Y, X] intensities as they were recorded.
+        gold: [Z, Y, X].
+        known: [Z, Y, X], voxels that somebody labelled.
+        pred: [Z, Y, X].
+        spacing_um: ZYX voxel size.
+        tree: of gold.
+    """
+    return Projections(
+        image=gray(image),
+        gold=np.asarray(gold.any(axis=0)),
+        errors=error_kinds(pred=pred, gold=gold, known=known, axis=0),
+        spacing_um=spacing_um,
+        depth=len(image),
+        tree=tree,
+    )
+
+
+def write_projections(path: Path, projections: Projections) -> None:
+    """Write one compressed file atomically; makes the folder."""
+    fields = {field.name: getattr(projections, field.name) for field in dataclasses.fields(Projections)}
+    tree = fields.pop("tree")
+    if tree is not None:
+        fields |= {f"tree_{field.name}": getattr(tree, field.name) for field in dataclasses.fields(Tree)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **fields)
+    part.replace(path)
+
+
+def read_projections(path: Path) -> Projections:
+    """Read what `write_projections` wrote.
+
+    Raises:
+        InputError: there is none, or it is broken.
+    """
+    try:
+        # Opened here: numpy leaves a broken file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            fields = dict(arrays)
+        of_tree = {name.removeprefix("tree_"): fields.pop(name) for name in list(fields) if name.startswith("tree_")}
+        z, y, x = fields.pop("spacing_um").tolist()
+        depth = int(fields.pop("depth"))
+        tree = Tree(**of_tree) if of_tree else None
+        return Projections(**fields, spacing_um=(z, y, x), depth=depth, tree=tree)
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: no projections ({error}); accepted: what `distill3d evaluate` writes") from error

@@ -1,0 +1,66 @@
+"""What `evaluate` leaves of a case seen from above: the right values, the same when read again, one line if broken."""
+
+import numpy as np
+import pytest
+
+from distill3d.errors import InputError
+from distill3d.evaluation.figures.case import IS_FALSE, IS_HIT, IS_LOST, IS_UNKNOWN, NOTHING
+from distill3d.evaluation.projections import project, read_projections, write_projections
+from distill3d.volumes.tree import Tree
+
+
+def projected(tree):
+    shape = (3, 4, 5)
+    image = np.arange(60, dtype=np.uint16).reshape(shape)
+    gold, pred, known = np.zeros(shape, bool), np.zeros(shape, bool), np.ones(shape, bool)
+    gold[1, 0, 0] = pred[1, 0, 0] = gold[0, 1, 1] = pred[2, 2, 2] = True
+    known[:, 3] = False
+    return project(image, gold=gold, known=known, pred=pred, spacing_um=(2.0, 0.5, 0.25), tree=tree)
+
+
+def test_a_case_is_seen_along_z_and_its_bright_voxels_are_white():
+    seen = projected(None)
+    expected = np.full((4, 5), NOTHING)
+    expected[0, 0], expected[1, 1], expected[2, 2], expected[3] = IS_HIT, IS_LOST, IS_FALSE, IS_UNKNOWN
+    assert (seen.errors == expected).all()
+    assert np.argwhere(seen.gold).tolist() == [[0, 0], [1, 1]]
+    assert (seen.image.dtype, seen.image[0, 0], seen.image[3, 4]) == (np.uint8, 0, 255)
+    assert (np.diff(seen.image.ravel().astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize("n_nodes", [None, 0, 3])
+def test_what_is_read_is_what_was_written_also_without_a_tree_and_with_an_empty_one(tmp_path, n_nodes):
+    tree = None
+    if n_nodes is not None:
+        points = np.random.default_rng(0).random((n_nodes, 3))
+        tree = Tree(points, np.ones(n_nodes), np.arange(n_nodes) - 1, np.full(n_nodes, 3))
+    seen, path = projected(tree), tmp_path / "new" / "case.npz"
+    write_projections(path, seen)
+    again = read_projections(path)
+    for name in ("image", "gold", "errors"):
+        values, expected = getattr(again, name), getattr(seen, name)
+        assert values.dtype == expected.dtype
+        assert (values == expected).all()
+    assert (again.spacing_um, again.depth) == ((2.0, 0.5, 0.25), 3)
+    if tree is None:
+        assert again.tree is None
+    else:
+        assert (again.tree.points_zyx_um == tree.points_zyx_um).all()
+        assert again.tree.parents.tolist() == tree.parents.tolist()
+    assert [file.name for file in path.parent.iterdir()] == ["case.npz"]
+
+
+@pytest.mark.parametrize("harm", ["absent", "text", "cut", "lacking"])
+def test_a_broken_file_is_one_line_that_names_it(tmp_path, harm):
+    path = tmp_path / "case.npz"
+    write_projections(path, projected(None))
+    if harm == "absent":
+        path.unlink()
+    elif harm == "text":
+        path.write_text("{] no such thing")
+    elif harm == "cut":
+        path.write_bytes(path.read_bytes()[:300])
+    else:
+        np.savez_compressed(path, image=np.zeros((2, 2), np.uint8))
+    with pytest.raises(InputError, match=r"case\.npz: no projections .*accepted: what `distill3d evaluate` writes"):
+        read_projections(path)
