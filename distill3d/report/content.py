@@ -60,12 +60,12 @@ class Difference:
     low: float | None
     high: float | None
     p: float | None
-    p_holm: float | None
-    detectable: float | None
+    p_holm: float | None = None
+    detectable: float | None = None
     n_cases: int
     n_seeds: int
-    verdict: Verdict
-    why: str
+    verdict: Verdict = "INCONCLUSIVE"
+    why: str = ""
     p_cases: float | None = None
 
 
@@ -218,11 +218,11 @@ class Ranking:
     """
 
     score: str
-    ranks: Mapping[str, float]
-    groups: tuple[tuple[str, ...], ...]
-    statistic: float | None
-    p: float | None
-    critical_difference: float | None
+    ranks: Mapping[str, float] = field(default_factory=dict)
+    groups: tuple[tuple[str, ...], ...] = ()
+    statistic: float | None = None
+    p: float | None = None
+    critical_difference: float | None = None
     n_cases: int
     n_seeds: int
     why: str = ""

@@ -7,6 +7,7 @@ import numpy as np
 
 from distill3d.evaluation.scores import Score
 from distill3d.report.comparison.across import profiles_of, rankings_of
+from distill3d.report.comparison.runs import read_run
 from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, Estimate, RunEntry, Setting
 
 SCORES = (
@@ -17,6 +18,10 @@ SCORES = (
 )
 GAINS = {"op_scratch": 0.0, "op_kd_inflate": 0.06, "op_kd_cosine": 0.004, "op_shuffled": -0.08}
 HOSTILE = "</script><img src=x onerror=\"window.hacked=1\"> & 'quotes' <a href='javascript:window.hacked=1'>"
+
+
+def read_runs(folders):
+    return [read_run(folder) for folder in folders]
 
 
 def compared(gains=None, *, cases=8, seeds=3, labelled=None, case_names=None, random_seed=0, missing=False):

@@ -6,11 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from comparisons import SCORES, compared, hostile
+from comparisons import SCORES, compared, hostile, read_runs
 
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.compare import as_json, compare
-from distill3d.report.comparison.runs import read_runs
 from distill3d.report.page.across_charts import MOST_BANDS, profile_chart, rank_chart, rank_rows
 from distill3d.report.page.charts import label
 from distill3d.report.page.html import render

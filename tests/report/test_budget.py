@@ -1,10 +1,10 @@
 """What makes two arms unequal, and what does not."""
 
 import pytest
+from comparisons import read_runs
 
 from distill3d.report.comparison.budget import check_budget
 from distill3d.report.comparison.grouping import group_runs
-from distill3d.report.comparison.runs import read_runs
 
 
 @pytest.fixture

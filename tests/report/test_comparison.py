@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from comparisons import read_runs
 
 from distill3d.errors import InputError
 from distill3d.report.build import compare_places, compare_two, write_numbers
 from distill3d.report.comparison.columns import DEFAULT, pick
 from distill3d.report.comparison.compare import as_json, compare, run_folders
-from distill3d.report.comparison.runs import read_run, read_runs
+from distill3d.report.comparison.runs import read_run
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import dataclasses
 
+from comparisons import read_runs
+
 from distill3d.report.comparison.compare import compare
-from distill3d.report.comparison.runs import read_runs
 from distill3d.report.text.markdown import as_markdown, escape
 
 NASTY = "a|b<script>`x`[y](z)*_#\n## no"

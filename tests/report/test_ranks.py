@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from comparisons import SCORES
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from distill3d.report.comparison.ranks import critical_difference, friedman, not_told_apart, quantile, rank_arms
 
+DICE, HD95 = SCORES[:2]
 # Demsar 2006, table 6: AUC of C4.5, with m, with cf, with both. In `voting` the last two round to 0.975 and rank 2, 3.
 DEMSAR = np.array([
     [0.763, 0.768, 0.771, 0.798], [0.599, 0.591, 0.590, 0.569], [0.954, 0.971, 0.968, 0.967],
@@ -18,6 +20,16 @@ DEMSAR = np.array([
     [1.000, 1.000, 1.000, 1.000], [0.940, 0.962, 0.965, 0.962], [0.619, 0.666, 0.614, 0.669],
     [0.972, 0.981, 0.9754, 0.975], [0.957, 0.978, 0.946, 0.970],
 ])  # fmt: skip
+
+
+def ranked(means, score=DICE):
+    """Rank arms that are called 0, 1, ..."""
+    return rank_arms(means, range(means.shape[1]), score, n_seeds=3)
+
+
+def in_place(ranking):
+    """Ranks in the order of the arms as they were given."""
+    return [ranking.ranks[arm] for arm in sorted(ranking.ranks)]
 
 
 def slow_ranks(row):
@@ -31,9 +43,9 @@ def plain_chi_square(ranks, n_cases):
 
 
 def test_demsars_example_has_his_ranks_chi_square_and_critical_difference():
-    found = rank_arms(DEMSAR, higher_is_better=True)
-    assert found.ranks == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
-    assert plain_chi_square(found.ranks, 14) == pytest.approx(9.28, abs=5e-3)
+    found = ranked(DEMSAR)
+    assert in_place(found) == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
+    assert plain_chi_square(in_place(found), 14) == pytest.approx(9.28, abs=5e-3)
     assert found.critical_difference == pytest.approx(1.25, abs=5e-3)
     # his Friedman test has no correction for ties, scipy's has: the same number over what ties leave of the variance
     ties = sum(n**3 - n for row in DEMSAR for n in np.unique(row, return_counts=True)[1])
@@ -47,13 +59,13 @@ def test_the_quantiles_are_those_of_his_table():
 
 def test_ranks_are_those_counted_by_hand():
     slow = np.mean([slow_ranks(row) for row in DEMSAR], axis=0)
-    assert rank_arms(DEMSAR, higher_is_better=True).ranks == pytest.approx(slow)
-    assert rank_arms(-DEMSAR, higher_is_better=False).ranks == pytest.approx(slow)
+    assert in_place(ranked(DEMSAR)) == pytest.approx(slow)
+    assert in_place(ranked(-DEMSAR, HD95)) == pytest.approx(slow)
 
 
 def test_arms_that_are_equal_everywhere_share_a_rank_and_a_group():
-    found = rank_arms(np.ones((6, 4)), higher_is_better=True)
-    assert found.ranks.tolist() == [2.5] * 4
+    found = ranked(np.ones((6, 4)))
+    assert in_place(found) == [2.5] * 4
     assert (found.statistic, found.p, found.groups) == (0.0, 1.0, ((0, 1, 2, 3),))
 
 
@@ -61,23 +73,23 @@ def test_no_pair_is_told_apart_where_friedmans_test_finds_nothing():
     """Two arms of six may be further apart than the critical difference though all six together are not."""
     rng, seen = np.random.default_rng(0), 0
     for _ in range(400):
-        found = rank_arms(rng.normal(size=(5, 6)), higher_is_better=True)
+        found = ranked(rng.normal(size=(5, 6)))
         if found.p > 0.05:
-            seen += np.ptp(found.ranks) > found.critical_difference
-            assert found.groups == (tuple(np.argsort(found.ranks, kind="stable")),)
+            seen += np.ptp(in_place(found)) > found.critical_difference
+            assert found.groups == (tuple(found.ranks),)
     assert seen > 0  # else the rule was not needed
 
 
 def test_equal_arms_are_told_apart_in_at_most_5_percent():
     rng = np.random.default_rng(1)
-    found = [rank_arms(rng.normal(size=(12, 5)), higher_is_better=True) for _ in range(600)]
-    apart = np.mean([one.groups != (tuple(np.argsort(one.ranks, kind="stable")),) for one in found])
+    found = [ranked(rng.normal(size=(12, 5))) for _ in range(600)]
+    apart = np.mean([one.groups != (tuple(one.ranks),) for one in found])
     assert apart <= 0.06
 
 
 def test_a_clear_order_leaves_only_neighbors_together():
     scores = np.arange(5.0) + 0.1 * np.random.default_rng(2).normal(size=(20, 5))
-    found = rank_arms(scores, higher_is_better=True)
+    found = ranked(scores)
     assert found.p < 0.001
     assert found.groups == ((4, 3), (3, 2), (2, 1), (1, 0))  # 1.36 apart at least to differ
 
@@ -109,4 +121,4 @@ def test_friedmans_p_is_that_of_chi_square():
 @pytest.mark.parametrize("scores", [np.ones((6, 2)), np.ones((1, 4)), np.full((6, 4), np.nan)])
 def test_too_little_or_a_gap_is_refused(scores):
     with pytest.raises(ValueError, match="accepted: 2 x 3 or more, without NaN"):
-        rank_arms(scores, higher_is_better=True)
+        ranked(scores)

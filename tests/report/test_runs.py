@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from comparisons import read_runs
 
 from distill3d.errors import InputError
 from distill3d.report.comparison.grouping import choose_baseline, group_runs
-from distill3d.report.comparison.runs import read_run, read_runs
+from distill3d.report.comparison.runs import read_run
 from distill3d.storage.find import find_runs
 
 

@@ -9,12 +9,12 @@ import time
 
 import numpy as np
 import pytest
+from comparisons import read_runs
 from rich.console import Console
 
 from distill3d.report import verbs
 from distill3d.report.build import compare_places, write_numbers
 from distill3d.report.comparison.compare import compare
-from distill3d.report.comparison.runs import read_runs
 from distill3d.report.comparison.verdict import DEFAULT_TEST
 from distill3d.report.text.terminal import renderables
 

@@ -7,36 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from distill3d.evaluation.scores import Score
-from distill3d.report.comparison.profiles import Steps, profile
+from distill3d.report.comparison.profiles import profile
 from distill3d.report.comparison.ranks import MIN_ARMS, rank_arms
 from distill3d.report.comparison.score_tables import axes, score_table
 from distill3d.report.comparison.statistics import Array
 from distill3d.report.comparison.verdict import MIN_CASES, MIN_SEEDS
 from distill3d.report.content import Arm, Profile, Ranking
 
-DIGITS = 6  # of a score in a profile: enough for a picture, and half the bytes
-PLACES = 4  # of a share, likewise
-
 
 def profiles_of(arms: Sequence[Arm], scores: Sequence[Score]) -> tuple[Profile, ...]:
     """Return a profile of every arm in every score that it has."""
-    return tuple(_profile(arm, score) for score in scores for arm in arms)
-
-
-def _profile(arm: Arm, score: Score) -> Profile:
-    found = profile(
-        score_table(arm.runs, score.key, *axes(arm.runs)),
-        higher_is_better=score.higher_is_better,
+    return tuple(
+        profile(score_table(arm.runs, score.key, *axes(arm.runs)), score, arm=arm.name)
+        for score in scores
+        for arm in arms
     )
-    return Profile(arm=arm.name, score=score.key, **_rounded(found), n_pairs=found.n_pairs)
-
-
-def _rounded(found: Steps) -> dict[str, tuple[float, ...]]:
-    shares = {"shares": found.shares, "lows": found.low, "highs": found.high}
-    return {
-        "taus": tuple(float(f"{tau:.{DIGITS}g}") for tau in found.taus),
-        **{name: () if values is None else tuple(values.round(PLACES).tolist()) for name, values in shares.items()},
-    }
 
 
 def rankings_of(arms: Sequence[Arm], scores: Sequence[Score]) -> tuple[Ranking, ...]:
@@ -49,29 +34,8 @@ def _ranking(arms: Sequence[Arm], score: Score) -> Ranking:
     n_cases = len(means)
     why = _too_few(len(arms), n_cases, n_seeds)
     if why:
-        return Ranking(
-            score=score.key,
-            ranks={},
-            groups=(),
-            statistic=None,
-            p=None,
-            critical_difference=None,
-            n_cases=n_cases,
-            n_seeds=n_seeds,
-            why=why,
-        )
-    found = rank_arms(means, higher_is_better=score.higher_is_better)
-    order = np.argsort(found.ranks, kind="stable")
-    return Ranking(
-        score=score.key,
-        ranks={arms[place].name: float(found.ranks[place]) for place in order},
-        groups=tuple(tuple(arms[place].name for place in group) for group in found.groups),
-        statistic=found.statistic,
-        p=found.p,
-        critical_difference=found.critical_difference,
-        n_cases=n_cases,
-        n_seeds=n_seeds,
-    )
+        return Ranking(score=score.key, n_cases=n_cases, n_seeds=n_seeds, why=why)
+    return rank_arms(means, [arm.name for arm in arms], score, n_seeds=n_seeds)
 
 
 def _shared_means(arms: Sequence[Arm], key: str) -> tuple[Array, int]:

@@ -19,8 +19,8 @@ from distill3d.report.comparison.grouping import Group, choose_baseline, differi
 from distill3d.report.comparison.runs import Run
 from distill3d.report.comparison.score_tables import axes, score_table
 from distill3d.report.comparison.statistics import CaseTest
-from distill3d.report.comparison.verdict import DEFAULT_TEST, MIN_CASES, MIN_SEEDS, Tested, describe, in_words, judge
-from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, Estimate, RunEntry
+from distill3d.report.comparison.verdict import DEFAULT_TEST, MIN_CASES, MIN_SEEDS, estimate, in_words, judge
+from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, RunEntry
 
 
 def compare(
@@ -36,7 +36,7 @@ def compare(
     """Compare all arms that runs form with one of them.
 
     Args:
-        runs: finished runs, see `distill3d.report.comparison.runs.read_runs`.
+        runs: finished runs, see `distill3d.report.comparison.runs.read_run`.
         baseline: name of an arm; None takes the only one without a strategy.
         scores: keys of the columns, the main one first; empty for the usual ones.
         test: over cases, which may object to a verdict.
@@ -99,21 +99,6 @@ def _rank(arm: Arm, main: Score) -> tuple[bool, float, str]:
 # ---------------------------------------------------------------- numbers
 
 
-def _estimate(group: Group, key: str) -> Estimate:
-    table = score_table(group.runs, key, *axes(group.runs))
-    found = describe(table, with_p=False)
-    n_seeds = len(found.seed_means)
-    return Estimate(
-        mean=found.mean,
-        low=found.low,
-        high=found.high,
-        sd_seeds=float(np.std(found.seed_means, ddof=1)) if n_seeds > 1 else None,
-        n_cases=len(found.case_means),
-        n_seeds=n_seeds,
-        n_missing=int(np.isnan(table).sum()),
-    )
-
-
 def _differences(others: Sequence[Group], first: Group, score: Score, test: CaseTest) -> list[Difference]:
     tables = {}
     for group in others:
@@ -122,24 +107,7 @@ def _differences(others: Sequence[Group], first: Group, score: Score, test: Case
         seeds = [seed for seed in seeds if seed in first_seeds]
         mine, theirs = (score_table(each.runs, score.key, cases, seeds) for each in (group, first))
         tables[group.name] = mine - theirs
-    judged = judge(tables, higher_is_better=score.higher_is_better, test=test)
-    return [
-        Difference(
-            arm=name,
-            score=score.key,
-            **_numbers(one.tested),
-            p_holm=one.p_holm,
-            detectable=one.detectable,
-            verdict=one.verdict,
-            why=one.why,
-        )
-        for name, one in judged.items()
-    ]
-
-
-def _numbers(found: Tested) -> dict[str, Any]:
-    same = {key: getattr(found, key) for key in ("mean", "low", "high", "p", "p_cases")}
-    return {**same, "n_cases": len(found.case_means), "n_seeds": len(found.seed_means)}
+    return list(judge(tables, score, test=test).values())
 
 
 def _references(runs: Sequence[Run], picked: Sequence[Score]) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -165,7 +133,7 @@ def _arm(group: Group, picked: Sequence[Score], keys: Sequence[str]) -> Arm:
         settings={key: group.settings[key] for key in keys if key in group.settings},
         labelled=_labelled(group.settings),
         runs=tuple(_entry(run, picked) for run in group.runs),
-        scores={score.key: _estimate(group, score.key) for score in picked},
+        scores={score.key: estimate(score_table(group.runs, score.key, *axes(group.runs))) for score in picked},
         cost=_cost(group.runs),
         teacher=_teacher_line(teacher),
         random_teacher=any(run.teacher.get("random") is True for run in group.runs),

@@ -13,66 +13,64 @@ seeds are too few to resample, and with 50 cases it is 80 % to 92 %.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
+from distill3d.evaluation.scores import Score
 from distill3d.report.comparison.statistics import LEVEL, SEED, Array, interval, tidy
+from distill3d.report.content import Profile
 
 POINTS = 60  # of a profile, at most; a step is at least one in so many pairs then
 DRAWS = 2_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Steps:
-    """A profile at the scores where it may change, ascending; between two of them it is constant.
-
-    Attributes:
-        taus: [T], scores that a pair has.
-        shares: [T], of pairs that are at least as good.
-        low: [T], end of the pointwise 95 % band; None below two cases and two seeds.
-        high: [T], the other end.
-        n_pairs: that have a value.
-    """
-
-    taus: Array
-    shares: Array
-    low: Array | None
-    high: Array | None
-    n_pairs: int
+DIGITS = 6  # of a score: enough for a picture, and half the bytes
+PLACES = 4  # of a share, likewise
 
 
 def profile(
-    table: Array, *, higher_is_better: bool, points: int = POINTS, draws: int = DRAWS, seed: int = SEED
-) -> Steps:
+    table: Array, score: Score, *, arm: str = "", points: int = POINTS, draws: int = DRAWS, seed: int = SEED
+) -> Profile:
     """Return what share of pairs reaches which score.
 
     Args:
         table: scores [C, S] of one arm, NaN where a pair has no value: it counts nowhere.
-        higher_is_better: whether reaching is ``>=``; else it is ``<=``.
+        score: says whether reaching is ``>=`` or ``<=``.
+        arm: its name.
         points: of the profile; where there are more, evenly many scores are left out between two.
         draws: of the bootstrap.
         seed: of the draws, the same for every arm.
 
     Example:
-        >>> found = profile(np.array([[0.2, 0.5], [0.5, 0.9]]), higher_is_better=True)
-        >>> found.taus.tolist(), found.shares.tolist()
-        ([0.2, 0.5, 0.9], [1.0, 0.75, 0.25])
+        >>> dice = Score(key="dice", label="Dice", unit="", higher_is_better=True, digits=3)
+        >>> curve = profile(np.array([[0.2, 0.5], [0.5, 0.9]]), dice)
+        >>> curve.taus, curve.shares
+        ((0.2, 0.5, 0.9), (1.0, 0.75, 0.25))
     """
     table = tidy(table)
     known = ~np.isnan(table)
     taus = _thinned(np.unique(table[known]), points)
-    reached = table >= taus[:, None, None] if higher_is_better else table <= taus[:, None, None]
+    reached = table >= taus[:, None, None] if score.higher_is_better else table <= taus[:, None, None]
     shares = reached.sum((-2, -1)) / max(known.sum(), 1)
-    low = high = None
+    low = high = np.empty(0)
     if min(table.shape) > 1:
         low, high = interval(_drawn(reached, known, shares, draws, seed))
-        least, most = wilson(shares, len(table))
+        least, most = proportion_confint(shares * len(table), len(table), alpha=LEVEL, method="wilson")
         low, high = np.minimum(low, least), np.maximum(high, most)
-    return Steps(taus=taus, shares=shares, low=low, high=high, n_pairs=int(known.sum()))
+    return Profile(
+        arm=arm,
+        score=score.key,
+        taus=tuple(float(f"{tau:.{DIGITS}g}") for tau in taus),
+        shares=_rounded(shares),
+        lows=_rounded(low),
+        highs=_rounded(high),
+        n_pairs=int(known.sum()),
+    )
+
+
+def _rounded(shares: Array) -> tuple[float, ...]:
+    return tuple(shares.round(PLACES).tolist())
 
 
 def _thinned(values: Array, points: int) -> Array:
@@ -96,16 +94,3 @@ def _weights(n_cases: int, n_seeds: int, draws: int, seed: int) -> Array:
     rng = np.random.default_rng(seed)
     cases, seeds = (rng.multinomial(n, np.full(n, 1 / n), draws) for n in (n_cases, n_seeds))
     return (cases[:, :, None] * seeds[:, None, :]).reshape(draws, -1).astype(np.float64)
-
-
-def wilson(share: Array, n: int) -> tuple[Array, Array]:
-    """Return the 95 % interval of a share of n independent trials (Wilson 1927), in [0, 1].
-
-    Example:
-        >>> [round(float(end), 3) for end in wilson(np.array(1.0), 10)]  # all of ten
-        [0.722, 1.0]
-    """
-    z = stats.norm.isf(LEVEL / 2)
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)

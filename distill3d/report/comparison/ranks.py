@@ -15,61 +15,50 @@ Ranks take the mean over seeds for the truth: how trainings scatter is in none o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
+from distill3d.evaluation.scores import Score
 from distill3d.report.comparison.statistics import LEVEL, Array
+from distill3d.report.content import Ranking
 
 MIN_ARMS = 3  # of two, the paired test says all
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ranks:
-    """How arms rank.
-
-    Attributes:
-        ranks: [A], average over cases, 1 is best.
-        statistic: Friedman's chi-square, corrected for ties, with A - 1 degrees of freedom.
-        p: of it; 1 where no case tells arms apart.
-        critical_difference: of two average ranks, at 0.05.
-        groups: places of arms that are not told apart, best first; two or more each, none within another.
-    """
-
-    ranks: Array
-    statistic: float
-    p: float
-    critical_difference: float
-    groups: tuple[tuple[int, ...], ...]
-
-
-def rank_arms(scores: Array, *, higher_is_better: bool) -> Ranks:
+def rank_arms(means: Array, arms: Sequence[str], score: Score, *, n_seeds: int) -> Ranking:
     """Rank arms in every case and tell which differ.
 
     Args:
-        scores: [C, A], mean of each case and arm; no gaps, at least `MIN_ARMS` arms and two cases.
-        higher_is_better: whether the largest score has rank 1.
+        means: [C, A], mean of each case and arm; no gaps, at least `MIN_ARMS` arms and two cases.
+        arms: names of the A arms.
+        score: says whether the largest mean has rank 1.
+        n_seeds: that are in the means.
 
     Example:
-        >>> found = rank_arms(np.array([[0.1, 0.5, 0.6]] * 9), higher_is_better=True)
-        >>> found.ranks.tolist(), found.groups
-        ([3.0, 2.0, 1.0], ((2, 1), (1, 0)))
+        >>> dice = Score(key="dice", label="Dice", unit="", higher_is_better=True, digits=3)
+        >>> ranking = rank_arms(np.array([[0.1, 0.5, 0.6]] * 9), ["a", "b", "c"], dice, n_seeds=3)
+        >>> ranking.ranks, ranking.groups
+        ({'c': 1.0, 'b': 2.0, 'a': 3.0}, (('c', 'b'), ('b', 'a')))
     """
-    n_cases, n_arms = scores.shape
-    if n_arms < MIN_ARMS or n_cases < 2 or np.isnan(scores).any():
-        raise ValueError(f"scores: {n_cases} cases x {n_arms} arms; accepted: 2 x {MIN_ARMS} or more, without NaN")
-    ranks = stats.rankdata(-scores if higher_is_better else scores, axis=1).mean(0)
-    statistic, p = friedman(scores)
+    n_cases, n_arms = means.shape
+    if n_arms < MIN_ARMS or n_cases < 2 or np.isnan(means).any():
+        raise ValueError(f"means: {n_cases} cases x {n_arms} arms; accepted: 2 x {MIN_ARMS} or more, without NaN")
+    ranks = stats.rankdata(-means if score.higher_is_better else means, axis=1).mean(0)
+    statistic, p = friedman(means)
     critical = critical_difference(n_arms, n_cases)
-    return Ranks(
-        ranks=ranks,
+    # Without a difference among all, none between two is looked for.
+    groups = not_told_apart(ranks, critical if p <= LEVEL else np.inf)
+    return Ranking(
+        score=score.key,
+        ranks={arms[int(place)]: float(ranks[place]) for place in np.argsort(ranks, kind="stable")},
+        groups=tuple(tuple(arms[place] for place in group) for group in groups),
         statistic=statistic,
         p=p,
         critical_difference=critical,
-        # without a difference among all, none between two is looked for
-        groups=not_told_apart(ranks, critical if p <= LEVEL else np.inf),
+        n_cases=n_cases,
+        n_seeds=n_seeds,
     )
 
 

@@ -1,10 +1,10 @@
-"""Finds finished runs and reads what a report needs of them. It compares nothing and writes nothing."""
+"""Reads what a report needs of a finished run."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,3 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
-
-
-def read_runs(paths: Iterable[Path]) -> list[Run]:
-    """Read finished runs, see `read_run`."""
-    return [read_run(path) for path in paths]

@@ -31,8 +31,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 Array = NDArray[np.float64]
 LEVEL = 0.05  # of the test; the interval is that of 1 - LEVEL
@@ -258,9 +259,7 @@ def detectable(error: float, df: float, *, n_arms: int = 1) -> float:
     """
     if not 0 < df < np.inf or error == 0:
         return 0.0
-    bound = stats.t.isf(LEVEL / n_arms / 2, df)
-
-    def missing(shift: float) -> float:
-        return float(stats.nct.sf(bound, df, shift)) - POWER  # the other side is of no account there
-
-    return error * float(np.asarray(optimize.brentq(missing, 0.0, 3 + 2 * bound)))
+    # One-sided: a significant difference on the other side is of no account at this power.
+    alpha = LEVEL / n_arms / 2
+    effect = TTestPower().solve_power(nobs=df + 1, alpha=alpha, power=POWER, alternative="larger")
+    return error * float(np.asarray(effect)) * float(np.sqrt(df + 1))

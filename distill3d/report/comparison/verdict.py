@@ -16,12 +16,13 @@ gain of two more often than every other time; this one finds 2.8 in about three 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from distill3d.errors import InputError
+from distill3d.evaluation.scores import Score
 from distill3d.report.comparison.statistics import (
     LEVEL,
     POOL_TEST,
@@ -36,7 +37,7 @@ from distill3d.report.comparison.statistics import (
     spread,
     tidy,
 )
-from distill3d.report.content import Verdict
+from distill3d.report.content import Difference, Estimate, Verdict
 from distill3d.report.numerals import probability
 
 MIN_SEEDS = 3
@@ -74,115 +75,110 @@ def in_words(test: CaseTest) -> str:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tested:
-    """What a table of differences says before arms are weighed against each other; None where too little is known."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_cases: float | None
-    error: float
-    df: float
-    case_means: Array
-    seed_means: Array
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
-    """A table of differences with its verdict; fields as in `content.Difference`."""
-
-    tested: Tested
-    p_holm: float | None
-    detectable: float | None
-    verdict: Verdict
-    why: str
-
-
-def describe(table: Array, *, with_p: bool = True, test: CaseTest = DEFAULT_TEST) -> Tested:
-    """Describe a table [C, S], NaN where a pair has no value, and test whether its mean is zero.
-
-    Args:
-        table: differences of one arm from the baseline, or scores of one arm.
-        with_p: whether to test; scores have no zero to be tested against.
-        test: over cases.
-    """
-    table = tidy(table)
-    n_cases, n_seeds = table.shape
-    if not table.size:
-        none = np.empty(0)
-        return _untested(None, none, none)
-    case_means, seed_means = np.nanmean(table, 1), np.nanmean(table, 0)
-    if min(n_cases, n_seeds) < 2 or np.isnan(table).sum() >= (n_cases - 1) * (n_seeds - 1):
-        return _untested(float(case_means.mean()), case_means, seed_means)
-    found = spread(table)
-    careful = spread(table, pool=POOL_TEST) if with_p else found
-    low, high = interval(draw_means(found))
-    return Tested(
-        mean=float(found.mean),
-        low=float(low),
-        high=float(high),
-        p=float(p_value(draw_means(careful))) if with_p else None,
-        p_cases=case_test(case_means, method=test) if with_p else None,
-        error=float(careful.error),
-        df=float(careful.df),
-        case_means=case_means,
-        seed_means=seed_means,
-    )
-
-
-def _untested(mean: float | None, case_means: Array, seed_means: Array) -> Tested:
-    return Tested(
+def estimate(table: Array) -> Estimate:
+    """Describe scores [C, S] of one arm, NaN where a pair has no value."""
+    tidied = tidy(table)
+    n_cases, n_seeds = tidied.shape
+    seed_means = np.nanmean(tidied, 0)
+    mean, low, high = _mean_and_interval(tidied)
+    return Estimate(
         mean=mean,
-        low=None,
-        high=None,
-        p=None,
-        p_cases=None,
-        error=0.0,
-        df=np.inf,
-        case_means=case_means,
-        seed_means=seed_means,
+        low=low,
+        high=high,
+        sd_seeds=float(np.std(seed_means, ddof=1)) if n_seeds > 1 else None,
+        n_cases=n_cases,
+        n_seeds=n_seeds,
+        n_missing=int(np.isnan(table).sum()),
     )
 
 
-def judge(tables: Mapping[str, Array], *, higher_is_better: bool, test: CaseTest = DEFAULT_TEST) -> dict[str, Judged]:
+def judge(tables: Mapping[str, Array], score: Score, *, test: CaseTest = DEFAULT_TEST) -> dict[str, Difference]:
     """Judge all arms of a report in one score.
 
     Args:
         tables: by arm: differences from the baseline, [C, S], NaN where a pair has no value.
-        higher_is_better: whether a positive difference is a gain.
+        score: says whether a positive difference is a gain.
         test: over cases, which may object to a verdict.
 
     Example:
+        >>> dice = Score(key="dice", label="Dice", unit="", higher_is_better=True, digits=3)
         >>> gain = 0.1 + 0.01 * np.random.default_rng(0).normal(size=(6, 3))
-        >>> found = judge({"arm": gain, "same": 0 * gain, "two seeds": gain[:, :2]}, higher_is_better=True)
-        >>> [one.verdict for one in found.values()]
+        >>> judged = judge({"arm": gain, "same": 0 * gain, "two seeds": gain[:, :2]}, dice)
+        >>> [one.verdict for one in judged.values()]
         ['BETTER', 'INCONCLUSIVE', 'INCONCLUSIVE']
-        >>> found["two seeds"].why
+        >>> judged["two seeds"].why
         'only 2 seeds; no verdict below 3 seeds and 5 cases'
     """
-    each = {arm: describe(table, test=test) for arm, table in tables.items()}
-    with_p = {arm: one.p for arm, one in each.items() if one.p is not None}
+    tidied = {arm: tidy(table) for arm, table in tables.items()}
+    tested = {arm: _tested(arm, score, table, test) for arm, table in tidied.items()}
+    with_p = {arm: one.p for arm, one in tested.items() if one.p is not None}
     corrected = dict(zip(with_p, holm(list(with_p.values())), strict=True))
     return {
-        arm: _judge(one, corrected.get(arm), n_arms=len(with_p), higher_is_better=higher_is_better, test=test)
-        for arm, one in each.items()
+        arm: _named(
+            dataclasses.replace(tested[arm], p_holm=corrected.get(arm), detectable=_smallest(table, len(with_p))),
+            table,
+            score,
+            n_arms=len(with_p),
+            test=test,
+        )
+        for arm, table in tidied.items()
     }
 
 
-def _judge(one: Tested, p_holm: float | None, *, n_arms: int, higher_is_better: bool, test: CaseTest) -> Judged:
-    found = detectable(one.error, one.df, n_arms=n_arms) if p_holm is not None and one.error > 0 else None
-    objection = _too_few(one) or _objection(one, p_holm, n_arms, found, test)
-    verdict: Verdict = "INCONCLUSIVE"
-    if not objection and one.mean is not None:
-        verdict = "BETTER" if (one.mean > 0) == higher_is_better else "WORSE"
-    why = objection or f"{_p_text(p_holm, n_arms)}; {_agreement(one)}"
-    return Judged(tested=one, p_holm=p_holm, detectable=found, verdict=verdict, why=why)
+def _tested(arm: str, score: Score, table: Array, test: CaseTest) -> Difference:
+    """Test whether the mean of a tidy table is zero, before arms are weighed against each other."""
+    mean, low, high = _mean_and_interval(table)
+    testable = _has_interval(table)
+    return Difference(
+        arm=arm,
+        score=score.key,
+        mean=mean,
+        low=low,
+        high=high,
+        p=float(p_value(draw_means(spread(table, pool=POOL_TEST)))) if testable else None,
+        n_cases=table.shape[0],
+        n_seeds=table.shape[1],
+        p_cases=case_test(np.nanmean(table, 1), method=test) if testable else None,
+    )
 
 
-def _too_few(one: Tested) -> str:
-    n_cases, n_seeds = len(one.case_means), len(one.seed_means)
+def _has_interval(table: Array) -> bool:
+    n_cases, n_seeds = table.shape
+    return min(n_cases, n_seeds) > 1 and np.isnan(table).sum() < (n_cases - 1) * (n_seeds - 1)
+
+
+def _mean_and_interval(table: Array) -> tuple[float | None, float | None, float | None]:
+    """Return the mean of a tidy table and the ends of its 95 % interval; None where too little is known."""
+    if not table.size:
+        return None, None, None
+    if not _has_interval(table):
+        return float(np.nanmean(table, 1).mean()), None, None
+    sources = spread(table)
+    low, high = interval(draw_means(sources))
+    return float(sources.mean), float(low), float(high)
+
+
+def _smallest(table: Array, n_arms: int) -> float | None:
+    """Return the smallest difference that would be found; None where too little is known, or nothing scatters."""
+    if not _has_interval(table):
+        return None
+    careful = spread(table, pool=POOL_TEST)
+    return detectable(float(careful.error), float(careful.df), n_arms=n_arms) if careful.error > 0 else None
+
+
+def _named(one: Difference, table: Array, score: Score, *, n_arms: int, test: CaseTest) -> Difference:
+    """Add the verdict, and what decided."""
+    objection = _too_few(one) or _objection(one, table, n_arms, test)
+    if objection or one.mean is None:
+        return dataclasses.replace(one, why=objection)
+    verdict: Verdict = "BETTER" if (one.mean > 0) == score.higher_is_better else "WORSE"
+    return dataclasses.replace(
+        one, verdict=verdict, why=f"{_p_text(one.p_holm, n_arms)}; {_agreement(one.mean, table)}"
+    )
+
+
+def _too_few(one: Difference) -> str:
+    n_cases, n_seeds = one.n_cases, one.n_seeds
     if not n_cases:
         return "no case and seed that both arms have a value for"
     short = [f"{n_seeds} seed{'s' * (n_seeds > 1)}"] if n_seeds < MIN_SEEDS else []
@@ -192,16 +188,17 @@ def _too_few(one: Tested) -> str:
     return "" if one.p is not None else "too many pairs of case and seed have no value"
 
 
-def _objection(one: Tested, p_holm: float | None, n_arms: int, found: float | None, test: CaseTest) -> str:
-    if not np.any(one.case_means):
+def _objection(one: Difference, table: Array, n_arms: int, test: CaseTest) -> str:
+    if not np.nanmean(table, 1).any():
         return "no case differs"
-    if p_holm is None or p_holm > LEVEL:
-        hint = "" if found is None else f"; a true difference below {found:.2g} would often be missed"
-        return f"{_p_text(p_holm, n_arms)}{hint}"
-    floor = 2.0 ** (1 - len(one.case_means))
+    if one.p_holm is None or one.p_holm > LEVEL:
+        smallest = one.detectable
+        hint = "" if smallest is None else f"; a true difference below {smallest:.2g} would often be missed"
+        return f"{_p_text(one.p_holm, n_arms)}{hint}"
+    floor = 2.0 ** (1 - one.n_cases)
     if one.p_cases is not None and one.p_cases > max(LEVEL, floor) * (1 + 1e-9):
         disagree = f"{CASE_TESTS[test][1]} p {probability(one.p_cases, equals=True)}"
-        return f"{_p_text(p_holm, n_arms)}, but cases disagree: {disagree}"
+        return f"{_p_text(one.p_holm, n_arms)}, but cases disagree: {disagree}"
     return ""
 
 
@@ -210,7 +207,6 @@ def _p_text(p_holm: float | None, n_arms: int) -> str:
     return f"p {probability(p_holm or 0.0, equals=True)}{corrected}"
 
 
-def _agreement(one: Tested) -> str:
-    sign = np.sign(one.mean or 0.0)
-    cases, seeds = (int((np.sign(means) == sign).sum()) for means in (one.case_means, one.seed_means))
-    return f"{cases} of {len(one.case_means)} cases and {seeds} of {len(one.seed_means)} seeds on this side"
+def _agreement(mean: float, table: Array) -> str:
+    cases, seeds = (int((np.sign(np.nanmean(table, axis)) == np.sign(mean)).sum()) for axis in (1, 0))
+    return f"{cases} of {table.shape[0]} cases and {seeds} of {table.shape[1]} seeds on this side"
