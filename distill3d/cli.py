@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from distill3d.config.catalog import find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
+from distill3d.terminal import stdout
 
 app = typer.Typer(
     name="distill3d",
@@ -25,16 +25,9 @@ app.add_typer(sweep_app)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 EPILOG = "Any setting can follow as key=value or --key=value, for example trainer.steps=100."
 TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for example input=image gap_um=5."
-TABLE_WIDTH = 100
 
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a name under experiments/, or a YAML file")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>")]
-
-
-def _out() -> Console:
-    """Print to stdout, at a width that tables fit also where there is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -60,7 +53,7 @@ def fit(
     path = smoke_run(experiment) if smoke else fit_run(experiment, resume=resume, overwrite=overwrite)
     if not is_main_process():
         return
-    folder, out = RunFolder(path), _out()
+    folder, out = RunFolder(path), stdout()
     out.print(score_table(folder.read_json(folder.metrics)))
     out.print(f"scores    {folder.metrics}", f"pictures  {folder.figures}/*.png", sep="\n", soft_wrap=True)
 
@@ -82,7 +75,7 @@ def pretrain(
     path = pretrain_vit(settings, resume=resume, overwrite=overwrite)
     if is_main_process():
         out = path / settings.architecture
-        _out().print(f"weights   {out}.safetensors", f"card      {out}.md", sep="\n", soft_wrap=True)
+        stdout().print(f"weights   {out}.safetensors", f"card      {out}.md", sep="\n", soft_wrap=True)
 
 
 @app.command()
@@ -98,7 +91,7 @@ def predict(
     from distill3d.training.inference import predict as predict_stack
 
     for volume in volumes:
-        _out().print(str(predict_stack(run, volume, out=out, spacing_um=_spacing(spacing))), soft_wrap=True)
+        stdout().print(str(predict_stack(run, volume, out=out, spacing_um=_spacing(spacing))), soft_wrap=True)
 
 
 @app.command(context_settings=OVERRIDES, epilog=TRACE_EPILOG)
@@ -115,7 +108,7 @@ def trace(
 
     config = trace_config([*(settings or []), *context.args])
     tree = trace_file(prob, out, config, spacing_um=_spacing(spacing))
-    _out().print(
+    stdout().print(
         f"{out}  trees {len(tree.roots)}, length {tree.length_um:.1f} um, tips {len(tree.tips)}", soft_wrap=True
     )
 
@@ -152,7 +145,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(found, allow_nan=False))
     else:
-        _out().print(table)
+        stdout().print(table)
 
 
 @app.command(name="tune-trace")
@@ -167,7 +160,7 @@ def tune_trace(
     from distill3d.training.tables import tuning_table
     from distill3d.training.trace_tuning import tune_trace as tune
 
-    out = _out()
+    out = stdout()
     out.print(tuning_table(tune(run, trials=trials, seed=seed)))
     out.print(score_table(evaluate_run(run)))
 
@@ -193,7 +186,7 @@ def show(
         return
     other = load_experiment(against)
     rows = [row for row in differences(experiment, other) if row[0] not in {"name", "question"}]
-    _out().print(difference_table(experiment.name, other.name, rows))
+    stdout().print(difference_table(experiment.name, other.name, rows))
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -214,7 +207,7 @@ def audit(
     if as_json:
         typer.echo(json.dumps(report.as_dict(), allow_nan=False))
         return
-    out = _out()
+    out = stdout()
     out.print(audit_rows_table(report.as_dict()))
     out.print(audit_table(report.audit))
 
@@ -232,7 +225,7 @@ def cache(
     from distill3d.training.tables import cache_table
     from distill3d.training.teacher_maps import cache_experiment, prune_cache
 
-    experiment, out = load_experiment(name, context.args), _out()
+    experiment, out = load_experiment(name, context.args), stdout()
     if prune:
         entries, size = prune_cache(experiment, unused_days=unused_days)
         out.print(f"deleted {entries} maps, {size / 2**20:.0f} MiB")
@@ -245,7 +238,7 @@ def list_all() -> None:
     from distill3d.config.tables import catalog_table, component_table
     from distill3d.experiment import describe_components
 
-    out = _out()
+    out = stdout()
     out.print(catalog_table(questions()))
     for kind, rows in describe_components().items():
         out.print(component_table(kind, rows))
@@ -260,7 +253,7 @@ def check(context: typer.Context, name: Name) -> None:
     from distill3d.experiment import load_experiment
 
     report = check_data(load_experiment(name, context.args))
-    _out().print(check_table(report))
+    stdout().print(check_table(report))
     if report.problems:
         raise typer.Exit(1)
 

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 
 from distill3d.report.content import Comparison
+from distill3d.terminal import stdout
 
 report_app = typer.Typer(rich_markup_mode=None)
-TABLE_WIDTH = 100
 
 Places = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="run folders, or folders that hold runs")]
 Sweeps = Annotated[list[str] | None, typer.Option("--sweep", metavar="NAME", help="all finished trials of a sweep")]
@@ -25,11 +25,6 @@ Scores = Annotated[
 Test = Annotated[str, typer.Option(metavar="NAME", help="over cases, may object to a verdict: sign-flip or wilcoxon")]
 Title = Annotated[str, typer.Option(help="of the report")]
 Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="where runs and sweeps are")]
-
-
-def _out() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)
 
 
 @report_app.command()
@@ -50,7 +45,7 @@ def report(
     from distill3d.report.build import write_report
     from distill3d.report.text.terminal import renderables
 
-    console = _out()
+    console = stdout()
     comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console, test=test)
     files = write_report(comparison, out)
     for part in renderables(comparison):
@@ -71,7 +66,7 @@ def compare(
     from distill3d.report.build import compare_two
     from distill3d.report.text.terminal import renderables
 
-    console = _out()
+    console = stdout()
     for part in renderables(compare_two(a, b, runs=runs, scores=_keys(scores), test=test, console=console)):
         console.print(part)
 
@@ -93,7 +88,7 @@ def dashboard(
         comparison = compare_places(folders, runs=runs, baseline=baseline, title=f"Runs of {runs}")
         return comparison, run_folders(comparison)
 
-    out = _out()
+    out = stdout()
     serve(runs, port=port, build=build, on_start=lambda url: out.print(f"{url}  (Ctrl-C ends it)", soft_wrap=True))
     raise typer.Exit(130)
 
@@ -115,7 +110,7 @@ def wandb_report(
     from distill3d.report.text.markdown import as_markdown
     from distill3d.report.wandb_report import save, wandb_report
 
-    console = _out()
+    console = stdout()
     comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console)
     text = as_markdown(comparison)
     report = wandb_report(comparison, run_folders(comparison), text=text, project=project, entity=entity)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from distill3d.terminal import stdout
 
 sweep_app = typer.Typer(
     name="sweep",
@@ -14,7 +15,6 @@ sweep_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-TABLE_WIDTH = 100
 
 Name = Annotated[str, typer.Argument(metavar="SWEEP", help="a name under sweeps/, or a YAML file")]
 Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="the sweep is kept in FOLDER/sweeps/<name>")]
@@ -24,11 +24,6 @@ Storage = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(help="trials at a time; GPUs or cores are dealt out to them")]
 Retries = Annotated[int, typer.Option(min=0, help="how often a trial that failed is tried again")]
-
-
-def _out() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)
 
 
 @sweep_app.command()
@@ -49,7 +44,7 @@ def run(
         for line in control.dry_run(read_sweep(path), runs):
             typer.echo(line)
         return
-    code = control.begin(path, runs=runs, workers=workers, storage=storage, retries=retries, console=_out())
+    code = control.begin(path, runs=runs, workers=workers, storage=storage, retries=retries, console=stdout())
     raise typer.Exit(code)
 
 
@@ -60,7 +55,7 @@ def resume(
     """Go on with a sweep that was begun: what is unfinished continues, what is finished stays."""
     from distill3d.sweep import control
 
-    code = control.resume(name, runs=runs, workers=workers, storage=storage, retries=retries, console=_out())
+    code = control.resume(name, runs=runs, workers=workers, storage=storage, retries=retries, console=stdout())
     raise typer.Exit(code)
 
 
@@ -71,7 +66,7 @@ def status(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> No
     from distill3d.sweep.tables import counts, status_table
 
     sweep, rows = control.state_of(name, runs=runs, storage=storage)
-    _out().print(status_table(sweep, rows, title=f"{sweep.name}: {counts(rows)}"))
+    stdout().print(status_table(sweep, rows, title=f"{sweep.name}: {counts(rows)}"))
 
 
 @sweep_app.command()
@@ -81,7 +76,7 @@ def report(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> No
     from distill3d.sweep.tables import report_table
 
     sweep, rows = control.state_of(name, runs=runs, storage=storage)
-    out = _out()
+    out = stdout()
     out.print(report_table(sweep, rows))
     elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
     out.print(f"is it true? distill3d report --sweep {sweep.name}{elsewhere}", soft_wrap=True, markup=False)
@@ -101,4 +96,4 @@ def export_slurm(
     from distill3d.sweep.files import find_sweep
 
     script = control.export_slurm(find_sweep(name), runs=runs, out=out, at_once=at_once, time=time, cpus=cpus)
-    _out().print(f"submit    sbatch {script}", f"then      distill3d sweep report {name}", sep="\n", soft_wrap=True)
+    stdout().print(f"submit    sbatch {script}", f"then      distill3d sweep report {name}", sep="\n", soft_wrap=True)
