@@ -1,6 +1,6 @@
 # distill3d: `make` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment picture sweep report check test test-all smoke bench clean
+.PHONY: help setup experiment picture sweep report check test smoke bench clean
 
 PYTHON ?= python3
 CONSTRAINTS ?= .constraints.txt
@@ -46,9 +46,6 @@ check: $(STAMP) ## format, lint, types, layers
 	$(BIN)/lint-imports
 
 test: $(STAMP) ## the suite, about 20 minutes on two cores
-	$(BIN)/pytest -m 'not slow' $(ARGS)
-
-test-all: $(STAMP) ## the suite with its slow tests
 	$(BIN)/pytest $(ARGS)
 
 bench: $(STAMP) ## speed, measured side by side; writes nothing

@@ -76,10 +76,6 @@ class DistillDataModule(L.LightningDataModule):
         """
         return tuple(self._case(name) for name in self.case_names(split))
 
-    def test_cases(self) -> tuple[PreparedCase, ...]:
-        """Prepared cases of the test split."""
-        return self.cases("test")
-
     def train_cases(self) -> tuple[PreparedCase, ...]:
         """Prepared cases of the training split, with the skeletons that losses want."""
         return tuple(self._train_case(name) for name in self.case_names("train"))
