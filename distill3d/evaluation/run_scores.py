@@ -60,11 +60,12 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     if not data.case_names("test"):
         raise InputError(f"{folder.path}: its data has no test case; accepted: one or more under data.test")
     data.prepare_data()
+    settings = trace_settings(folder, experiment)
     student: dict[str, Scores] = {}
     baseline: dict[str, Scores] = {}
     for case in data.cases("test"):
         prob = prediction(folder, case)
-        found = Found(prob >= experiment.inference.threshold, trace(prob, case.spacing_um, trace_settings(folder)))
+        found = Found(prob >= experiment.inference.threshold, trace(prob, case.spacing_um, settings))
         write_swc(folder.swc(case.name), found.tree, spacing_um=MICROMETERS)
         student[case.name] = case_scores(case, found)
         baseline[case.name] = case_scores(case, otsu_traced(case))
@@ -74,7 +75,7 @@ def evaluate(run: Path | str) -> dict[str, Any]:
         "experiment": experiment.name,
         "seed": experiment.seed,
         "components": {kind: getattr(experiment, kind).name for kind in ("data", "student", "teacher", "strategy")},
-        "trace": dataclasses.asdict(trace_settings(folder)),
+        "trace": dataclasses.asdict(settings),
         **_summary(student),
         "baselines": {"otsu": _summary(baseline)},
         **folder.read_json(folder.fit),
@@ -83,11 +84,10 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     return results
 
 
-def trace_settings(folder: RunFolder) -> TraceConfig:
+def trace_settings(folder: RunFolder, experiment: Experiment) -> TraceConfig:
     """Return how the run's predictions are traced: as `tune_trace` chose on its validation cases, else its settings."""
     chosen = folder.read_json(folder.tuned)
-    settings = experiment_from_plain(folder.read_config()).trace
-    return dataclasses.replace(settings, **chosen["best"]) if chosen else settings
+    return dataclasses.replace(experiment.trace, **chosen["best"]) if chosen else experiment.trace
 
 
 def case_scores(case: PreparedCase, found: Found) -> Scores:

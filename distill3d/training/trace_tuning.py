@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from distill3d.config.schema import Experiment
 from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
@@ -51,8 +52,9 @@ def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Con
     import optuna  # noqa: PLC0415 - half a second, wanted by this verb only
 
     folder, console = RunFolder(Path(run)), console or Console(stderr=True)
-    predictions = _predictions(folder, console)
-    base = trace_settings(folder)
+    experiment = experiment_from_plain(folder.read_config())
+    predictions = _predictions(folder, experiment, console)
+    base = trace_settings(folder, experiment)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial({"threshold": base.threshold, "gap_um": base.gap_um, "spur_um": base.spur_um})
@@ -101,9 +103,8 @@ def _mean_f1(predictions: Predictions, settings: TraceConfig) -> float:
     return float(np.mean(scores))
 
 
-def _predictions(folder: RunFolder, console: Console) -> Predictions:
+def _predictions(folder: RunFolder, experiment: Experiment, console: Console) -> Predictions:
     """Return the validation cases that have a gold tree with their predictions, predicted now if they are not yet."""
-    experiment = experiment_from_plain(folder.read_config())
     data = DistillDataModule(experiment)
     data.prepare_data()
     cases = [case for case in data.cases("val") if case.has_tree]

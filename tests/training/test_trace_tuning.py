@@ -7,7 +7,9 @@ import pytest
 
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
+from distill3d.evaluation import run_scores
 from distill3d.evaluation.run_scores import evaluate, trace_settings
+from distill3d.experiment import experiment_from_plain
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.trace_tuning import tune_trace
@@ -27,8 +29,13 @@ def perfect(tiny):
     return folder
 
 
-def test_a_perfect_probability_becomes_a_perfect_tree(perfect):
+def test_a_perfect_probability_becomes_a_perfect_tree(perfect, monkeypatch):
+    built = []
+    monkeypatch.setattr(
+        run_scores, "experiment_from_plain", lambda plain: built.append(plain) or experiment_from_plain(plain)
+    )
     results = evaluate(perfect.path)
+    assert len(built) == 1  # not once per case
     assert results["mean"]["dice"] == 1
     assert results["mean"]["tree_f1"] > 0.95  # side branches within a spur's length are cut
     case = next(iter(results["cases"]))
@@ -46,7 +53,8 @@ def test_tuning_looks_at_validation_cases_only_and_is_used_from_then_on(perfect,
     assert result["f1"] > 0.9
     assert result["best"]["threshold"] < 0.4
     assert json.loads(perfect.tuned.read_text()) == result
-    assert trace_settings(perfect).threshold == result["best"]["threshold"]
+    experiment = experiment_from_plain(perfect.read_config())
+    assert trace_settings(perfect, experiment).threshold == result["best"]["threshold"]
     assert evaluate(perfect.path)["trace"]["threshold"] == result["best"]["threshold"]
 
 
