@@ -5,12 +5,12 @@ It does not measure overlap or distance (``metrics.voxel``) and knows no tree (`
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import numpy as np
 from scipy.ndimage import generate_binary_structure, label
+from skimage.measure import euler_number
 
 from distill3d.errors import InputError
 from distill3d.evaluation.metrics.masks import box_of, harmonic_mean, known_pair
@@ -153,44 +153,6 @@ def topology_scores(
     )
 
 
-def betti_numbers(mask: np.ndarray) -> Betti:
-    """Count components, tunnels and cavities, in the convention of ``TopologyScores``.
-
-    Tunnels follow from the Euler characteristic chi: b1 = b0 + b2 - chi.
-
-    Args:
-        mask: bool [Z, Y, X].
-
-    >>> ring = np.ones((1, 3, 3), bool); ring[0, 1, 1] = False
-    >>> betti_numbers(ring), betti_numbers(ring).euler
-    (Betti(components=1, tunnels=1, cavities=0), 0)
-    """
-    solid = padded(mask)
-    return _betti(solid, _components(solid).number)
-
-
-def euler_characteristic(mask: np.ndarray) -> int:
-    """Return vertices - edges + faces - cubes of the mask seen as closed unit cubes, one per voxel.
-
-    Closed cubes touch at corners, so foreground has 26 neighbors and background 6. A cell of the lattice is part of the
-    mask if one of the voxels around it is, which is an OR of the mask with itself moved by one voxel along some axes.
-
-    Args:
-        mask: bool [Z, Y, X].
-
-    >>> euler_characteristic(np.ones((2, 3, 4), bool))
-    1
-    """
-    solid, total = np.pad(mask, 1), 0
-    for moved in itertools.chain.from_iterable(itertools.combinations(range(3), n) for n in range(4)):
-        cells = solid
-        for axis in moved:
-            along = np.moveaxis(cells, axis, 0)
-            cells = np.moveaxis(along[:-1] | along[1:], 0, axis)
-        total += (-1) ** (3 - len(moved)) * int(np.count_nonzero(cells))
-    return total
-
-
 def _components(solid: np.ndarray) -> _Components:
     return _label(solid, neighbors=3)
 
@@ -206,7 +168,8 @@ def _betti(solid: np.ndarray, components: int) -> Betti:
     """Complete the Betti numbers of a padded mask whose components are counted."""
     # The margin makes what is around the mask one piece of background, which is no cavity.
     cavities = _label(~solid, neighbors=1).number - 1
-    return Betti(components, components + cavities - euler_characteristic(solid), cavities)
+    euler = int(euler_number(solid, connectivity=3))
+    return Betti(components, components + cavities - euler, cavities)  # Euler = components - tunnels + cavities
 
 
 def _skeleton_share(mask: np.ndarray, parts: _Components, other: np.ndarray, *, of_nothing: float) -> float:
