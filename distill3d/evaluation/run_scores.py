@@ -19,9 +19,10 @@ from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.tree import tree_figure
-from distill3d.evaluation.metrics.by_case import mask_scores, summarize
+from distill3d.evaluation.metrics.by_case import mask_scores
 from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.projections import Projections, project, write_projections
+from distill3d.evaluation.scores import SCORES, summarize
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.tracing.trace import trace
@@ -30,7 +31,6 @@ from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree
 
 Scores = dict[str, float]
-NOT_SCORES = frozenset({"unit", "tolerance"})  # fields of `TreeScores` that say what the others are
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ def case_scores(case: PreparedCase, found: Found) -> Scores:
     gold = case.tree()
     if gold is not None:
         of_tree = tree_scores(pred=found.tree, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape)
-        named = dataclasses.asdict(of_tree).items()
-        scores |= {f"tree_{name}": float(value) for name, value in named if name not in NOT_SCORES}
+        named = {f"tree_{name}": value for name, value in dataclasses.asdict(of_tree).items()}
+        scores |= {key: float(value) for key, value in named.items() if key in SCORES}  # not their unit and tolerance
     return scores
 
 

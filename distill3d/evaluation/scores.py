@@ -1,93 +1,160 @@
-"""What a score is called, its unit, its direction, its digits. It computes none."""
+"""What every score is called, its unit, its direction, its digits, and how scores are summarized over cases.
+
+A new score of ``metrics`` has its entry in ``SCORES``; tables, reports and sweeps ask there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import final
 
-COLUMNS = {
-    "dice": "Dice",
-    "dice_tol": "Dice\n2 vox",
-    "cldice": "clDice",
-    "hd95_um": "HD95\num",
-    "tree_precision": "length\nprec.",
-    "tree_recall": "length\nrecall",
-    "tree_f1": "length\nF1",
-    "tree_esa": "ESA\nvox",
-}
+import numpy as np
 
-
-FILE_SCORES = {
-    "dice": "Dice",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "dice_tol": "Dice within the tolerance",
-    "hd95": "HD95, in the unit of the spacing",
-    "asd": "mean surface distance",
-    "cldice": "clDice",
-    "betti0_error": "error in the number of parts (Betti 0)",
-    "betti1_error": "error in the number of tunnels (Betti 1)",
-    "n_breaks": "breaks",
-    "n_spurious": "spurious parts",
-    "esa": "ESA, mean distance",
-    "dsa": "DSA, mean distance where it is 2 or more",
-    "pds": "PDS, share that is 2 or more away",
-    "length_pred": "length of the prediction",
-    "length_gold": "length of gold",
-    "tips_error": "error in the number of tips",
-    "branches_error": "error in the number of branch points",
-}
+from distill3d.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """A column: one number a case is judged by.
+    """One number about a case.
 
     Args:
         key: in ``metrics.json``, such as ``hd95_um``.
         label: for people, such as ``HD95``.
         unit: ``um``, ``vox`` or empty.
-        higher_is_better: whether a larger value is the better one.
+        higher_is_better: whether a larger value is the better one; says nothing where ``judged`` is False.
         digits: after the decimal point.
+        heading: of a narrow column, where it is not the label; see `column`.
+        sentence: what a table of two files calls it, where it is not the label.
+        judged: a case is better or worse by it; a number of voxels or parts is not.
+        averaged: it has a mean over cases, which a sweep may look at.
     """
 
     key: str
     label: str
-    unit: str
-    higher_is_better: bool
-    digits: int
+    unit: str = ""
+    higher_is_better: bool = False
+    digits: int = 3
+    heading: str = ""
+    sentence: str = ""
+    judged: bool = True
+    averaged: bool = True
+
+    @property
+    def column(self) -> str:
+        """Heading of a narrow column: its own, else the label above the unit."""
+        return self.heading or "\n".join(filter(None, (self.label, self.unit)))
 
 
-LESS_IS_BETTER = frozenset({
-    "hd95_um", "asd_um", "betti0_error", "betti1_error", "euler_error", "n_breaks", "n_spurious", "missed",
-    "tree_esa", "tree_dsa", "tree_pds", "tree_length_error", "tree_tips_error", "tree_branches_error", "tree_missed",
-})  # fmt: skip
+SCORES = {
+    score.key: score
+    for score in (
+        Score(key="dice", label="Dice", higher_is_better=True),
+        Score(key="precision", label="precision", higher_is_better=True),
+        Score(key="recall", label="recall", higher_is_better=True),
+        Score(
+            key="dice_tol",
+            label="Dice within 2 vox",
+            higher_is_better=True,
+            heading="Dice\n2 vox",
+            sentence="Dice within the tolerance",
+        ),
+        Score(key="precision_tol", label="precision tol", higher_is_better=True),
+        Score(key="recall_tol", label="recall tol", higher_is_better=True),
+        Score(key="hd95_um", label="HD95", unit="um", digits=1, sentence="HD95, in the unit of the spacing"),
+        Score(key="asd_um", label="asd", unit="um", digits=2, sentence="mean surface distance"),
+        Score(key="n_pred", label="n pred", digits=1, judged=False, averaged=False),
+        Score(key="n_gold", label="n gold", digits=1, judged=False, averaged=False),
+        Score(key="cldice", label="clDice", higher_is_better=True),
+        Score(key="cl_precision", label="cl precision", higher_is_better=True),
+        Score(key="cl_recall", label="cl recall", higher_is_better=True),
+        Score(key="betti0_pred", label="betti0 pred", judged=False),
+        Score(key="betti0_gold", label="betti0 gold", judged=False),
+        Score(key="betti0_error", label="Betti 0 error", digits=1, sentence="error in the number of parts (Betti 0)"),
+        Score(key="betti1_pred", label="betti1 pred", judged=False),
+        Score(key="betti1_gold", label="betti1 gold", judged=False),
+        Score(key="betti1_error", label="Betti 1 error", digits=1, sentence="error in the number of tunnels (Betti 1)"),
+        Score(key="euler_pred", label="euler pred", judged=False),
+        Score(key="euler_gold", label="euler gold", judged=False),
+        Score(key="euler_error", label="euler error", digits=1),
+        Score(key="n_breaks", label="breaks", digits=1),
+        Score(key="n_spurious", label="spurious parts", digits=1),
+        Score(key="missed", label="missed", digits=1, averaged=False),
+        Score(key="tree_esa", label="ESA", unit="vox", digits=2, sentence="ESA, mean distance"),
+        Score(
+            key="tree_dsa", label="tree dsa", unit="vox", digits=2, sentence="DSA, mean distance where it is 2 or more"
+        ),
+        Score(key="tree_pds", label="tree pds", sentence="PDS, share that is 2 or more away"),
+        Score(
+            key="tree_precision",
+            label="length prec.",
+            higher_is_better=True,
+            heading="length\nprec.",
+            sentence="precision",
+        ),
+        Score(
+            key="tree_recall", label="length recall", higher_is_better=True, heading="length\nrecall", sentence="recall"
+        ),
+        Score(key="tree_f1", label="length F1", higher_is_better=True, heading="length\nF1", sentence="F1"),
+        Score(key="tree_length_pred", label="tree length pred", judged=False, sentence="length of the prediction"),
+        Score(key="tree_length_gold", label="tree length gold", judged=False, sentence="length of gold"),
+        Score(key="tree_length_error", label="tree length error", unit="vox", digits=0),
+        Score(key="tree_tips_pred", label="tree tips pred", judged=False),
+        Score(key="tree_tips_gold", label="tree tips gold", judged=False),
+        Score(key="tree_tips_error", label="tree tips error", digits=1, sentence="error in the number of tips"),
+        Score(key="tree_branches_pred", label="tree branches pred", judged=False),
+        Score(key="tree_branches_gold", label="tree branches gold", judged=False),
+        Score(
+            key="tree_branches_error",
+            label="tree branches error",
+            digits=1,
+            sentence="error in the number of branch points",
+        ),
+        Score(key="tree_missed", label="tree missed", digits=1, averaged=False),
+    )
+}
 
 
-MORE_IS_BETTER = frozenset({
-    "dice", "dice_tol", "precision", "precision_tol", "recall", "recall_tol", "cldice", "cl_precision", "cl_recall",
-    "tree_precision", "tree_recall", "tree_f1",
-})  # fmt: skip
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Scores of several cases by name: mean and sample standard deviation (0 for one case).
+
+    Attributes:
+        mean: over the cases that have the score.
+        sd: likewise.
+        n_cases: number of cases.
+        n_missed: cases of which exactly one mask is empty; they are in the mean with their worst values.
+    """
+
+    mean: dict[str, float]
+    sd: dict[str, float]
+    n_cases: int
+    n_missed: int
 
 
-SHORT = {"betti0_error": "Betti 0 error", "betti1_error": "Betti 1 error", "dice_tol": "Dice within 2 vox"}
+def summarize(scores: Mapping[str, Mapping[str, float]]) -> Summary:
+    """Summarize cases with equal weight each; counts of voxels and of misses are not averaged.
 
+    Args:
+        scores: case -> its scores; cases without a gold tree lack those of trees.
 
-DIGITS = {"hd95_um": 1, "asd_um": 2, "tree_esa": 2, "tree_dsa": 2, "tree_length_error": 0}
+    Raises:
+        InputError: no case.
 
-
-TREES_IN_VOXELS = frozenset({"tree_esa", "tree_dsa", "tree_length_error"})
-
-
-def score(key: str) -> Score:
-    """Describe a score by its key, with the label that tables in the terminal have."""
-    label = SHORT.get(key) or COLUMNS.get(key) or FILE_SCORES.get(key) or key.replace("_", " ")
-    unit = "um" if key.endswith("_um") else "vox" if key in TREES_IN_VOXELS else ""
-    counted = key.endswith(("_error", "missed")) or key.startswith("n_")
-    return Score(
-        key=key,
-        label=" ".join(label.split()).removesuffix(f" {unit}" if unit else ""),
-        unit=unit,
-        higher_is_better=key in MORE_IS_BETTER,
-        digits=DIGITS.get(key, 1 if counted else 3),
+    >>> found = summarize({"a": {"dice": 1.0, "missed": 0.0}, "b": {"dice": 0.0, "missed": 1.0}})
+    >>> found.mean, found.n_missed
+    ({'dice': 0.5}, 1)
+    """
+    if not scores:
+        raise InputError("no case to average; at least one is needed")
+    names = list(dict.fromkeys(name for row in scores.values() for name in row))
+    columns = {
+        name: np.array([row[name] for row in scores.values() if name in row]) for name in names if SCORES[name].averaged
+    }
+    return Summary(
+        mean={name: float(column.mean()) for name, column in columns.items()},
+        sd={name: float(column.std(ddof=1)) if len(column) > 1 else 0.0 for name, column in columns.items()},
+        n_cases=len(scores),
+        n_missed=sum(row["missed"] > 0 for row in scores.values()),
     )

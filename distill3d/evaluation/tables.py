@@ -8,8 +8,17 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from distill3d.evaluation.scores import COLUMNS, FILE_SCORES
+from distill3d.evaluation.scores import SCORES
 from distill3d.terminal import WIDTH
+
+COLUMNS = tuple(SCORES[key] for key in (
+    "dice", "dice_tol", "cldice", "hd95_um", "tree_precision", "tree_recall", "tree_f1", "tree_esa",
+))  # fmt: skip
+ROWS_OF_FILES = tuple(SCORES[key] for key in (
+    "dice", "precision", "recall", "tree_f1", "dice_tol", "hd95_um", "asd_um", "cldice", "betti0_error",
+    "betti1_error", "n_breaks", "n_spurious", "tree_esa", "tree_dsa", "tree_pds", "tree_length_pred",
+    "tree_length_gold", "tree_tips_error", "tree_branches_error",
+))  # fmt: skip
 
 
 def score_table(results: Mapping[str, Any]) -> Table:
@@ -17,8 +26,8 @@ def score_table(results: Mapping[str, Any]) -> Table:
     table = Table(title=_title(results), title_justify="left", width=WIDTH, title_style="bold")
     table.add_column("case", overflow="fold")
     table.add_column("method", overflow="fold")
-    for label in COLUMNS.values():
-        table.add_column(label, justify="right")
+    for score in COLUMNS:
+        table.add_column(score.column, justify="right")
     methods = {results["experiment"]: results, **results["baselines"]}
     for case in results["cases"]:
         for method, scored in methods.items():
@@ -48,8 +57,7 @@ def add_teacher(title: Text, teacher: Mapping[str, Any]) -> Text:
 
 def _numbers(scores: Mapping[str, float]) -> list[str]:
     """Format one row; a case without a gold tree has no scores of trees."""
-    digits = {"hd95_um": 1, "tree_esa": 2}
-    return [f"{scores[key]:.{digits.get(key, 3)}f}" if key in scores else "-" for key in COLUMNS]
+    return [f"{scores[score.key]:.{score.digits}f}" if score.key in scores else "-" for score in COLUMNS]
 
 
 def file_table(scores: Mapping[str, Any]) -> Table:
@@ -61,7 +69,8 @@ def file_table(scores: Mapping[str, Any]) -> Table:
     if "tolerance" in scores:
         table.caption = f"precision, recall, F1: of length, within {scores['tolerance']:g} {scores['unit']}"
         table.caption_justify = "left"
-    for key, label in FILE_SCORES.items():
+    for score in ROWS_OF_FILES:
+        key = score.key.removeprefix("tree_").removesuffix("_um")  # the table says which trees or masks, and the unit
         if key in scores:
-            table.add_row(label, f"{scores[key]:.4g}")
+            table.add_row(score.sentence or score.label, f"{scores[key]:.4g}")
     return table

@@ -7,14 +7,11 @@ value logged during training, ``val/dice`` or ``train/loss``, of which the best 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from typing import Any
 
 from distill3d.config.builder import unknown
 from distill3d.config.schema import Experiment
-from distill3d.evaluation.metrics.by_case import COUNTS, SCORE_NAMES
-from distill3d.evaluation.metrics.tree import TreeScores
-from distill3d.evaluation.run_scores import NOT_SCORES
+from distill3d.evaluation.scores import SCORES
 from distill3d.storage.curves import history
 from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.schema import Metric, Sweep
@@ -24,9 +21,7 @@ LOGGED = ("val/dice", "train/loss")
 
 def metric_names() -> tuple[str, ...]:
     """Every name a sweep's metric can have."""
-    masks = (name for name in SCORE_NAMES if name not in COUNTS)
-    trees = (f"tree_{field.name}" for field in fields(TreeScores) if field.name not in NOT_SCORES)
-    return (*(f"test/{name}" for name in (*masks, *trees) if not name.endswith("missed")), *LOGGED)
+    return (*(f"test/{key}" for key, score in SCORES.items() if score.averaged), *LOGGED)
 
 
 def metric_problems(sweep: Sweep, experiment: Experiment) -> list[str]:

@@ -11,13 +11,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from distill3d.evaluation.scores import COLUMNS
+from distill3d.evaluation.scores import SCORES
 from distill3d.sweep.plan import varying, without_seed
 from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import Attempt
 from distill3d.terminal import WIDTH
 
-BESIDE = ("dice", "dice_tol", "hd95_um")  # scores that stand beside the sweep's metric
+BESIDE = tuple(SCORES[key] for key in ("dice", "dice_tol", "hd95_um"))  # beside the sweep's metric
+METRIC_DIGITS = 3
 STYLES = {
     "finished": "green",
     "running": "bold",
@@ -79,21 +80,24 @@ def _note(row: Attempt) -> str:
 def report_table(sweep: Sweep, rows: Sequence[Attempt]) -> Table:
     """A row per setting, best first: mean and standard deviation over its seeds, of finished trials only."""
     metric, keys = sweep.metric, [key for key in varying(sweep) if key != "seed"]
-    others = [key for key in BESIDE if f"test/{key}" != metric.name]
+    others = [score for score in BESIDE if f"test/{score.key}" != metric.name]
     table = Table(title=Text(_report_title(sweep, rows)), title_justify="left", width=WIDTH, box=SIMPLE_HEAD)
     table.add_column("setting", overflow="fold", ratio=1)
     table.add_column("n", justify="right")
     table.add_column(metric.name, justify="right")
-    for key in others:
-        table.add_column(COLUMNS[key], justify="right")
+    for score in others:
+        table.add_column(score.column, justify="right")
     for group in ranked(sweep, rows):
         values = group[0].values
         setting = "\n".join(f"{key}={shown(values[key])}" for key in keys) or sweep.name
-        cells = [_mean_and_sd([float(row.scores[key]) for row in group if key in row.scores], key) for key in others]
+        cells = [
+            _mean_and_sd([float(row.scores[score.key]) for row in group if score.key in row.scores], score.digits)
+            for score in others
+        ]
         table.add_row(
             Text(setting),
             str(len(group)),
-            _mean_and_sd([row.value for row in group if row.value is not None], ""),
+            _mean_and_sd([row.value for row in group if row.value is not None], METRIC_DIGITS),
             *cells,
         )
     return table
@@ -116,9 +120,8 @@ def ranked(sweep: Sweep, rows: Sequence[Attempt]) -> list[list[Attempt]]:
     return sorted(groups.values(), key=lambda group: sign * statistics.fmean(row.value or 0.0 for row in group))
 
 
-def _mean_and_sd(values: Sequence[float], key: str) -> str:
+def _mean_and_sd(values: Sequence[float], digits: int) -> str:
     if not values:
         return "-"
-    digits = 1 if key.endswith("_um") else 3
     mean = f"{statistics.fmean(values):.{digits}f}"
     return f"{mean} +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean

@@ -10,8 +10,8 @@ from monai.metrics import HausdorffDistanceMetric, SurfaceDistanceMetric
 
 from distill3d.errors import InputError
 from distill3d.evaluation.metrics import surface
-from distill3d.evaluation.metrics.by_case import summarize
 from distill3d.evaluation.metrics.voxel import voxel_scores
+from distill3d.evaluation.scores import summarize
 
 OVERLAPS = ("dice", "precision", "recall", "dice_tol", "precision_tol", "recall_tol")
 

@@ -1,4 +1,4 @@
-"""The scores a report has columns for: label, unit, direction. It reads no run."""
+"""The scores a report has columns for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from distill3d.errors import InputError
-from distill3d.evaluation.scores import LESS_IS_BETTER, MORE_IS_BETTER, Score, score
+from distill3d.evaluation.scores import SCORES, Score
 
 # What one asks first of a segmentation, then of a tree: overlap, center lines, worst distance, pieces, traced length.
 DEFAULT = ("dice", "dice_tol", "cldice", "hd95_um", "betti0_error", "tree_f1", "tree_esa")
@@ -26,7 +26,7 @@ def pick(asked: Sequence[str], found: Iterable[str]) -> tuple[Score, ...]:
         >>> [score.label for score in pick((), ["tree_esa", "n_pred", "dice"])]
         ['Dice', 'ESA']
     """
-    known = {key for key in found if key in LESS_IS_BETTER | MORE_IS_BETTER}
+    known = {key for key in found if key in SCORES and SCORES[key].judged}
     for key in asked:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), n=1)
@@ -35,4 +35,4 @@ def pick(asked: Sequence[str], found: Iterable[str]) -> tuple[Score, ...]:
     keys = list(dict.fromkeys(asked)) or [key for key in DEFAULT if key in known]
     if not keys:
         raise InputError(f"no run has any of the scores {', '.join(DEFAULT)}; accepted: others, with --scores")
-    return tuple(score(key) for key in keys)
+    return tuple(SCORES[key] for key in keys)

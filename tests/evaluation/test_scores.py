@@ -1,0 +1,48 @@
+"""Every score has one entry, which is true of what the metrics produce."""
+
+from dataclasses import asdict
+
+import numpy as np
+from made_trees import EMPTY, make, straight
+
+from distill3d.evaluation.metrics.by_case import mask_scores
+from distill3d.evaluation.metrics.tree import tree_scores
+from distill3d.evaluation.scores import SCORES
+from distill3d.report.comparison.columns import DEFAULT
+
+GOLD = np.zeros((7, 16, 40), bool)
+GOLD[3, 3, 2:38] = True
+BROKEN = GOLD.copy()  # a break, a crumb and a ring
+BROKEN[3, 3, 15:20] = False
+BROKEN[0, 14, 39] = BROKEN[3, 9:12, 9:12] = True
+BROKEN[3, 10, 10] = False
+LINE = straight(36)
+BRANCHED = make([(0, 0, 0), (15, 0, 0), (15, 20, 0), (30, 0, 20)], [-1, 0, 1, 1])
+
+
+def scores_of(mask: np.ndarray, tree) -> dict[str, float]:
+    of_tree = asdict(tree_scores(pred=tree, gold=LINE, shape_zyx=GOLD.shape))
+    return mask_scores(pred=mask, gold=GOLD) | {f"tree_{name}": value for name, value in of_tree.items()}
+
+
+def test_every_score_that_the_metrics_produce_has_an_entry_and_no_other():
+    produced = scores_of(GOLD, LINE)
+    assert (produced.pop("tree_unit"), produced.pop("tree_tolerance")) == ("vox", 4.0)
+    assert tuple(SCORES) == tuple(produced)
+
+
+def test_the_direction_of_every_judged_score_is_that_from_wrong_to_perfect():
+    perfect, wrong, missed = scores_of(GOLD, LINE), scores_of(BROKEN, BRANCHED), scores_of(~GOLD & GOLD, EMPTY)
+    for key, score in SCORES.items():
+        if score.judged:
+            sign = 1 if score.higher_is_better else -1
+            other = missed if key.endswith("missed") else wrong
+            assert sign * perfect[key] > sign * other[key], key
+
+
+def test_the_usual_columns_of_a_report_are_scores_a_case_is_judged_by():
+    assert all(SCORES[key].judged for key in DEFAULT)
+
+
+def test_a_column_is_headed_by_label_and_unit():
+    assert [SCORES[key].column for key in ("dice", "hd95_um", "tree_f1")] == ["Dice", "HD95\num", "length\nF1"]
