@@ -1,8 +1,9 @@
-"""Finds the folders of runs. It reads none of their numbers."""
+"""Finds the folders of runs."""
 
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def find_runs(
         roots.append(trials)
     found: dict[Path, Path] = {}
     for root in roots:
-        inside = _runs_in(root)
+        inside = list(walk_runs(root))
         if not inside:
             raise InputError(f"{root}: holds no run; accepted: a folder with config.yaml, or one that holds such")
         found |= {path.resolve(): path for path in inside if path.resolve() not in found}
@@ -60,22 +61,23 @@ def _matches(place: str, runs: Path) -> list[Path]:
     return found
 
 
-def _runs_in(root: Path) -> list[Path]:
-    """Run folders at ``root`` or below it, not below another run, not in the smoke runs."""
-    if RunFolder(root).state != "absent":
-        return [root]
-    below = sorted(child for child in root.iterdir() if child.is_dir() and child.name != "smoke")
-    return [run for child in below for run in _runs_in(child)]
+def walk_runs(folder: Path, *, depth: float = math.inf, served: bool = False) -> Iterator[Path]:
+    """Yield the run folders at ``folder`` or below it, sorted; not below another run, and not in the smoke runs.
 
-
-def walk_runs(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the run folders at ``folder`` or at most ``depth`` folders below it."""
-    if (folder / "config.yaml").is_file():
+    Args:
+        folder: where to start.
+        depth: how many folders below at most.
+        served: what is found is shown to a browser while runs come and go: smoke runs are too, links are not followed,
+            and a folder that cannot be read is passed over.
+    """
+    if RunFolder(folder).state != "absent":
         yield folder
     elif depth:
         try:
-            entries = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+            below = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=not served)]
         except OSError:  # gone while we looked, or not ours to read
+            if not served:
+                raise
             return
-        for entry in entries:
-            yield from walk_runs(entry, depth - 1)
+        for path in sorted(Path(entry.path) for entry in below if served or entry.name != "smoke"):
+            yield from walk_runs(path, depth=depth - 1, served=served)

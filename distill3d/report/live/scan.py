@@ -48,7 +48,7 @@ class Scan:
 def scan(runs: Path) -> Scan:
     """Look for runs below a folder; what a link points to outside of it is not looked at."""
     root = runs.resolve()
-    folders = sorted(walk_runs(root, DEPTH))
+    folders = sorted(walk_runs(root, depth=DEPTH, served=True))
     refused = tuple(folder for folder in folders if _leads_out(folder, root))
     kept = [folder for folder in folders if folder not in refused]
     finished = tuple(folder for folder in kept if RunFolder(folder).state == "done")
