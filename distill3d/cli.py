@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill3d.config.catalog import find_experiment, questions
+from distill3d.config.catalog import experiments, find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
 from distill3d.terminal import stdout
@@ -171,18 +171,17 @@ def show(
     name: Name,
     against: Annotated[str | None, typer.Option(metavar="OTHER", help="show only the keys that differ")] = None,
 ) -> None:
-    """Print an experiment with all its settings resolved, or its difference from another one."""
-    find_experiment(name)
-    import yaml
-
+    """Print an experiment's settings, all resolved, each with the file that says it; or its difference from another."""
+    file = find_experiment(name)
     from distill3d.config.compare import differences
+    from distill3d.config.files import read
     from distill3d.config.plain import as_plain
-    from distill3d.config.tables import difference_table
+    from distill3d.config.tables import difference_table, with_origins
     from distill3d.experiment import load_experiment
 
     experiment = load_experiment(name, context.args)
     if against is None:
-        typer.echo(yaml.safe_dump(as_plain(experiment), sort_keys=False), nl=False)
+        typer.echo(with_origins(as_plain(experiment), read(file, context.args).origins), nl=False)
         return
     other = load_experiment(against)
     rows = [row for row in differences(experiment, other) if row[0] not in {"name", "question"}]
@@ -239,7 +238,7 @@ def list_all() -> None:
     from distill3d.experiment import describe_components
 
     out = stdout()
-    out.print(catalog_table(questions()))
+    out.print(catalog_table(questions(), experiments()))
     for kind, rows in describe_components().items():
         out.print(component_table(kind, rows))
 

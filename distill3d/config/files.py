@@ -1,7 +1,8 @@
 """From a YAML chain and overrides to one frozen `Experiment`, or to all that is wrong with them. Imports no component.
 
-A file names one parent with ``base:``. Mappings merge, lists and scalars replace, and a mapping whose ``name`` changes
-replaces the parent's whole, so that a component's settings never leak into another. Overrides come last.
+A file names one parent with ``base:``; a part of ``combine`` may too, and takes that experiment's strategy. Mappings
+merge, lists and scalars replace, and a mapping whose ``name`` changes replaces the parent's whole, so that a
+component's settings never leak into another. Overrides come last.
 """
 
 from __future__ import annotations
@@ -15,28 +16,34 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distill3d.config.builder import Builder, RawExperiment, first_line
+from distill3d.config.catalog import ExperimentFile, on_ground
 from distill3d.config.plain import Plain
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import ConfigError
 
 COMMAND_LINE = "command line"
+_GROUND = "ground"
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> RawExperiment:
-    """Read a file, its chain of parents and the overrides ``key=value`` (or ``--key=value``).
+def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
+    """Read a file, its chain of parents on its ground, and the overrides ``key=value`` (or ``--key=value``).
+
+    ``${ground}`` in a file is the prefix of the ground's names, such as ``op_``.
 
     Raises:
         ConfigError: a file is missing, is not a mapping, or the chain has a cycle; an override is not ``key=value``.
     """
-    merged: Plain = {}
     origins: dict[str, str] = {}
-    for file, settings in reversed(list(_chain(path))):
-        merged = _merge(merged, settings, origins, str(file), "")
+    merged = _chained(file.path, file.ground, origins, [])
     merged = _merge(merged, parse_overrides(overrides), origins, COMMAND_LINE, "")
     try:
-        return RawExperiment(path.stem, _container(OmegaConf.create(merged), resolve=True), origins)
+        with_ground = OmegaConf.create({_GROUND: file.ground, **merged})
+        resolved = _container(with_ground, resolve=True)
     except OmegaConfBaseException as err:
-        raise ConfigError(f"{path}: {first_line(err)}") from err
+        raise ConfigError(f"{file.path}: {first_line(err)}") from err
+    if _GROUND not in merged:
+        del resolved[_GROUND]
+    return RawExperiment(file.name, resolved, origins)
 
 
 def _container(settings: object, *, resolve: bool = False) -> Plain:
@@ -45,17 +52,28 @@ def _container(settings: object, *, resolve: bool = False) -> Plain:
     return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
 
 
-def _chain(path: Path) -> Iterator[tuple[Path, Plain]]:
-    seen: list[Path] = []
-    current: Path | None = path
-    while current is not None:
-        if current.resolve() in seen:
-            raise ConfigError(f"{path}: base: goes in a circle: {' -> '.join(p.name for p in [*seen, current])}")
-        seen.append(current.resolve())
-        settings = _read_yaml(current)
-        base = settings.pop("base", None)
-        yield current, settings
-        current = None if base is None else current.parent / str(base)
+def _chained(path: Path, ground: str, origins: dict[str, str], seen: list[Path]) -> Plain:
+    """Merge a file over its chain of parents; note in ``origins`` which file said what."""
+    if path.resolve() in seen:
+        raise ConfigError(f"{seen[0]}: base: goes in a circle: {' -> '.join(p.name for p in [*seen, path])}")
+    seen = [*seen, path.resolve()]
+    settings = _read_yaml(path)
+    base = settings.pop("base", None)
+    parent = {} if base is None else _chained(on_ground(path.parent / str(base), ground, seen), ground, origins, seen)
+    strategy = settings.get("strategy")
+    parts = strategy.get("parts") if isinstance(strategy, Mapping) else None
+    if isinstance(parts, dict):
+        parts |= {name: _part(part, path, ground, seen) for name, part in parts.items()}
+    return _merge(parent, settings, origins, str(path), "")
+
+
+def _part(part: object, path: Path, ground: str, seen: list[Path]) -> object:
+    """Return a part of ``combine``, merged over the strategy of the experiment that its ``base:`` names."""
+    if not isinstance(part, Mapping) or "base" not in part:
+        return part
+    other = _chained(on_ground(path.parent / str(part["base"]), ground, seen), ground, {}, seen)
+    own = {key: value for key, value in part.items() if key != "base"}
+    return _merge({"part": other.get("strategy", {})}, {"part": own}, {}, str(path), "")["part"]
 
 
 def _read_yaml(path: Path) -> Plain:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import yaml
 from rich.table import Table
 from rich.text import Text
 
+from distill3d.config.catalog import GROUNDS, ExperimentFile
 from distill3d.terminal import WIDTH
+
+OWN, COMPOSED = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}"
 
 
 def difference_table(name_a: str, name_b: str, rows: Sequence[tuple[str, object, object]]) -> Table:
@@ -21,14 +28,55 @@ def difference_table(name_a: str, name_b: str, rows: Sequence[tuple[str, object,
     return table
 
 
-def catalog_table(questions: Mapping[str, str]) -> Table:
-    """Experiments and the question each answers."""
-    table = Table(title="experiments", title_justify="left", width=WIDTH)
-    table.add_column("name", overflow="fold")
+def catalog_table(questions: Mapping[str, str], experiments: Mapping[str, ExperimentFile]) -> Table:
+    """Lay out arms by grounds, with the question of each arm.
+
+    Args:
+        questions: arm -> its question.
+        experiments: name -> where it is read from, of every arm on every ground.
+    """
+    table = Table(
+        title="experiments: put the ground before the arm, as in op_tubular", title_justify="left", width=WIDTH
+    )
+    table.add_column("arm", overflow="fold")
+    grounds = list(reversed(GROUNDS))
+    for ground in grounds:
+        table.add_column(ground.rstrip("_") or "simulated", justify="center", overflow="fold")
     table.add_column("question", overflow="fold")
-    for name, question in questions.items():
-        table.add_row(name, Text(question))
+    for arm, question in questions.items():
+        files = [experiments.get(ground + arm) for ground in grounds]
+        table.add_row(arm, *(_mark(file) for file in files), Text(question))
+    table.caption, table.caption_justify = f"{OWN} a file of its own  {COMPOSED} the arm's file on that ground", "left"
     return table
+
+
+def _mark(file: ExperimentFile | None) -> str:
+    return "" if file is None else OWN if file.path.stem == file.name else COMPOSED
+
+
+def with_origins(settings: Mapping[str, Any], origins: Mapping[str, str], prefix: str = "") -> str:
+    """Write settings as YAML, each followed by the file that says it; those without one have their default.
+
+    Args:
+        settings: plain containers.
+        origins: dotted key -> file, or ``command line``.
+        prefix: dotted key of the settings, for a part of them.
+
+    Example:
+        >>> print(with_origins({"seed": 1, "trainer": {"steps": 9}}, {"trainer.steps": "a/unet.yaml"}), end="")
+        seed: 1
+        trainer:
+          steps: 9  # unet.yaml
+    """
+    lines = []
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            lines += [f"{key}:\n", textwrap.indent(with_origins(value, origins, f"{path}."), "  ")]
+        else:
+            text = yaml.safe_dump([value], default_flow_style=True, width=10_000, allow_unicode=True).strip()[1:-1]
+            lines.append(f"{key}: {text}" + (f"  # {Path(origins[path]).name}\n" if path in origins else "\n"))
+    return "".join(lines)
 
 
 def component_table(kind: str, rows: Sequence[tuple[str, str, str]]) -> Table:

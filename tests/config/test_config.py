@@ -8,10 +8,11 @@ from typing import Literal
 import pytest
 
 from distill3d.config.builder import build
+from distill3d.config.catalog import experiments, find_experiment
 from distill3d.config.compare import differences
 from distill3d.config.files import read
 from distill3d.config.plain import as_plain, from_plain
-from distill3d.config.registry import REGISTRIES, component
+from distill3d.config.registry import REGISTRIES, component, components
 from distill3d.config.schema import Experiment
 from distill3d.errors import ConfigError
 
@@ -60,6 +61,11 @@ class NestingConfig:
     child: object = component("strategy", default="toy")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TogetherConfig:
+    parts: dict = components("strategy", default="none")
+
+
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
     """Every registry knows `toy` and `other` for the length of a test."""
@@ -87,7 +93,7 @@ BASE = "question: q\ndata: {name: toy}\nstudent: {name: toy, width: 16, mode: fa
 
 
 def load(path: Path, *overrides: str) -> Experiment:
-    return build(read(path, overrides), Experiment)
+    return build(read(find_experiment(path), overrides), Experiment)
 
 
 def problems(path: Path, *overrides: str) -> tuple[str, ...]:
@@ -311,3 +317,72 @@ def test_environment_variables_can_stand_in_paths(write, monkeypatch):
 
 def test_a_yaml_file_cannot_call_python(write):
     assert len(problems(write("a.yaml", "runs: !!python/object/apply:os.getcwd []\n"))) == 1
+
+
+@pytest.fixture
+def grounds(write, monkeypatch):
+    """Files of two arms on two grounds, in a user's own folder."""
+    (write("x.yaml", "").parent / "experiments").mkdir()
+    write("experiments/scratch.yaml", BASE)
+    write("experiments/op_scratch.yaml", "question: q\ndata: {name: toy}\nstudent: {name: toy, width: 8}\n")
+    write("experiments/op_hard_scratch.yaml", "base: op_scratch.yaml\nstudent: {mode: fancy}\n")
+    write("experiments/deep.yaml", "base: scratch.yaml\nstudent: {kernel: [5, 5, 5]}\nruns: r/${ground}first\n")
+    monkeypatch.chdir(write("x.yaml", "").parent)
+    monkeypatch.setattr("distill3d.config.catalog.folders", lambda: [Path("experiments")])
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "mode", "runs"),
+    [
+        ("deep", 16, "fancy", "r/first"),
+        ("op_deep", 8, "plain", "r/op_first"),
+        ("op_hard_deep", 8, "fancy", "r/op_hard_first"),
+    ],
+)
+def test_an_arm_without_a_file_on_a_ground_takes_its_file_and_the_grounds_parents(grounds, name, width, mode, runs):
+    loaded = load(name)
+    config = loaded.student.config
+    assert (loaded.name, config.width, config.mode, config.kernel) == (name, width, mode, (5, 5, 5))
+    assert loaded.runs == runs
+
+
+def test_a_file_of_the_grounds_own_wins(grounds, write):
+    write("experiments/op_deep.yaml", "base: op_scratch.yaml\nstudent: {width: 2}\n")
+    assert load("op_deep").student.config.width == 2
+    assert load("op_hard_deep").student.config.width == 2
+    assert load("op_hard_deep").student.config.mode == "fancy"
+    assert load("deep").student.config.width == 16
+
+
+def test_an_arm_of_one_ground_alone_exists_on_the_grounds_above_it(grounds, write):
+    write("experiments/op_real.yaml", "base: op_scratch.yaml\n")
+    assert {"op_real", "op_hard_real"} <= experiments().keys()
+    assert "real" not in experiments()
+    with pytest.raises(ConfigError, match=r"unknown experiment 'real'.*each also with op_, op_hard_"):
+        find_experiment("real")
+
+
+def test_an_error_on_a_ground_names_the_file_that_said_it(grounds, write):
+    write("experiments/bad.yaml", "base: scratch.yaml\nstudent: {widht: 1}\n")
+    assert problems("op_bad")[0].startswith("experiments/bad.yaml: student.widht: unknown key")
+
+
+def test_the_ground_is_no_setting(grounds):
+    assert "unknown key 'ground'" in problems("deep", "ground=op_")[0]
+
+
+def test_a_part_takes_the_strategy_of_another_experiment_on_its_ground(grounds, write):
+    write("experiments/near.yaml", "base: scratch.yaml\nstrategy: {name: toy, width: 3}\n")
+    write("experiments/op_near.yaml", "base: op_scratch.yaml\nstrategy: {name: toy, width: 5}\n")
+    text = "base: scratch.yaml\nstrategy: {name: pair, parts: {a: {base: near.yaml, mode: fancy}, b: {name: other}}}\n"
+    write("experiments/both.yaml", text)
+    REGISTRIES["strategy"].register("pair", config=TogetherConfig)(type("Pair", (), {}))
+    for name, width in (("both", 3), ("op_both", 5)):
+        parts = load(name).strategy.config.parts
+        assert (parts["a"].name, parts["a"].config.width, parts["a"].config.mode) == ("toy", width, "fancy")
+        assert parts["b"].name == "other"
+
+
+def test_a_part_that_is_its_own_base_is_refused(grounds, write):
+    write("experiments/round.yaml", "base: scratch.yaml\nstrategy: {name: pair, parts: {a: {base: round.yaml}}}\n")
+    assert "circle" in problems("round")[0]
