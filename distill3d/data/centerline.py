@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, label
+from scipy.ndimage import binary_dilation
 
 from distill3d.data.prepared import PreparedCase, code_hash, written_once
 from distill3d.errors import InputError
 from distill3d.types import SkeletonTarget
+from distill3d.volumes.components import label_components
 from distill3d.volumes.raster import rasterize
 
 _FILE = "skeleton.npy"
@@ -70,9 +71,7 @@ def _line_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
     if not mask.any():
         return np.zeros(mask.shape, bool)
-    labels = np.empty(mask.shape, np.int32)
-    label(mask, structure=np.ones((3, 3, 3)), output=labels)
-    return skeleton(mask, labels)
+    return skeleton(mask, label_components(mask)[0])
 
 
 def _line_of_tree(case: PreparedCase) -> NDArray[np.bool_]:
@@ -83,7 +82,8 @@ def _line_of_tree(case: PreparedCase) -> NDArray[np.bool_]:
 
 
 def _file(case: PreparedCase, target: SkeletonTarget) -> Path:
-    content = [case.folder.name, target.name, code_hash(__name__, rasterize.__module__, "distill3d.volumes.thinning")]
+    code = (__name__, rasterize.__module__, label_components.__module__, "distill3d.volumes.thinning")
+    content = [case.folder.name, target.name, code_hash(*code)]
     address = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
     def write(folder: Path) -> dict[str, str]:

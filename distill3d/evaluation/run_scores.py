@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.filters import threshold_otsu
 
 from distill3d.config.schema import Experiment
 from distill3d.config.trace import TraceConfig
@@ -26,6 +25,7 @@ from distill3d.evaluation.scores import SCORES, summarize
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.tracing.trace import trace
+from distill3d.volumes.otsu import above_otsu
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree
@@ -101,21 +101,12 @@ def case_scores(case: PreparedCase, found: Found) -> Scores:
     return scores
 
 
-def otsu(image: NDArray[np.number]) -> NDArray[np.bool_]:
-    """Segment by Otsu's global threshold, the baseline that needs no training.
-
-    Args:
-        image: [Z, Y, X] intensities as they were recorded; the clipping that helps a network would handicap it.
-
-    Returns:
-        [Z, Y, X], True above the threshold.
-    """
-    return np.asarray(image > threshold_otsu(np.asarray(image)))
-
-
 def otsu_traced(case: PreparedCase) -> Found:
-    """Segment and trace a case by Otsu's threshold, with the default settings of a trace."""
-    return Found(otsu(case.raw), trace(np.asarray(case.raw), case.spacing_um, TraceConfig(input="image")))
+    """Segment and trace a case by Otsu's threshold, the baseline that needs no training, with the default settings.
+
+    It gets the intensities as they were recorded: the clipping that helps a network would handicap it.
+    """
+    return Found(above_otsu(case.raw), trace(np.asarray(case.raw), case.spacing_um, TraceConfig(input="image")))
 
 
 def case_pictures(folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Path]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from skimage.filters import threshold_otsu
 
 from distill3d.config.schema import PatchConfig
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
+from distill3d.volumes.components import label_components
 from distill3d.volumes.intensity import scale_intensity
-
-CONNECTIVITY = 26  # voxels that share a corner belong together, as the steps of a path do
+from distill3d.volumes.otsu import above_otsu
 
 
 def as_prob(data: NDArray[np.number], config: TraceConfig) -> NDArray[np.float32]:
@@ -57,7 +56,7 @@ def find_foreground(data: NDArray[np.number], prob: NDArray[np.float32], config:
     if method == "auto":
         method = "otsu" if config.input == "image" else "fixed"
     if method == "otsu":
-        return drop_small(np.asarray(data > threshold_otsu(np.asarray(data))), config.min_voxels)
+        return drop_small(above_otsu(data), config.min_voxels)
     mask = prob >= np.float32(config.threshold)
     if method == "hysteresis":
         mask = grow_to(mask, prob >= np.float32(config.low_threshold))
@@ -71,7 +70,7 @@ def grow_to(sure: NDArray[np.bool_], possible: NDArray[np.bool_]) -> NDArray[np.
     >>> grow_to(np.array([[[0, 1, 0, 0, 0]]], bool), possible)[0, 0].astype(int).tolist()
     [1, 1, 0, 0, 0]
     """
-    labels, count = label(possible)
+    labels, count = label_components(possible)
     keep = np.zeros(count + 1, bool)
     keep[labels[sure & possible]] = True
     return keep[labels]
@@ -83,10 +82,4 @@ def drop_small(mask: NDArray[np.bool_], min_voxels: int) -> NDArray[np.bool_]:
     >>> drop_small(np.array([[[1, 0, 1, 1]]], bool), 2)[0, 0].astype(int).tolist()
     [0, 0, 1, 1]
     """
-    return np.asarray(cc3d.dust(mask, threshold=min_voxels, connectivity=CONNECTIVITY))
-
-
-def label(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
-    """Number the pieces (26-connected) of a mask from 1; return the numbers [Z, Y, X] and how many there are."""
-    labels, count = cc3d.connected_components(mask, connectivity=CONNECTIVITY, return_N=True)
-    return labels, int(count)
+    return np.asarray(cc3d.dust(mask, threshold=min_voxels, connectivity=26))

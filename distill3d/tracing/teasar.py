@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.config.trace import TraceConfig
-from distill3d.tracing.foreground import label
 from distill3d.tracing.graph import Skeleton
+from distill3d.volumes.components import label_components
 
 _NEVER = 1e30  # um; TEASAR treats all parts alike, since somata are recognized when roots are chosen
 
@@ -57,7 +57,7 @@ def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config
 
 def _pieces_without_node(mask: NDArray[np.bool_], voxels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first voxel of every piece that TEASAR passed over, such as one of a single voxel."""
-    labels, count = label(mask)
+    labels, count = label_components(mask)
     seen = np.zeros(count + 1, bool)
     seen[0] = True
     seen[labels[tuple(voxels.T)]] = True

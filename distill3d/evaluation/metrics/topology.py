@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import numpy as np
-from scipy.ndimage import generate_binary_structure, label
 from skimage.measure import euler_number
 
 from distill3d.errors import InputError
 from distill3d.evaluation.metrics.masks import box_of, harmonic_mean, known_pair
 from distill3d.evaluation.metrics.surface import ball, padded, steps_to, surface_voxels
+from distill3d.volumes.components import label_components
 from distill3d.volumes.thinning import skeleton
 
 DEFAULT_TOLERANCE_VOX = 2.0
@@ -127,7 +127,7 @@ def topology_scores(
     pred, gold = pred[box], gold[box]
     margin = int(np.ceil(tolerance_vox))
     pred, gold = padded(pred, margin), padded(gold, margin)
-    parts_pred, parts_gold = _components(pred), _components(gold)
+    parts_pred, parts_gold = _Components(*label_components(pred)), _Components(*label_components(gold))
     of_pred, of_gold = _betti(pred, parts_pred.number), _betti(gold, parts_gold.number)
     hits = _hits(pred, parts_pred, parts_gold, tolerance_vox)
     pieces = np.bincount(hits[:, 1], minlength=parts_gold.number + 1)[1:]
@@ -153,21 +153,10 @@ def topology_scores(
     )
 
 
-def _components(solid: np.ndarray) -> _Components:
-    return _label(solid, neighbors=3)
-
-
-def _label(mask: np.ndarray, *, neighbors: int) -> _Components:
-    """Number the components; ``neighbors`` 1 joins voxels by faces, 3 by faces, edges and corners."""
-    labels = np.empty(mask.shape, np.int32)
-    number = label(mask, structure=generate_binary_structure(3, neighbors), output=labels)
-    return _Components(labels, int(np.asarray(number)))
-
-
 def _betti(solid: np.ndarray, components: int) -> Betti:
     """Complete the Betti numbers of a padded mask whose components are counted."""
     # The margin makes what is around the mask one piece of background, which is no cavity.
-    cavities = _label(~solid, neighbors=1).number - 1
+    cavities = label_components(~solid, neighbors=6)[1] - 1
     euler = int(euler_number(solid, connectivity=3))
     return Betti(components, components + cavities - euler, cavities)  # Euler = components - tunnels + cavities
 
