@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,17 +58,20 @@ def test_an_unknown_experiment_lists_the_known_and_exits_2(verb):
     done = command(verb, "inflat")
     assert done.returncode == 2
     assert "unknown experiment 'inflat' (did you mean 'inflate'?)" in done.stderr
-    assert "op_scratch" in done.stderr
+    assert "scratch" in done.stderr
+    assert "each also with op_, op_hard_" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_make_experiment_with_a_typo_lists_the_known_and_exits_2():
-    done = subprocess.run(
-        ["make", "--no-print-directory", "experiment", "NAME=typo"], capture_output=True, text=True, check=False
-    )
+    stamp = Path("no") / ".distill3d-installed"  # -o: whatever is missing or old, nothing is installed
+    settings = (f"STAMP={stamp}", f"BIN={Path(sys.executable).parent}", "NAME=typo")
+    make = ("make", "--no-print-directory", "-o", str(stamp), "experiment", *settings)
+    done = subprocess.run(make, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "known: " in done.stderr
-    assert "op_inflate" in done.stderr
+    assert "inflate" in done.stderr
+    assert not stamp.parent.exists()
 
 
 def test_every_problem_of_the_settings_is_told_and_exits_2():
@@ -107,7 +111,7 @@ def test_show_against_prints_only_what_differs(call):
 
 def test_list_names_experiments_and_components(call):
     shown = call("list")
-    for name in ("op_inflate", "simulated", "neurons", "convnet3d", "timm2d", "overlap"):
+    for name in ("inflate", "op_hard", "simulated", "neurons", "convnet3d", "timm2d", "overlap"):
         assert name in shown
     assert max(map(len, shown.splitlines())) <= 100
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from distill3d.report.content import Comparison
 from distill3d.terminal import stdout
+
+if TYPE_CHECKING:
+    from distill3d.report.content import Comparison  # which imports numpy; `--help` does without
 
 report_app = typer.Typer(rich_markup_mode=None)
 
