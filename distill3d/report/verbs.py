@@ -42,14 +42,21 @@ def report(
     test: Test = "sign-flip",
     title: Title = "",
     runs: Runs = Path("runs"),
+    results: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a Markdown table to update too, such as experiments/RESULTS.md")
+    ] = None,
 ) -> None:
     """Compare finished runs: statistics, an equal-budget check, and one page to open in a browser."""
     from distill3d.report.build import write_report
+    from distill3d.report.text.results import write_results
     from distill3d.report.text.terminal import renderables
 
     console = stdout()
     comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console, test=test)
     files = write_report(comparison, out)
+    if results is not None:
+        write_results(results, comparison)
+        files.append(results)
     for part in renderables(comparison):
         console.print(part)
     for file in files:

@@ -1,5 +1,6 @@
 """Run folders as `distill3d fit` leaves them, written in milliseconds, and pages of reports in a real Chromium."""
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -158,6 +159,14 @@ def made_up(gain=0.0, seed=0, *, cases=CASES, noise=0.01):
 def write_run(tmp_path):
     """Write one run folder under ``tmp_path/runs``; see `write_folder`."""
     return lambda *args, root=None, **kwargs: write_folder(root or tmp_path / "runs", *args, **kwargs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heap():
+    """statsmodels collects garbage at every correction for several tests: all modules of a suite would be searched."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1,0 +1,61 @@
+"""The table of results that stands beside the experiments: a row per arm, kept from one report to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from distill3d.evaluation.scores import SCORES
+from distill3d.report.content import Arm, Comparison, Estimate
+from distill3d.report.numerals import NONE, number
+from distill3d.report.text.markdown import escape
+
+COLUMNS = ("dice", "dice_tol", "cldice", "hd95_um", "tree_f1")
+_BEGIN, _END = "<!-- written by distill3d report --results: begin -->", "<!-- end -->"
+
+
+def updated_results(text: str, comparison: Comparison) -> str:
+    """Return a Markdown file with the rows of a comparison's arms; rows of other arms and all other text stay.
+
+    Args:
+        text: of the file, empty for a new one.
+        comparison: its arms replace rows of the same name.
+    """
+    before, _, rest = text.partition(_BEGIN)
+    table, _, after = rest.partition(_END)
+    rows = {row.split("|")[1].strip(): row for row in table.splitlines() if row.startswith("| `")}
+    rows |= {f"`{arm.name}`": _row(arm) for arm in comparison.arms}
+    head = ["arm", "seeds", "cases", *(_heading(key) for key in COLUMNS), "commit", "machine"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(rows[name] for name in sorted(rows))]
+    return "\n".join([f"{before}{_BEGIN}", *lines, f"{_END}{after or chr(10)}"])
+
+
+def write_results(path: Path, comparison: Comparison) -> None:
+    """Update a file in place; it is made where there is none."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    path.write_text(updated_results(text, comparison), encoding="utf-8")
+
+
+def _heading(key: str) -> str:
+    described = SCORES[key]
+    return f"{described.label}{f' ({described.unit})' if described.unit else ''}"
+
+
+def _row(arm: Arm) -> str:
+    cases = {name for run in arm.runs for name in run.cases}
+    scores = (_mean_and_sd(arm.scores.get(key), SCORES[key].digits) for key in COLUMNS)
+    commits = _joined((run.commit or "")[:7] for run in arm.runs)
+    machines = _joined(run.machine for run in arm.runs)
+    cells = (f"`{arm.name}`", str(len(arm.runs)), str(len(cases)), *scores, commits, escape(machines))
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean_and_sd(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None or estimate.mean is None:
+        return NONE
+    spread = "" if estimate.sd_seeds is None else f" ± {number(estimate.sd_seeds, digits)}"
+    return number(estimate.mean, digits) + spread
+
+
+def _joined(words: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(word for word in words if word)) or NONE
