@@ -43,12 +43,22 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="session")
+def tiny_file_in(cache):
+    """Write an experiment file that trains in seconds; its runs stay in the folder it is in."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "tiny.yaml"
+        path.write_text(f"{TINY}\nruns: {folder / 'runs'}\ncache: {cache}\n")
+        return path
+
+    return write
+
+
 @pytest.fixture
-def tiny_file(tmp_path, cache) -> Path:
-    """An experiment file that trains in seconds; its runs stay in ``tmp_path``."""
-    path = tmp_path / "tiny.yaml"
-    path.write_text(f"{TINY}\nruns: {tmp_path / 'runs'}\ncache: {cache}\n")
-    return path
+def tiny_file(tmp_path, tiny_file_in) -> Path:
+    """An experiment file that trains in seconds, in ``tmp_path``."""
+    return tiny_file_in(tmp_path)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Whole runs at tiny size: what they leave, how they stop, how they go on."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,8 +47,20 @@ def distill3d(*arguments, **options):
     )
 
 
-def test_a_run_leaves_scores_pictures_and_done(tiny):
-    folder = RunFolder(fit.fit(tiny()))
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory, tiny_file_in):
+    """One finished run for all tests of this file that need one."""
+    return fit.fit(tiny_file_in(tmp_path_factory.mktemp("finished")))
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    """A copy of it where `tiny` has its runs, to be changed."""
+    return RunFolder(shutil.copytree(finished_once, tmp_path / "runs" / "tiny" / "seed0"))
+
+
+def test_a_run_leaves_scores_pictures_and_done(finished):
+    folder = finished
     results = json.loads(folder.metrics.read_text())
     assert folder.state == "done"
     assert list(results["cases"]) == ["sim_003"]
@@ -64,15 +77,15 @@ def test_a_run_leaves_scores_pictures_and_done(tiny):
     assert list((folder.path / "curves").glob("*/metrics.csv"))
 
 
-def test_a_finished_run_is_not_repeated(tiny):
-    folder = RunFolder(fit.fit(tiny()))
+def test_a_finished_run_is_not_repeated(tiny, finished):
+    folder = finished
     before = folder.metrics.stat().st_mtime_ns
     fit.fit(tiny())
     assert folder.metrics.stat().st_mtime_ns == before
 
 
-def test_a_run_with_other_settings_is_not_overwritten(tiny):
-    folder = RunFolder(fit.fit(tiny()))
+def test_a_run_with_other_settings_is_not_overwritten(tiny, finished):
+    folder = finished
     with pytest.raises(InputError, match=r"other settings \(optimizer.lr: 0.001 there, 0.1 now\)"):
         fit.fit(tiny("optimizer.lr=0.1"))
     fit.fit(tiny("optimizer.lr=0.1"), overwrite=True)
@@ -88,8 +101,8 @@ def test_a_finished_run_goes_on_to_more_steps_only_when_told_to(tiny):
     assert folder.state == "done"
 
 
-def test_an_unfinished_run_names_the_two_ways_on(tiny):
-    folder = RunFolder(fit.fit(tiny()))
+def test_an_unfinished_run_names_the_two_ways_on(tiny, finished):
+    folder = finished
     folder.done.unlink()
     with pytest.raises(InputError, match="--resume or --overwrite"):
         fit.fit(tiny())
@@ -111,16 +124,16 @@ def crash_in_second_epoch(experiment, monkeypatch):
             fit.fit(experiment)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
-    whole = RunFolder(fit.fit(replace(tiny(), runs=str(tmp_path / "whole"))))
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny, finished_once, monkeypatch):
+    whole = RunFolder(finished_once)
     crash_in_second_epoch(tiny(), monkeypatch)
     resumed = RunFolder(fit.fit(tiny(), resume=True))
     assert same(weights(whole.last), weights(resumed.last), rtol=0, atol=0)
     assert len(list((resumed.path / "curves").glob("*/metrics.csv"))) == 2
 
 
-def test_a_crash_before_the_first_checkpoint_resumes_from_the_start(tiny):
-    folder = RunFolder(fit.fit(tiny()))
+def test_a_crash_before_the_first_checkpoint_resumes_from_the_start(tiny, finished):
+    folder = finished
     folder.done.unlink()
     folder.fit.unlink()
     for path in folder.last.parent.iterdir():
@@ -128,8 +141,8 @@ def test_a_crash_before_the_first_checkpoint_resumes_from_the_start(tiny):
     assert RunFolder(fit.fit(tiny(), resume=True)).state == "done"
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny, tmp_path):
-    first, second = (RunFolder(fit.fit(replace(tiny(), runs=str(tmp_path / name)))) for name in ("a", "b"))
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny, finished_once):
+    first, second = RunFolder(finished_once), RunFolder(fit.fit(tiny()))
     other = RunFolder(fit.fit(tiny("seed=1")))
     assert same(weights(first.last), weights(second.last), rtol=0, atol=0)
     assert not same(weights(first.last), weights(other.last), rtol=1e-3, atol=1e-3)
@@ -145,8 +158,8 @@ def test_the_teacher_is_not_in_the_checkpoint_but_its_identity_is(tiny):
     assert load_module(folder.best).teacher is None
 
 
-def test_a_checkpoint_of_another_architecture_is_one_line(tiny):
-    folder = RunFolder(fit.fit(tiny()))
+def test_a_checkpoint_of_another_architecture_is_one_line(tiny, finished):
+    folder = finished
     with pytest.raises(InputError, match="of another architecture") as caught:
         load_module(folder.best, tiny("student.channels=[4, 16]"))
     assert len(caught.value.lines) == 1
