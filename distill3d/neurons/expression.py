@@ -1,4 +1,8 @@
-"""Reads sums of terms in one variable, such as ``x**2 + sin(x)``, without ever running text. It holds no layer."""
+"""Reads sums of terms in one variable, such as ``x**2 + sin(x)``, without ever running text.
+
+Symbolic regression finds the neuron of a task as such an expression, with coefficients, powers and products: a list of
+named functions could not say it, so what was found is pasted as it is.
+"""
 
 from __future__ import annotations
 
