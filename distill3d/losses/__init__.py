@@ -3,25 +3,6 @@
 Other rooms need `base` alone: losses are built by name.
 """
 
-from distill3d.losses.base import Loss
-from distill3d.losses.centerline import (
-    SkeletonHead,
-    SkeletonHeadConfig,
-    SkeletonRecall,
-    SkeletonRecallConfig,
-    SoftClDice,
-    SoftClDiceConfig,
-)
-from distill3d.losses.overlap import Overlap, OverlapConfig
+from distill3d.losses import base, centerline, overlap
 
-__all__ = [
-    "Loss",
-    "Overlap",
-    "OverlapConfig",
-    "SkeletonHead",
-    "SkeletonHeadConfig",
-    "SkeletonRecall",
-    "SkeletonRecallConfig",
-    "SoftClDice",
-    "SoftClDiceConfig",
-]
+__all__ = ["base", "centerline", "overlap"]

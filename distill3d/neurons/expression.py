@@ -33,12 +33,12 @@ ACCEPTED = (
     f"and {', '.join(FUNCTIONS)}"
 )
 
-_Map = Callable[[Tensor], Tensor]
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
 }
+_PROBE = torch.tensor([-1.0, 0.5], dtype=torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,15 @@ class Term:
 
     Attributes:
         text: as it reads, sign included.
-        apply: maps a tensor of x elementwise to one of the same shape.
+        node: its syntax tree, of accepted nodes only.
     """
 
     text: str
-    apply: _Map
+    node: ast.expr
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Map a tensor elementwise to one of the same shape."""
+        return _value(self.node, x)
 
     @property
     def is_variable(self) -> bool:
@@ -84,14 +88,14 @@ def parse_terms(expression: str) -> tuple[Term, ...]:
         raise ValueError(f"expression has {len(expression)} characters; accepted: at most {MOST_CHARACTERS}")
     try:
         tree = ast.parse(expression.strip(), mode="eval")
-        return tuple(_term(node, negative=negative) for node, negative in _summands(tree.body, negative=False))
+        return tuple(_term(node) for node in _summands(tree.body, negative=False))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as err:
         raise ValueError(f"expression {expression!r} cannot be read; accepted: {ACCEPTED}") from err
     except _RefusedError as err:
         raise ValueError(f"expression {expression!r}: {err} is not accepted; accepted: {ACCEPTED}") from err
 
 
-def _summands(node: ast.expr, *, negative: bool) -> Iterator[tuple[ast.expr, bool]]:
+def _summands(node: ast.expr, *, negative: bool) -> Iterator[ast.expr]:
     """Walk the outermost sums and signs from left to right."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
         yield from _summands(node.left, negative=negative)
@@ -99,90 +103,47 @@ def _summands(node: ast.expr, *, negative: bool) -> Iterator[tuple[ast.expr, boo
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         yield from _summands(node.operand, negative=not negative)
     else:
-        yield node, negative
+        yield ast.UnaryOp(ast.USub(), node) if negative else node
 
 
-def _term(node: ast.expr, *, negative: bool) -> Term:
-    value = _read(node)
-    if not callable(value):
-        raise _RefusedError(f"{_shown(node)}, a term without {VARIABLE},")
-    signed = ast.UnaryOp(ast.USub(), node) if negative else node
-    return Term(ast.unparse(signed), _negated(value) if negative else value)
+def _term(node: ast.expr) -> Term:
+    _value(node, _PROBE)  # refuses what is not accepted
+    if not any(isinstance(part, ast.Name) and part.id == VARIABLE for part in ast.walk(node)):
+        inner = node.operand if isinstance(node, ast.UnaryOp) else node
+        raise _RefusedError(f"{_shown(inner)}, a term without {VARIABLE},")
+    return Term(ast.unparse(node), node)
 
 
-def _read(node: ast.expr) -> float | _Map:
-    """Return a number, or a map of x."""
-    if isinstance(node, ast.Name) and node.id == VARIABLE:
-        return _itself
-    if isinstance(node, ast.Constant):
-        return _number(node)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        inner = _read(node.operand)
-        return _negated(inner) if callable(inner) else -inner
-    if isinstance(node, ast.BinOp):
-        return _power(node) if isinstance(node.op, ast.Pow) else _combined(node)
-    if isinstance(node, ast.Call):
-        return _applied(node)
-    raise _RefusedError(_shown(node))
-
-
-def _number(node: ast.Constant) -> float:
-    value = node.value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+def _value(node: ast.expr, x: Tensor) -> Any:  # noqa: ANN401 - a number where the part holds no x, else a tensor
+    """Evaluate a part of an expression at x."""
+    match node:
+        case ast.Name(id=name) if name == VARIABLE:
+            return x
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            result = value
+        case ast.UnaryOp(op=ast.USub()):
+            return -_value(node.operand, x)
+        case ast.BinOp(op=ast.Pow(), right=ast.Constant(value=power)) if (
+            type(power) is int and 1 <= power <= MOST_POWER
+        ):
+            result = _value(node.left, x) ** power
+        case ast.BinOp(op=op) if type(op) in _OPERATORS:
+            result = _OPERATORS[type(op)](_value(node.left, x), _value(node.right, x))
+        case ast.Call(func=ast.Name(id=name), args=[inner], keywords=[]) if name in FUNCTIONS:
+            value = FUNCTIONS[name](torch.as_tensor(_value(inner, x), dtype=x.dtype))
+            return value if value.ndim else value.item()
+        case _:
+            raise _RefusedError(_shown(node))
+    if not isinstance(result, Tensor) and not _is_finite(result):
         raise _RefusedError(_shown(node))
-    return _finite(lambda: float(value), node)
+    return result
 
 
-def _power(node: ast.BinOp) -> float | _Map:
-    power = node.right.value if isinstance(node.right, ast.Constant) else None
-    if type(power) is not int or not 1 <= power <= MOST_POWER:
-        raise _RefusedError(_shown(node))
-    base = _read(node.left)
-    if callable(base):
-        return lambda x: base(x) ** power
-    return _finite(lambda: base**power, node)
-
-
-def _combined(node: ast.BinOp) -> float | _Map:
-    combine = _OPERATORS.get(type(node.op))
-    if combine is None:
-        raise _RefusedError(_shown(node))
-    left, right = _read(node.left), _read(node.right)
-    if callable(left) or callable(right):
-        return lambda x: combine(_at(left, x), _at(right, x))
-    return _finite(lambda: combine(left, right), node)
-
-
-def _applied(node: ast.Call) -> float | _Map:
-    function = FUNCTIONS.get(node.func.id) if isinstance(node.func, ast.Name) else None
-    if function is None or len(node.args) != 1 or node.keywords:
-        raise _RefusedError(_shown(node))
-    inner = _read(node.args[0])
-    if callable(inner):
-        return lambda x: function(inner(x))
-    return float(function(torch.tensor(inner, dtype=torch.float64)))
-
-
-def _finite(compute: Callable[[], float], node: ast.expr) -> float:
+def _is_finite(value: float) -> bool:
     try:
-        value = compute()
-    except OverflowError:
-        value = math.inf
-    if not math.isfinite(value):
-        raise _RefusedError(_shown(node))
-    return value
-
-
-def _itself(x: Tensor) -> Tensor:
-    return x
-
-
-def _negated(inner: _Map) -> _Map:
-    return lambda x: -inner(x)
-
-
-def _at(value: float | _Map, x: Tensor) -> float | Tensor:
-    return value(x) if callable(value) else value
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the range of a float
+        return False
 
 
 def _shown(node: ast.expr) -> str:

@@ -15,6 +15,16 @@ from distill3d.errors import InputError
 State = Literal["absent", "unfinished", "done"]
 
 
+class _At:
+    """A path inside a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: RunFolder, owner: object = None) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """``runs/<experiment>/seed<k>/``; a run is complete only when its ``done.json`` exists.
@@ -25,70 +35,19 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved experiment."""
-        return self.path / "config.yaml"
-
-    @property
-    def audit(self) -> Path:
-        """What the transfer moved."""
-        return self.path / "audit.json"
-
-    @property
-    def start(self) -> Path:
-        """The weights that meet the image, before training."""
-        return self.path / "start.safetensors"
-
-    @property
-    def fit(self) -> Path:
-        """Cost, teacher, versions: what training leaves beside its checkpoints."""
-        return self.path / "fit.json"
-
-    @property
-    def gradients(self) -> Path:
-        """What each loss term's gradient was, by step."""
-        return self.path / "gradients.json"
-
-    @property
-    def similarity(self) -> Path:
-        """How alike the layers of student and teacher were before and after training."""
-        return self.path / "similarity.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Scores per case and their mean."""
-        return self.path / "metrics.json"
-
-    @property
-    def done(self) -> Path:
-        """Written last."""
-        return self.path / "done.json"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint with the best validation Dice."""
-        return self.path / "checkpoints" / "best.ckpt"
-
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint; resuming starts here."""
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def wandb_id(self) -> Path:
-        """The run's id on W&B; absent where it was never logged there."""
-        return self.path / "wandb_id"
-
-    @property
-    def figures(self) -> Path:
-        """Pictures."""
-        return self.path / "figures"
-
-    @property
-    def tuned(self) -> Path:
-        """How predictions are traced, as chosen on the validation cases."""
-        return self.path / "trace.json"
+    config = _At("config.yaml")  # the resolved experiment
+    audit = _At("audit.json")  # what the transfer moved
+    start = _At("start.safetensors")  # the weights that meet the image, before training
+    fit = _At("fit.json")  # cost, teacher, versions: what training leaves beside its checkpoints
+    gradients = _At("gradients.json")  # what each loss term's gradient was, by step
+    similarity = _At("similarity.json")  # how alike the layers of student and teacher were before and after training
+    metrics = _At("metrics.json")  # scores per case and their mean
+    done = _At("done.json")  # written last
+    best = _At("checkpoints/best.ckpt")  # the checkpoint with the best validation Dice
+    last = _At("checkpoints/last.ckpt")  # the newest checkpoint; resuming starts here
+    wandb_id = _At("wandb_id")  # the run's id on W&B; absent where it was never logged there
+    figures = _At("figures")  # pictures
+    tuned = _At("trace.json")  # how predictions are traced, as chosen on the validation cases
 
     def swc(self, case: str) -> Path:
         """Traced tree of a case, in um."""

@@ -3,23 +3,6 @@
 Other rooms need `base` alone, and strategies for ViTs `vit3d`: students are built by name.
 """
 
-from distill3d.students.base import Student
-from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
-from distill3d.students.monai_nets import MonaiConfig, MonaiStudent
-from distill3d.students.slices2d import Slices2d, Slices2dConfig
-from distill3d.students.unet3d import UNet3d, UNet3dConfig
-from distill3d.students.vit3d import Vit3d, Vit3dConfig
+from distill3d.students import base, convnet3d, monai_nets, slices2d, unet3d, vit3d
 
-__all__ = [
-    "ConvNet3d",
-    "ConvNet3dConfig",
-    "MonaiConfig",
-    "MonaiStudent",
-    "Slices2d",
-    "Slices2dConfig",
-    "Student",
-    "UNet3d",
-    "UNet3dConfig",
-    "Vit3d",
-    "Vit3dConfig",
-]
+__all__ = ["base", "convnet3d", "monai_nets", "slices2d", "unet3d", "vit3d"]

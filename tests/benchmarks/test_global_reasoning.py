@@ -20,7 +20,7 @@ ARMS = {"none": "plain U-Net", "bottleneck": "GloRe at the bottleneck", "skips":
 def unet(reasoning):
     """Build the default U-Net; every unit has learned something."""
     from distill3d.layers.global_reasoning import GlobalReasoning3d
-    from distill3d.students import UNet3d, UNet3dConfig
+    from distill3d.students.unet3d import UNet3d, UNet3dConfig
 
     torch.manual_seed(0)
     net = UNet3d(UNet3dConfig(reasoning=reasoning)).train()

@@ -17,8 +17,8 @@ def build(arm):
     """Build a network of embedding 384 and 12 blocks for 96 x 96 x 96 voxels in blocks of 16."""
     from monai.networks.nets.unetr import UNETR
 
-    from distill3d.students import Vit3d, Vit3dConfig
-    from distill3d.transfer import Tubular, TubularConfig
+    from distill3d.students.vit3d import Vit3d, Vit3dConfig
+    from distill3d.transfer.tubular import Tubular, TubularConfig
 
     torch.manual_seed(0)
     cube = (SIZE,) * 3

@@ -21,7 +21,7 @@ from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.patches import TrainPatches, ValPatches, collate, cut
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import InputError
-from distill3d.losses import SkeletonHeadConfig, SkeletonRecallConfig
+from distill3d.losses.centerline import SkeletonHeadConfig, SkeletonRecallConfig
 from distill3d.types import MAX_DILATION_VOX, SkeletonTarget
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.volume import Volume, write_volume

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill3d.config.registry import LOSSES, Component
-from distill3d.losses import (
+from distill3d.losses.centerline import (
     SkeletonHead,
     SkeletonHeadConfig,
     SkeletonRecall,

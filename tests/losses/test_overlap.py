@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill3d.config.registry import LOSSES, Component
-from distill3d.losses import Overlap, OverlapConfig
+from distill3d.losses.overlap import Overlap, OverlapConfig
 from distill3d.types import Batch, Prediction
 
 TERMS = ("dice", "cross_entropy", "focal", "tversky")

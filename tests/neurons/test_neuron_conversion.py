@@ -16,12 +16,15 @@ from distill3d.errors import ConfigError
 from distill3d.neurons import conversion
 from distill3d.neurons.conversion import Conversion, convert_neurons, convertible_layers, neuron_costs
 from distill3d.storage.run_folder import RunFolder
-from distill3d.students import ConvNet3d, ConvNet3dConfig, MonaiConfig, UNet3d, UNet3dConfig, Vit3dConfig
 from distill3d.students.base import Student
-from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.students.monai_nets import MonaiConfig
+from distill3d.students.unet3d import UNet3d, UNet3dConfig
+from distill3d.students.vit3d import Vit3dConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 from distill3d.training import fit
 from distill3d.training.module import CHECKPOINT_KEY, DistillModule, load_module
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 
 NAMES = [name for name in NEURONS.names() if NEURONS[name].module.startswith("distill3d.")]
 INFLATED = (

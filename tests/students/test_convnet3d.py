@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from distill3d.students import ConvNet3d, ConvNet3dConfig, UNet3dConfig
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.students.unet3d import UNet3dConfig
 
 
 def _tiny(**changes):

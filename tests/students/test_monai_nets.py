@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distill3d.errors import InputError
-from distill3d.students import MonaiConfig, MonaiStudent
+from distill3d.students.monai_nets import MonaiConfig, MonaiStudent
 
 SETTINGS = {
     "UNETR": {"features": 4, "patch_zyx": (16, 32, 32), "hidden_size": 24, "num_heads": 2},

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from distill3d.errors import ConfigError
-from distill3d.students import Slices2d, Slices2dConfig
-from distill3d.teachers import Timm2d, Timm2dConfig
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.students.slices2d import Slices2d, Slices2dConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 from distill3d.types import AXES
 
 SHAPE = (16, 24, 32)

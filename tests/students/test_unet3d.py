@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from distill3d.layers.global_reasoning import GlobalReasoning3d
-from distill3d.students import UNet3d, UNet3dConfig
+from distill3d.students.unet3d import UNet3d, UNet3dConfig
 from distill3d.types import SKELETON
 
 OPTIONS = [

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from distill3d.errors import ConfigError
-from distill3d.students import Vit3d, Vit3dConfig
-from distill3d.students.vit3d import octave_factors
+from distill3d.students.vit3d import Vit3d, Vit3dConfig, octave_factors
 from distill3d.students.vit_encoder3d import build_vit2d
-from distill3d.teachers import Timm2d, Timm2dConfig
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 
 SMALL = {"embed_dim": 48, "depth": 4, "num_heads": 3, "decoder": (4, 4, 8, 8), "input_zyx": (16, 32, 32)}
 DINOV3 = {**SMALL, "encoder": "vit_small_patch16_dinov3", "block_zyx": (4, 16, 16)}

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from distill3d.errors import InputError
-from distill3d.teachers import Timm2d, Timm2dConfig
 from distill3d.teachers.cache import VALUES, FeatureCache, Stack, prune
 from distill3d.teachers.slices import Zoom
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 
 LAYERS = ("blocks.0", "blocks.1")
 

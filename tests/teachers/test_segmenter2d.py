@@ -11,8 +11,9 @@ from torch import nn
 from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import load_experiment
 from distill3d.storage.run_folder import RunFolder
-from distill3d.teachers import LOGITS, Segmenter, Segmenter2dConfig, hash_weights
+from distill3d.teachers.base import LOGITS, hash_weights
 from distill3d.teachers.slices import cut_slices
+from distill3d.teachers.trained2d import Segmenter, Segmenter2dConfig
 from distill3d.training import fit
 from distill3d.training.module import load_module
 

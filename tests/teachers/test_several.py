@@ -6,9 +6,11 @@ from torch import nn
 
 from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
-from distill3d.students import ConvNet3d, ConvNet3dConfig
-from distill3d.teachers import LOGITS, Several, SeveralConfig, Timm2d, Timm2dConfig
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.teachers.base import LOGITS
+from distill3d.teachers.several import Several, SeveralConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 
 CNN = Timm2dConfig(architecture="test_efficientnet", weights="random")
 VIT = Timm2dConfig(architecture="test_vit", weights="random")

@@ -8,7 +8,9 @@ from torch import nn
 
 from distill3d.config.registry import TEACHERS, Component
 from distill3d.errors import ConfigError
-from distill3d.teachers import NoTeacher, NoTeacherConfig, Timm2d, Timm2dConfig, hash_weights
+from distill3d.teachers.base import hash_weights
+from distill3d.teachers.none import NoTeacher, NoTeacherConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 
 ESPRESSO = 967
 CATS = slice(281, 286)

@@ -11,7 +11,9 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from distill3d.errors import ConfigError, InputError
-from distill3d.teachers import Timm2d, Timm2dConfig, hash_weights, weights
+from distill3d.teachers import weights
+from distill3d.teachers.base import hash_weights
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 
 NAME = "test_efficientnet"
 

@@ -9,10 +9,10 @@ import torch
 
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.evaluation.figures.similarity import similarity_figure
-from distill3d.students import ConvNet3d, ConvNet3dConfig
-from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 from distill3d.training.similarity import PATCHES, layer_similarity, similarity_batch
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 from distill3d.transfer.matching.relations import linear_cka
 from distill3d.types import AXES, Batch
 

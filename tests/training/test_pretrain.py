@@ -12,7 +12,8 @@ from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import load_experiment, load_pretraining
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.storage.run_folder import RunFolder
-from distill3d.teachers import Timm2d, Timm2dConfig, hash_weights
+from distill3d.teachers.base import hash_weights
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 from distill3d.teachers.weights import SHIPPED
 from distill3d.training.pretrain import pretrain
 from distill3d.training.pretrain.module import ExplainedVariance, PhotoModule, build_vit

@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from distill3d.config.schema import PatchConfig
-from distill3d.students import Student
-from distill3d.teachers import Teacher, TeacherIdentity
-from distill3d.transfer import Features, FeaturesConfig, PairConfig, TeacherView, ViewConfig
+from distill3d.students.base import Student
+from distill3d.teachers.base import Teacher, TeacherIdentity
+from distill3d.transfer.features import Features, FeaturesConfig, PairConfig
 from distill3d.transfer.matching.places import FeatureLossConfig
 from distill3d.transfer.matching.schedule import ScheduleConfig
+from distill3d.transfer.requests import ViewConfig
+from distill3d.transfer.view import TeacherView
 from distill3d.types import Batch
 
 IDENTITY = TeacherIdentity(architecture="toy", weights="random", sha256="", random=True)

@@ -6,22 +6,16 @@ from image_nets import ImageStudent, ImageTeacher, look, prepared, random_batch,
 
 from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
-from distill3d.students import ConvNet3d, ConvNet3dConfig
-from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 from distill3d.training.module import DistillModule
-from distill3d.transfer import (
-    Combine,
-    CombineConfig,
-    Features,
-    FeaturesConfig,
-    Inflate,
-    InflateConfig,
-    NoTransferConfig,
-    PairConfig,
-    ViewConfig,
-)
+from distill3d.transfer.combine import Combine, CombineConfig
+from distill3d.transfer.features import Features, FeaturesConfig, PairConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 from distill3d.transfer.matching.places import FeatureLossConfig
 from distill3d.transfer.matching.schedule import ScheduleConfig
+from distill3d.transfer.none import NoTransferConfig
+from distill3d.transfer.requests import ViewConfig
 
 
 def combine(**parts):

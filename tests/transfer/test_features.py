@@ -7,9 +7,11 @@ import torch
 from image_nets import ImageStudent, ImageTeacher, features, prepared, random_batch, terms_of, value_of
 
 from distill3d.errors import ConfigError
-from distill3d.students import ConvNet3d, ConvNet3dConfig, UNet3d, UNet3dConfig
-from distill3d.teachers import NoTeacher, NoTeacherConfig, Timm2d, Timm2dConfig
-from distill3d.transfer import Features, FeaturesConfig, PairConfig
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.students.unet3d import UNet3d, UNet3dConfig
+from distill3d.teachers.none import NoTeacher, NoTeacherConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.features import Features, FeaturesConfig, PairConfig
 from distill3d.transfer.matching.places import FeatureKind, needs_same_channels
 from distill3d.transfer.matching.schedule import ScheduleConfig
 from distill3d.types import AXES

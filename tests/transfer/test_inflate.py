@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from distill3d.errors import ConfigError, InputError
-from distill3d.students import ConvNet3d, ConvNet3dConfig, UNet3d, UNet3dConfig
-from distill3d.teachers import NoTeacher, NoTeacherConfig, Timm2d, Timm2dConfig
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.students.unet3d import UNet3d, UNet3dConfig
+from distill3d.teachers.none import NoTeacher, NoTeacherConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 
 PLACEMENTS = ["average", "center", "center_noise", "multi_axis"]
 

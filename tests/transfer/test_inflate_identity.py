@@ -8,9 +8,9 @@ import pytest
 import timm
 import torch
 
-from distill3d.students import ConvNet3d, ConvNet3dConfig
-from distill3d.teachers import Timm2d, Timm2dConfig
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 

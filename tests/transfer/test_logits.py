@@ -10,9 +10,12 @@ from torch import nn
 
 from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
-from distill3d.teachers import NoTeacher, NoTeacherConfig, Teacher
-from distill3d.transfer import Combine, CombineConfig, Logits, LogitsConfig, ViewConfig
+from distill3d.teachers.base import Teacher
+from distill3d.teachers.none import NoTeacher, NoTeacherConfig
+from distill3d.transfer.combine import Combine, CombineConfig
+from distill3d.transfer.logits import Logits, LogitsConfig
 from distill3d.transfer.matching.schedule import ScheduleConfig
+from distill3d.transfer.requests import ViewConfig
 from distill3d.types import AXES, Prediction
 
 

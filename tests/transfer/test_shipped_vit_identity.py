@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from distill3d.layers.photo_vit import PHOTO_VIT
-from distill3d.students import Vit3d, Vit3dConfig
-from distill3d.teachers import Timm2d, Timm2dConfig
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.students.vit3d import Vit3d, Vit3dConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # of tokens of size 1
 

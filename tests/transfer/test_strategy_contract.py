@@ -11,9 +11,14 @@ from distill3d.config.plain import as_plain
 from distill3d.config.registry import STRATEGIES, Component
 from distill3d.config.schema import AugmentConfig, PatchConfig
 from distill3d.experiment import experiment_from_plain
-from distill3d.students import Vit3d, Vit3dConfig
-from distill3d.teachers import Teacher, TeacherIdentity, Timm2d, Timm2dConfig, hash_weights
-from distill3d.transfer import CombineConfig, FeaturesConfig, InflateConfig, TeacherView, TransferStrategy
+from distill3d.students.vit3d import Vit3d, Vit3dConfig
+from distill3d.teachers.base import Teacher, TeacherIdentity, hash_weights
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.base import TransferStrategy
+from distill3d.transfer.combine import CombineConfig
+from distill3d.transfer.features import FeaturesConfig
+from distill3d.transfer.inflate import InflateConfig
+from distill3d.transfer.view import TeacherView
 from distill3d.types import Batch, LossTerm, Prediction
 
 NAMES = [name for name in STRATEGIES.names() if STRATEGIES[name].module.startswith("distill3d.")]

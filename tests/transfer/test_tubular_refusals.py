@@ -5,9 +5,11 @@ import torch
 
 from distill3d.errors import ConfigError
 from distill3d.experiment import load_experiment
-from distill3d.students import UNet3d, UNet3dConfig, Vit3d, Vit3dConfig
-from distill3d.teachers import NoTeacher, NoTeacherConfig, Timm2d, Timm2dConfig
-from distill3d.transfer import Tubular, TubularConfig
+from distill3d.students.unet3d import UNet3d, UNet3dConfig
+from distill3d.students.vit3d import Vit3d, Vit3dConfig
+from distill3d.teachers.none import NoTeacher, NoTeacherConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.tubular import Tubular, TubularConfig
 
 
 def _adapted(**settings):

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from distill3d.layers.tubes.embed import TubularEmbed
-from distill3d.students import Vit3d, Vit3dConfig
-from distill3d.teachers import Timm2d, Timm2dConfig, hash_weights
-from distill3d.transfer import Tubular, TubularConfig
+from distill3d.students.vit3d import Vit3d, Vit3dConfig
+from distill3d.teachers.base import hash_weights
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.tubular import Tubular, TubularConfig
 
 EMBED = "encoder.patch_embed"
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

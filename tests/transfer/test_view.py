@@ -15,10 +15,10 @@ from distill3d.config.schema import AugmentConfig, PatchConfig
 from distill3d.data.patches import collate, cut
 from distill3d.errors import ConfigError
 from distill3d.layers.grids import Cells, resample
-from distill3d.teachers import Timm2d, Timm2dConfig
 from distill3d.teachers.cache import Stack
-from distill3d.transfer import TeacherRequest, TeacherView, ViewConfig
-from distill3d.transfer.view import drawn_slices, map_cells
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.requests import TeacherRequest, ViewConfig
+from distill3d.transfer.view import TeacherView, drawn_slices, map_cells
 from distill3d.types import AXES, UNTURNED, Batch, Prediction, Turn
 
 QUIET = AugmentConfig(scale_intensity=0, shift_intensity=0, gamma=0, noise=0, blur=0)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distill3d.students import ConvNet3d, ConvNet3dConfig, Vit3d, Vit3dConfig
-from distill3d.teachers import Timm2d, Timm2dConfig
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
+from distill3d.students.vit3d import Vit3d, Vit3dConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 DINO, DINOV2, DINOV3 = "vit_small_patch16_224.dino", "vit_small_patch14_dinov2.lvd142m", "vit_small_patch16_dinov3"

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distill3d.errors import ConfigError, InputError
-from distill3d.students import Vit3d, Vit3dConfig
-from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.students.vit3d import Vit3d, Vit3dConfig
 from distill3d.teachers.base import Teacher
-from distill3d.transfer import Inflate, InflateConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.transfer.inflate import Inflate, InflateConfig
 
 SUPERVISED, REGISTERS = "vit_small_patch16_224", "vit_small_patch14_reg4_dinov2.lvd142m"
 

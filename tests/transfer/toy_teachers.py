@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from distill3d.teachers import Teacher, TeacherIdentity
+from distill3d.teachers.base import Teacher, TeacherIdentity
 
 
 class Pooled(nn.Module):
