@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import tifffile
@@ -12,10 +13,6 @@ import yaml
 from distill3d.cli import app
 from distill3d.config.registry import Registry
 from distill3d.errors import UserError
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "distill3d", *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -55,7 +52,7 @@ def test_public_names_are_there():
 
 @pytest.mark.parametrize("verb", ["fit", "show", "check"])
 def test_an_unknown_experiment_lists_the_known_and_exits_2(verb):
-    done = command(verb, "inflat")
+    done = forked.distill3d(verb, "inflat")
     assert done.returncode == 2
     assert "unknown experiment 'inflat' (did you mean 'inflate'?)" in done.stderr
     assert "scratch" in done.stderr
@@ -75,7 +72,7 @@ def test_make_experiment_with_a_typo_lists_the_known_and_exits_2():
 
 
 def test_every_problem_of_the_settings_is_told_and_exits_2():
-    done = command("fit", "scratch", "trainer.step=3", "--student.encodr=x", "optimizer.lr=-1")
+    done = forked.distill3d("fit", "scratch", "trainer.step=3", "--student.encodr=x", "optimizer.lr=-1")
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert len(lines) == 3
@@ -85,13 +82,13 @@ def test_every_problem_of_the_settings_is_told_and_exits_2():
 
 
 def test_a_misspelt_flag_is_no_silent_override():
-    done = command("fit", "scratch", "--resum")
+    done = forked.distill3d("fit", "scratch", "--resum")
     assert done.returncode == 2
     assert "'resum' is not an override" in done.stderr
 
 
 def test_an_unknown_verb_exits_2():
-    assert command("fitt").returncode == 2
+    assert forked.distill3d("fitt").returncode == 2
 
 
 def test_show_prints_settings_that_can_be_run(call):
@@ -156,6 +153,6 @@ def test_predict_refuses_what_is_no_run_and_what_is_no_stack(trained, tmp_path):
 
 
 def test_evaluate_refuses_what_is_no_run(tmp_path):
-    done = command("evaluate", str(tmp_path))
+    done = forked.distill3d("evaluate", str(tmp_path))
     assert done.returncode == 2
     assert "not a run folder" in done.stderr

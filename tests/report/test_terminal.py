@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import forked
 import numpy as np
 import pytest
 from comparisons import read_runs
@@ -44,8 +45,7 @@ def test_an_unfair_setting_and_long_names_are_shown_whole(write_run):
 
 def test_compare_prints_the_verdict_and_a_mistake_is_one_line(three_arms, tmp_path):
     def call(*arguments):
-        command = [sys.executable, "-m", "distill3d", "compare", *arguments, "--runs", str(tmp_path / "runs")]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return forked.distill3d("compare", *arguments, "--runs", tmp_path / "runs")
 
     done = call("scratch", "inflate", "--scores", "dice")
     assert done.returncode == 0, done.stderr
@@ -60,8 +60,7 @@ def test_compare_prints_the_verdict_and_a_mistake_is_one_line(three_arms, tmp_pa
 def test_the_test_over_cases_can_be_chosen_for_report_and_compare(three_arms, tmp_path):
     runs, out = str(tmp_path / "runs"), tmp_path / "out"
     for verb in (["compare", "scratch", "inflate", "--runs", runs], ["report", runs, "--out", str(out)]):
-        command = [sys.executable, "-m", "distill3d", *verb, "--scores", "dice", "--test", "wilcoxon"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = forked.distill3d(*verb, "--scores", "dice", "--test", "wilcoxon")
         assert done.returncode == 0, done.stderr
         assert "Wilcoxon's signed-rank test over cases" in " ".join(done.stdout.split())
     written = json.loads((out / "report.json").read_text())

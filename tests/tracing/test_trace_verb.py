@@ -1,8 +1,6 @@
 """``distill3d trace`` as a user meets it."""
 
-import subprocess
-import sys
-
+import forked
 import numpy as np
 import pytest
 from shapes import tube
@@ -21,9 +19,7 @@ def stack(tmp_path):
 
 
 def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "distill3d", "trace", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    return forked.distill3d("trace", *arguments)
 
 
 @pytest.mark.parametrize("words", [["gap_um=4"], ["--gap_um=4"], ["--set", "gap_um=4"]])

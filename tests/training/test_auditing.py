@@ -1,10 +1,9 @@
 """`distill3d audit` shows what a fresh run transfers: the same rows, all of them, in a table that fits."""
 
 import json
-import subprocess
-import sys
 from typing import get_args
 
+import forked
 import lightning as L
 import pytest
 import torch
@@ -184,9 +183,7 @@ def test_every_fate_is_explained():
 
 
 def test_a_pretraining_is_refused_in_one_line_with_exit_code_2():
-    done = subprocess.run(
-        [sys.executable, "-m", "distill3d", "audit", "pretrain_vit"], capture_output=True, text=True, check=False
-    )
+    done = forked.distill3d("audit", "pretrain_vit")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "distill3d: pretrain_vit trains a 2D teacher on photos; accepted: distill3d pretrain pretrain_vit"
