@@ -134,16 +134,16 @@ def evaluate(
         from distill3d.evaluation.file_scores import score_files
         from distill3d.evaluation.tables import file_table
 
-        found = score_files(pred, gold, spacing_um=_spacing(spacing), vaa3d_compat=vaa3d_compat, tolerance=tolerance)
-        table = file_table(found)
+        scores = score_files(pred, gold, spacing_um=_spacing(spacing), vaa3d_compat=vaa3d_compat, tolerance=tolerance)
+        table = file_table(scores)
     else:
         from distill3d.evaluation.run_scores import evaluate as evaluate_run
         from distill3d.evaluation.tables import score_table
 
-        found = evaluate_run(run or Path())
-        table = score_table(found)
+        scores = evaluate_run(run or Path())
+        table = score_table(scores)
     if as_json:
-        typer.echo(json.dumps(found, allow_nan=False))
+        typer.echo(json.dumps(scores, allow_nan=False))
     else:
         stdout().print(table)
 

@@ -65,12 +65,12 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     baseline: dict[str, Scores] = {}
     for case in data.cases("test"):
         prob = prediction(folder, case)
-        found = Found(prob >= experiment.inference.threshold, trace(prob, case.spacing_um, settings))
-        write_swc(folder.swc(case.name), found.tree, spacing_um=MICROMETERS)
-        student[case.name] = case_scores(case, found)
+        result = Found(prob >= experiment.inference.threshold, trace(prob, case.spacing_um, settings))
+        write_swc(folder.swc(case.name), result.tree, spacing_um=MICROMETERS)
+        student[case.name] = case_scores(case, result)
         baseline[case.name] = case_scores(case, otsu_traced(case))
-        _draw(folder, experiment, case, prob, found, student[case.name])
-        write_projections(folder.projections(case.name), _projections(case, found))
+        _draw(folder, experiment, case, prob, result, student[case.name])
+        write_projections(folder.projections(case.name), _projections(case, result))
     results = {
         "experiment": experiment.name,
         "seed": experiment.seed,
@@ -90,12 +90,12 @@ def trace_settings(folder: RunFolder, experiment: Experiment) -> TraceConfig:
     return dataclasses.replace(experiment.trace, **chosen["best"]) if chosen else experiment.trace
 
 
-def case_scores(case: PreparedCase, found: Found) -> Scores:
+def case_scores(case: PreparedCase, result: Found) -> Scores:
     """Score what a method found in a case: its mask and, where the case has a gold tree, its tree in voxel units."""
-    scores = mask_scores(pred=found.mask, gold=case.mask, known=case.known, spacing_um=case.spacing_um)
+    scores = mask_scores(pred=result.mask, gold=case.mask, known=case.known, spacing_um=case.spacing_um)
     gold = case.tree()
     if gold is not None:
-        of_tree = tree_scores(pred=found.tree, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape)
+        of_tree = tree_scores(pred=result.tree, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape)
         named = {f"tree_{name}": value for name, value in dataclasses.asdict(of_tree).items()}
         scores |= {key: float(value) for key, value in named.items() if key in SCORES}  # not their unit and tolerance
     return scores
@@ -143,9 +143,9 @@ def _summary(scores: Mapping[str, Scores]) -> dict[str, Any]:
     return {"cases": dict(scores), **dataclasses.asdict(summarize(scores))}
 
 
-def _projections(case: PreparedCase, found: Found) -> Projections:
+def _projections(case: PreparedCase, result: Found) -> Projections:
     return project(
-        case.raw, gold=case.mask, known=case.known, pred=found.mask, spacing_um=case.spacing_um, tree=case.tree()
+        case.raw, gold=case.mask, known=case.known, pred=result.mask, spacing_um=case.spacing_um, tree=case.tree()
     )
 
 
@@ -154,7 +154,7 @@ def _draw(
     experiment: Experiment,
     case: PreparedCase,
     prob: NDArray[np.float32],
-    found: Found,
+    result: Found,
     scores: Scores,
 ) -> None:
     title = f"{case.name}: {experiment.name}, seed {experiment.seed}"
@@ -171,4 +171,4 @@ def _draw(
     gold = case.tree()
     if gold is not None:
         path = _tree_picture(folder, case.name)
-        tree_figure(path, title, image=case.image, pred=found.tree, gold=gold, spacing_um=case.spacing_um)
+        tree_figure(path, title, image=case.image, pred=result.tree, gold=gold, spacing_um=case.spacing_um)

@@ -40,8 +40,8 @@ def compare_places(
     case_test = pick_test(test)
     if not [*places, *patterns, *sweeps]:
         raise InputError("nothing to report on; accepted: RUN..., --glob PATTERN or --sweep NAME")
-    found, left_out = find_runs(places, patterns=patterns, sweeps=sweeps, runs=runs)
-    read = _read(found, console)
+    folders, left_out = find_runs(places, patterns=patterns, sweeps=sweeps, runs=runs)
+    read = _read(folders, console)
     return _compare(
         read, baseline=baseline, scores=scores, test=case_test, title=title, remarks=left_out, console=console
     )
@@ -64,8 +64,8 @@ def compare_two(
     case_test = pick_test(test)
     sides, left_out = [], []
     for place in (a, b):
-        found, unfinished = find_runs([place], runs=runs)
-        read = _read(found, console)
+        folders, unfinished = find_runs([place], runs=runs)
+        read = _read(folders, console)
         groups, _ = group_runs(read)
         if len(groups) > 1:
             names = ", ".join(group.name for group in groups)
@@ -90,9 +90,9 @@ def compare_two(
     )
 
 
-def _read(found: Sequence[Path], console: Console | None) -> list[Run]:
+def _read(folders: Sequence[Path], console: Console | None) -> list[Run]:
     quiet = console is None or not console.is_terminal
-    return [read_run(path) for path in track(found, "reading runs", console=console, transient=True, disable=quiet)]
+    return [read_run(path) for path in track(folders, "reading runs", console=console, transient=True, disable=quiet)]
 
 
 def _compare(

@@ -110,21 +110,23 @@ def heading(score: Score) -> str:
     return f"{titled(score)} {'↑' if score.higher_is_better else '↓'}"
 
 
-def estimate(found: Estimate, score: Score) -> str:
+def estimate(value: Estimate, score: Score) -> str:
     """Mean and interval; with too little for one, the standard deviation over seeds."""
-    spread = found.sd_seeds if found.mean is not None and found.low is None else None
+    spread = value.sd_seeds if value.mean is not None and value.low is None else None
     beside = "" if spread is None else f" ± {number(spread, score.digits)}"
-    return _with_interval(found, score, signed=False) + beside
+    return _with_interval(value, score, signed=False) + beside
 
 
-def difference(found: Difference, score: Score) -> str:
+def difference(value: Difference, score: Score) -> str:
     """Signed mean difference and its interval."""
-    return _with_interval(found, score, signed=True)
+    return _with_interval(value, score, signed=True)
 
 
-def _with_interval(found: Estimate | Difference, score: Score, *, signed: bool) -> str:
-    mean, low, high = (number(value, score.digits, signed=signed) for value in (found.mean, found.low, found.high))
-    return mean if found.low is None or found.high is None else f"{mean} [{low}, {high}]"
+def _with_interval(estimated: Estimate | Difference, score: Score, *, signed: bool) -> str:
+    mean, low, high = (
+        number(value, score.digits, signed=signed) for value in (estimated.mean, estimated.low, estimated.high)
+    )
+    return mean if estimated.low is None or estimated.high is None else f"{mean} [{low}, {high}]"
 
 
 def costs(cost: Cost) -> tuple[str, ...]:

@@ -36,16 +36,16 @@ def find_runs(
         if not trials.is_dir():
             raise InputError(f"{trials}: no such sweep here; accepted: a name under {runs / 'sweeps'}")
         roots.append(trials)
-    found: dict[Path, Path] = {}
+    folders: dict[Path, Path] = {}
     for root in roots:
         inside = list(walk_runs(root))
         if not inside:
             raise InputError(f"{root}: holds no run; accepted: a folder with config.yaml, or one that holds such")
-        found |= {path.resolve(): path for path in inside if path.resolve() not in found}
-    done = [path for path in found.values() if RunFolder(path).state == "done"]
-    left_out = [f"{path.as_posix()}: unfinished, left out" for path in found.values() if path not in done]
+        folders |= {path.resolve(): path for path in inside if path.resolve() not in folders}
+    done = [path for path in folders.values() if RunFolder(path).state == "done"]
+    left_out = [f"{path.as_posix()}: unfinished, left out" for path in folders.values() if path not in done]
     if not done:
-        raise InputError(f"no finished run among {len(found)} found; accepted: run folders with done.json")
+        raise InputError(f"no finished run among {len(folders)} found; accepted: run folders with done.json")
     return done, left_out
 
 
@@ -53,12 +53,12 @@ def _matches(place: str, runs: Path) -> list[Path]:
     for path in (Path(place), runs / place):
         if path.is_dir():
             return [path]
-    found = [Path(match) for match in sorted(glob.glob(place, recursive=True)) if Path(match).is_dir()]  # noqa: PTH207 - patterns may be absolute
-    if not found:
+    matches = [Path(match) for match in sorted(glob.glob(place, recursive=True)) if Path(match).is_dir()]  # noqa: PTH207 - patterns may be absolute
+    if not matches:
         raise InputError(
             f"{place}: no such folder, and no pattern that matches one; accepted: runs/<experiment>/seed<k>"
         )
-    return found
+    return matches
 
 
 def walk_runs(folder: Path, *, depth: float = math.inf, served: bool = False) -> Iterator[Path]:

@@ -37,8 +37,8 @@ def write_whole(folder: Path, write: Callable[[Path], Mapping[str, Any]], *, ver
     """
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
-        said = write(partial)
-        meta = {**said, "format": version, "files": {path.name: path.stat().st_size for path in partial.iterdir()}}
+        result = write(partial)
+        meta = {**result, "format": version, "files": {path.name: path.stat().st_size for path in partial.iterdir()}}
         (partial / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
         partial.chmod(0o755)  # mkdtemp's 0o700 would shut out others who share the cache
         if folder.exists() and read_meta(folder, version=version) is None:

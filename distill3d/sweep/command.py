@@ -80,7 +80,7 @@ def build_argv(
     }
     argv: list[str] = []
     for part in command:
-        filled = _VARIABLE.sub(lambda found: environ[found[1]], part)
+        filled = _VARIABLE.sub(lambda match: environ[match[1]], part)
         whole = _WHOLE.fullmatch(filled)
         argv += expansions[whole[1]] if whole else [filled]
     return argv

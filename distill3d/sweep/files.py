@@ -28,8 +28,8 @@ ELSEWHERE = ("controller", "scheduler", "metrics", "job", "image_uri", "resource
 def sweep_files() -> dict[str, Path]:
     """Name -> file of every sweep under ``./sweeps``, then of the checkout this package runs from."""
     checkout = Path(__file__).resolve().parents[2] / "sweeps"
-    found = {path.stem: path for folder in (checkout, Path("sweeps")) for path in folder.glob("*.yaml")}
-    return dict(sorted(found.items()))
+    files = {path.stem: path for folder in (checkout, Path("sweeps")) for path in folder.glob("*.yaml")}
+    return dict(sorted(files.items()))
 
 
 def find_sweep(name: str | Path) -> Path:

@@ -119,11 +119,11 @@ def survivors(folder: str) -> list[psutil.Process]:
     Args:
         folder: of the trial, absolute.
     """
-    found = []
+    alive = []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(MARK) == folder:
-                found.append(process)
+                alive.append(process)
         except (psutil.Error, OSError):  # of another user, or gone meanwhile
             continue
-    return found
+    return alive

@@ -62,9 +62,9 @@ class Show:
         end = "; the target is reached, no new trial starts" if enough else ""
         self._line(f"trial {number} finished: {self.sweep.metric.name} {value:.4f}, {took}{end}")
 
-    def ended(self, number: int, found: Outcome, *, retried: bool) -> None:
+    def ended(self, number: int, ending: Outcome, *, retried: bool) -> None:
         """A trial ended without having finished."""
-        self._line(f"trial {number} {found.state}: {found.reason}{'; it is tried again' if retried else ''}")
+        self._line(f"trial {number} {ending.state}: {ending.reason}{'; it is tried again' if retried else ''}")
 
     def note(self, text: str) -> None:
         """Say something else."""

@@ -157,12 +157,12 @@ class Runner:
         if code is None:
             return
         del self.running[worker]
-        found = outcome(current.process, code, pruned=current.pruned, runner_stopped=self.stopped_by is not None)
-        if found.state == "finished":
+        ending = outcome(current.process, code, pruned=current.pruned, runner_stopped=self.stopped_by is not None)
+        if ending.state == "finished":
             self._report(current)
             self._finished(current.attempt, current.trial, seconds=time.monotonic() - current.started)
         else:
-            self._record(current.attempt, found, current.trial.number)
+            self._record(current.attempt, ending, current.trial.number)
 
     def _keep_up(self) -> None:
         """Look at the curves, leave a sign of life, and show the state, each as often as it is worth it."""
@@ -208,12 +208,12 @@ class Runner:
         self.enough = self.enough or self.sweep.metric.reaches(value)
         self.show.finished(trial.number, value, seconds=seconds, enough=self.enough)
 
-    def _record(self, attempt: optuna.Trial, found: Outcome, number: int) -> None:
-        attempt.set_user_attr("reason", found.reason)
-        attempt.set_user_attr("stopped", found.state == "stopped")
-        self.study.tell(attempt, state=TrialState.PRUNED if found.state == "pruned" else TrialState.FAIL)
-        retried = found.state == "failed" and found.may_help and attempt.user_attrs["failures"] < self.retries
+    def _record(self, attempt: optuna.Trial, ending: Outcome, number: int) -> None:
+        attempt.set_user_attr("reason", ending.reason)
+        attempt.set_user_attr("stopped", ending.state == "stopped")
+        self.study.tell(attempt, state=TrialState.PRUNED if ending.state == "pruned" else TrialState.FAIL)
+        retried = ending.state == "failed" and ending.may_help and attempt.user_attrs["failures"] < self.retries
         if retried:
             last = next(known for known in latest(self.study) if known.number == number)
-            put_back(self.study, last, reason=found.reason, resumes=False, failed=True)
-        self.show.ended(number, found, retried=retried)
+            put_back(self.study, last, reason=ending.reason, resumes=False, failed=True)
+        self.show.ended(number, ending, retried=retried)

@@ -235,7 +235,7 @@ def attempts(study: optuna.Study) -> list[Attempt]:
 
 def latest(study: optuna.Study) -> list[Attempt]:
     """The last attempt of every trial, in the order of the sweep."""
-    return [found for _, found in sorted({attempt.number: attempt for attempt in attempts(study)}.items())]
+    return [newest for _, newest in sorted({attempt.number: attempt for attempt in attempts(study)}.items())]
 
 
 def _attempt(trial: FrozenTrial) -> Attempt:

@@ -61,8 +61,8 @@ def filters_figure(
         ValueError: the shapes differ or are neither.
     """
     if before.shape != after.shape or not (before.ndim == 3 or (before.ndim == 5 and before.shape[1] == 1)):
-        found = f"{tuple(before.shape)} and {tuple(after.shape)}"
-        raise ValueError(f"filters: shapes {found}; accepted: twice [E, 1, D, Y, X] or twice [A, E, K]")
+        shapes = f"{tuple(before.shape)} and {tuple(after.shape)}"
+        raise ValueError(f"filters: shapes {shapes}; accepted: twice [E, 1, D, Y, X] or twice [A, E, K]")
     old, new = (tensor.detach().cpu().double().numpy() for tensor in (before, after))
     old, new = (old[:, 0], new[:, 0]) if before.ndim == 5 else (old.swapaxes(0, 1), new.swapaxes(0, 1))
     change, shown = relative_change(old, new), choose_filters(old, new)

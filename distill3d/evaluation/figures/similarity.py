@@ -34,13 +34,13 @@ def similarity_figure(path: Path, title: str, *, before: Mapping[str, Any], afte
         figsize=(2.2 + len(axes) * (1.1 + 0.33 * columns), 2.2 + 2 * (1.0 + 0.24 * rows)), layout="constrained"
     )
     panels = figure.subplots(2, len(axes), squeeze=False, sharex=True, sharey=True)
-    for row, (when, found) in enumerate((("before training", before), ("after training", after))):
+    for row, (when, measured) in enumerate((("before training", before), ("after training", after))):
         for ax, axis in zip(panels[row], axes, strict=True):
-            ax.imshow(np.array(found["cka"][axis]), norm=SCALE, cmap="viridis", aspect="auto")
+            ax.imshow(np.array(measured["cka"][axis]), norm=SCALE, cmap="viridis", aspect="auto")
             ax.set_title(f"{when}, slices across {axis}", fontsize=9)
             ax.set_xticks(range(columns), after["teacher"], rotation=90, fontsize=7)
             ax.set_yticks(range(rows), after["student"], fontsize=7)
-            for (y, x), value in np.ndenumerate(np.array(found["cka"][axis])):
+            for (y, x), value in np.ndenumerate(np.array(measured["cka"][axis])):
                 ax.text(x, y, f"{value:.1f}".lstrip("0"), ha="center", va="center", fontsize=5, color=_ink(value))
     panels[0][0].set_ylabel("student", fontsize=9)
     panels[1][0].set_ylabel("student", fontsize=9)

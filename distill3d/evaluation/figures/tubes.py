@@ -113,9 +113,11 @@ def tubes_figure(
     legend += [Line2D([], [], color="0.3", linestyle="--", label="straight tubes") for _ in drawn[1:]]
     legend += [Line2D([], [], color=GOLD, label="outline of gold")] if mask.any() else []
     figure.legend(handles=legend, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
-    found = f"share of taps within {NEAR:g} voxels of gold{shares()}" if mask.any() else "no gold: the brightest blocks"
+    share_text = (
+        f"share of taps within {NEAR:g} voxels of gold{shares()}" if mask.any() else "no gold: the brightest blocks"
+    )
     limit = "" if reach is None else f"; a tap may leave the straight tube by {reach:g} voxels"
-    figure.suptitle(f"{title}\n{found}{limit}", fontsize=10)
+    figure.suptitle(f"{title}\n{share_text}{limit}", fontsize=10)
     return save(figure, path)
 
 

@@ -29,9 +29,9 @@ def known_pair(
     np.False_
     """
     masks = {"pred": pred, "gold": gold} | ({} if known is None else {"known": known})
-    found = ", ".join(f"{name} {mask.dtype} {mask.shape}" for name, mask in masks.items())
+    shapes = ", ".join(f"{name} {mask.dtype} {mask.shape}" for name, mask in masks.items())
     if any(mask.dtype != bool or mask.shape != pred.shape or mask.ndim != 3 for mask in masks.values()):
-        raise InputError(f"masks: {found}; bool masks of one shape [Z, Y, X] are accepted")
+        raise InputError(f"masks: {shapes}; bool masks of one shape [Z, Y, X] are accepted")
     if not tolerance_vox >= 0:
         raise InputError(f"tolerance_vox: {tolerance_vox} found; a number >= 0 is accepted")
     return (pred, gold) if known is None else (pred & known, gold & known)

@@ -182,6 +182,6 @@ def _hits(pred: np.ndarray, parts_pred: _Components, parts_gold: _Components, to
     looks = [(solid, 0), *((surface, step) for step in steps_to(moves, pred.shape).tolist())]
     codes = []
     for voxels, step in looks:
-        found = of_gold[voxels + step]
-        codes.append(np.unique(of_pred[voxels[found > 0]].astype(np.int64) * base + found[found > 0]))
+        neighbors = of_gold[voxels + step]
+        codes.append(np.unique(of_pred[voxels[neighbors > 0]].astype(np.int64) * base + neighbors[neighbors > 0]))
     return np.stack(np.divmod(np.unique(np.concatenate(codes)), base), axis=1)

@@ -144,9 +144,9 @@ def nearest_distances(points: np.ndarray, segments: Segments) -> np.ndarray:
         # Where all neighbors asked for are candidates there may be more of them.
         crowded = np.flatnonzero(away[:, -1] <= radius)
         for few in _chunks(crowded, _CROWDED_CHUNK):
-            found = tree.query_ball_point(points[chunk[few]], radius[few], return_sorted=False)
-            row = np.repeat(np.arange(len(few)), [len(some) for some in found])
-            candidates = owner[np.fromiter(chain.from_iterable(found), np.int64, len(row))]
+            near = tree.query_ball_point(points[chunk[few]], radius[few], return_sorted=False)
+            row = np.repeat(np.arange(len(few)), [len(some) for some in near])
+            candidates = owner[np.fromiter(chain.from_iterable(near), np.int64, len(row))]
             distances[chunk[few]] = _smallest(points[chunk[few]], row, segments, candidates)
     return distances
 

@@ -12,12 +12,12 @@ from distill3d.evaluation.scores import SCORES, Score
 DEFAULT = ("dice", "dice_tol", "cldice", "hd95_um", "betti0_error", "tree_f1", "tree_esa")
 
 
-def pick(asked: Sequence[str], found: Iterable[str]) -> tuple[Score, ...]:
+def pick(wanted: Sequence[str], present: Iterable[str]) -> tuple[Score, ...]:
     """Return the columns asked for, or the usual ones that the runs have.
 
     Args:
-        asked: keys of ``metrics.json``, the main one first; empty for the usual ones.
-        found: keys that some case of some run has.
+        wanted: keys of ``metrics.json``, the main one first; empty for the usual ones.
+        present: keys that some case of some run has.
 
     Raises:
         InputError: a score is unknown or in no run, or no usual one is there.
@@ -26,13 +26,13 @@ def pick(asked: Sequence[str], found: Iterable[str]) -> tuple[Score, ...]:
         >>> [score.label for score in pick((), ["tree_esa", "n_pred", "dice"])]
         ['Dice', 'ESA']
     """
-    known = {key for key in found if key in SCORES and SCORES[key].judged}
-    for key in asked:
+    known = {key for key in present if key in SCORES and SCORES[key].judged}
+    for key in wanted:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise InputError(f"--scores: no run has a score {key!r}{hint}; accepted: {', '.join(sorted(known))}")
-    keys = list(dict.fromkeys(asked)) or [key for key in DEFAULT if key in known]
+    keys = list(dict.fromkeys(wanted)) or [key for key in DEFAULT if key in known]
     if not keys:
         raise InputError(f"no run has any of the scores {', '.join(DEFAULT)}; accepted: others, with --scores")
     return tuple(SCORES[key] for key in keys)

@@ -105,19 +105,19 @@ def _differences(others: Sequence[Group], first: Group, score: Score, test: Case
         (cases, seeds), (first_cases, first_seeds) = axes(group.runs), axes(first.runs)
         cases = [case for case in cases if case in first_cases]
         seeds = [seed for seed in seeds if seed in first_seeds]
-        mine, theirs = (score_table(each.runs, score.key, cases, seeds) for each in (group, first))
-        tables[group.name] = mine - theirs
+        of_arm, of_baseline = (score_table(each.runs, score.key, cases, seeds) for each in (group, first))
+        tables[group.name] = of_arm - of_baseline
     return list(judge(tables, score, test=test).values())
 
 
 def _references(runs: Sequence[Run], picked: Sequence[Score]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Scores of classical methods; every run has the same ones for the cases it shares with another."""
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    by_method: dict[str, dict[str, dict[str, float | None]]] = {}
     for run in runs:
         for name, rows in run.references.items():
             for case, row in rows.items():
-                found.setdefault(name, {}).setdefault(case, {score.key: row.get(score.key) for score in picked})
-    return found
+                by_method.setdefault(name, {}).setdefault(case, {score.key: row.get(score.key) for score in picked})
+    return by_method
 
 
 # ---------------------------------------------------------------- words
@@ -165,9 +165,9 @@ def _teacher_line(teacher: Mapping[str, Any]) -> str:
 
 
 def _entry(run: Run, picked: Sequence[Score]) -> RunEntry:
-    said = run.provenance
-    packages, machine, command = (said.get(key) for key in ("packages", "machine", "command"))
-    commit = said.get("commit")
+    provenance = run.provenance
+    packages, machine, command = (provenance.get(key) for key in ("packages", "machine", "command"))
+    commit = provenance.get("commit")
     return RunEntry(
         folder=run.folder.as_posix(),
         seed=run.seed,

@@ -42,8 +42,8 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
         raise InputError("no finished run to compare; accepted: two or more arms of one or more seeds")
     arms: dict[str, list[Run]] = {}
     for run in runs:
-        told = {key: value for key, value in run.settings.items() if is_setting(key)}
-        arms.setdefault(f"{run.settings['name']} {sorted(told.items())!r}", []).append(run)
+        settings = {key: value for key, value in run.settings.items() if is_setting(key)}
+        arms.setdefault(f"{run.settings['name']} {sorted(settings.items())!r}", []).append(run)
     remarks: list[str] = []
     names = _names([members[0] for members in arms.values()])
     groups = []
@@ -87,19 +87,19 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({repr(each.get(key, ABSENT)) for each in settings}) > 1]
 
 
-def choose_baseline(groups: Sequence[Group], asked: str | None) -> Group:
+def choose_baseline(groups: Sequence[Group], wanted: str | None) -> Group:
     """Return the arm the others are compared with: the one named, else the only one without a strategy.
 
     Raises:
         InputError: there is no such arm, or it is not clear which; lists the arms.
     """
     names = ", ".join(group.name for group in groups)
-    if asked is not None:
-        found = [group for group in groups if group.name == asked]
-        found = found or [group for group in groups if group.experiment == asked]
-        if len(found) != 1:
-            raise InputError(f"--baseline {asked!r} fits {len(found)} arms; accepted: one of {names}")
-        return found[0]
+    if wanted is not None:
+        matching = [group for group in groups if group.name == wanted]
+        matching = matching or [group for group in groups if group.experiment == wanted]
+        if len(matching) != 1:
+            raise InputError(f"--baseline {wanted!r} fits {len(matching)} arms; accepted: one of {names}")
+        return matching[0]
     without = [group for group in groups if group.settings.get("strategy.name") == "none"]
     if len(groups) == 1:
         return groups[0]

@@ -66,8 +66,8 @@ def friedman(scores: Array) -> tuple[float, float]:
     """Friedman's chi-square of scores [C, A] and its p; 0 and 1 where all arms are equal in all cases."""
     if (scores == scores[:, :1]).all():
         return 0.0, 1.0
-    found = stats.friedmanchisquare(*scores.T)
-    return float(found.statistic), float(found.pvalue)
+    result = stats.friedmanchisquare(*scores.T)
+    return float(result.statistic), float(result.pvalue)
 
 
 def critical_difference(n_arms: int, n_cases: int) -> float:

@@ -40,8 +40,12 @@ def score_table(runs: Sequence[Scored], key: str, cases: Sequence[str], seeds: S
 
 def cases_that_gain(arm: Arm, baseline: Arm, score: Score) -> tuple[int, int]:
     """Count the cases both have, and those in which the arm's mean over seeds is the better one."""
-    mine, theirs = case_means(arm, score.key), case_means(baseline, score.key)
-    both = [(mine[case], theirs[case]) for case in mine if theirs.get(case) is not None and mine[case] is not None]
+    of_arm, of_baseline = case_means(arm, score.key), case_means(baseline, score.key)
+    both = [
+        (of_arm[case], of_baseline[case])
+        for case in of_arm
+        if of_baseline.get(case) is not None and of_arm[case] is not None
+    ]
     sign = 1 if score.higher_is_better else -1
     return len(both), sum(1 for a, b in both if sign * ((a or 0) - (b or 0)) > 0)
 
@@ -51,6 +55,6 @@ def case_means(arm: Arm, key: str) -> dict[str, float | None]:
     values: dict[str, list[float]] = {}
     for run in arm.runs:
         for case, scores in run.cases.items():
-            found = scores.get(key)
-            values.setdefault(case, []).extend([] if found is None else [found])
-    return {case: sum(found) / len(found) if found else None for case, found in values.items()}
+            value = scores.get(key)
+            values.setdefault(case, []).extend([] if value is None else [value])
+    return {case: sum(value) / len(value) if value else None for case, value in values.items()}

@@ -110,9 +110,9 @@ def fill(table: Array) -> tuple[Array, NDArray[np.intp]]:
     filled = np.where(gaps, np.nanmean(table, axis=(-2, -1), keepdims=True), table)
     for _ in range(500):
         rows, columns = filled.mean(-1, keepdims=True), filled.mean(-2, keepdims=True)
-        said = rows + columns - filled.mean((-2, -1), keepdims=True)
-        moved = np.abs(np.where(gaps, said - filled, 0)).max()
-        filled = np.where(gaps, said, filled)
+        fitted = rows + columns - filled.mean((-2, -1), keepdims=True)
+        moved = np.abs(np.where(gaps, fitted - filled, 0)).max()
+        filled = np.where(gaps, fitted, filled)
         if moved <= 1e-12 * np.abs(filled).max():
             break
     return filled, gaps.sum((-2, -1))
@@ -151,21 +151,21 @@ def spread(table: Array, *, pool: float = POOL) -> Spread:
     )
 
 
-def draw_means(found: Spread, *, draws: int = DRAWS, seed: int = SEED) -> Array:
+def draw_means(parts: Spread, *, draws: int = DRAWS, seed: int = SEED) -> Array:
     """Draw means as other cases and other seeds could have given them: [draws, ...]; percentiles are the interval.
 
     The draws are the same for every arm, so that equal tables give equal intervals.
     """
-    n_cases = found.case_effects.shape[-1]
-    ahead = (draws,) + (1,) * found.mean.ndim
-    t_seeds = _t_draws(found.n_seeds - 1, draws, seed + 1).reshape(ahead)
+    n_cases = parts.case_effects.shape[-1]
+    ahead = (draws,) + (1,) * parts.mean.ndim
+    t_seeds = _t_draws(parts.n_seeds - 1, draws, seed + 1).reshape(ahead)
     normal = _t_draws(0, draws, seed + 2).reshape(ahead)  # cells are many: no expansion is needed
-    resampled = _expanded(_resampled(found.case_effects, draws, seed), n_cases - 1)
+    resampled = _expanded(_resampled(parts.case_effects, draws, seed), n_cases - 1)
     return (
-        found.mean
-        + np.sqrt(found.of_cases) * resampled
-        + np.sqrt(found.of_seeds) * t_seeds
-        + np.sqrt(found.of_cells) * normal
+        parts.mean
+        + np.sqrt(parts.of_cases) * resampled
+        + np.sqrt(parts.of_seeds) * t_seeds
+        + np.sqrt(parts.of_cells) * normal
     )
 
 
@@ -232,10 +232,10 @@ def case_test(means: Array, *, method: CaseTest = "sign-flip") -> float:
     if method == "wilcoxon":
         # scipy's stub knows no class for what it returns
         return float(stats.wilcoxon(means).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         (means,), np.mean, permutation_type="samples", n_resamples=FLIPS, vectorized=True, rng=SEED
     )
-    return float(found.pvalue)
+    return float(result.pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -49,7 +49,7 @@ CASE_TESTS: Mapping[CaseTest, tuple[str, str]] = {  # as they are called in a se
 DEFAULT_TEST: CaseTest = "sign-flip"
 
 
-def pick_test(asked: str) -> CaseTest:
+def pick_test(wanted: str) -> CaseTest:
     """Return the test over cases of that name.
 
     Raises:
@@ -60,9 +60,9 @@ def pick_test(asked: str) -> CaseTest:
         'wilcoxon'
     """
     for name in CASE_TESTS:
-        if name == asked:
+        if name == wanted:
             return name
-    raise InputError(f"--test: no test over cases is called {asked!r}; accepted: {', '.join(CASE_TESTS)}")
+    raise InputError(f"--test: no test over cases is called {wanted!r}; accepted: {', '.join(CASE_TESTS)}")
 
 
 def in_words(test: CaseTest) -> str:

@@ -89,9 +89,11 @@ class Dashboard:
     def _render(self, seen: Scan) -> str:
         if self._finished is None or self._finished.state != seen.finished_state:
             self._finished = self._build(seen)
-        found = self._finished
-        live = Live(state=seen.state, runs=live_runs(seen.running, self.runs), every=self.every, problem=found.problem)
-        return render(found.comparison, curves=found.curves, worst=found.worst, live=live)
+        comparison = self._finished
+        live = Live(
+            state=seen.state, runs=live_runs(seen.running, self.runs), every=self.every, problem=comparison.problem
+        )
+        return render(comparison.comparison, curves=comparison.curves, worst=comparison.worst, live=live)
 
     def _build(self, seen: Scan) -> _Finished:
         refused = [f"{folder.name}: links to a place outside of {self.runs} and is left out" for folder in seen.refused]

@@ -22,8 +22,8 @@ MOST_TICKS = 10
 
 def profile_chart(comparison: Comparison, score: Score) -> Figure:
     """Draw the share of pairs that reach a score over all scores, as steps; the first arms with their bands."""
-    profiles = {found.arm: found for found in comparison.profiles if found.score == score.key and found.taus}
-    seen = [tau for found in profiles.values() for tau in (found.taus[0], found.taus[-1])]
+    profiles = {profile.arm: profile for profile in comparison.profiles if profile.score == score.key and profile.taus}
+    seen = [tau for profile in profiles.values() for tau in (profile.taus[0], profile.taus[-1])]
     low, high = (min(seen), max(seen)) if seen else (0.0, 1.0)
     pad = 0.04 * (high - low) or 0.05 * abs(high) or 0.05
     ends = (low - pad, high + pad)
@@ -31,9 +31,9 @@ def profile_chart(comparison: Comparison, score: Score) -> Figure:
     bands, lines = [], []
     for place, arm in enumerate(comparison.arms):
         if arm.name in profiles:
-            found = profiles[arm.name]
-            bands += _band(found, place, score) if place < banded and found.lows else []
-            lines.append(_steps(found, place, score, ends))
+            profile = profiles[arm.name]
+            bands += _band(profile, place, score) if place < banded and profile.lows else []
+            lines.append(_steps(profile, place, score, ends))
     return {
         "data": [*bands, *lines],
         "layout": layout(
@@ -47,37 +47,37 @@ def profile_chart(comparison: Comparison, score: Score) -> Figure:
     }
 
 
-def _steps(found: Profile, place: int, score: Score, ends: tuple[float, float]) -> Figure:
+def _steps(profile: Profile, place: int, score: Score, ends: tuple[float, float]) -> Figure:
     how, up = look(place), score.higher_is_better
     side = "at least" if up else "at most"
     return {
-        **_shared(found),
+        **_shared(profile),
         # beyond its scores an arm reaches all or nothing
-        "x": [ends[0], *found.taus, ends[1]],
-        "y": [1, *found.shares, 0] if up else [0, *found.shares, 1],
+        "x": [ends[0], *profile.taus, ends[1]],
+        "y": [1, *profile.shares, 0] if up else [0, *profile.shares, 1],
         "line": {"color": how.color, "dash": how.dash, "width": 2, "shape": _shape(up=up)},
-        "hovertemplate": f"%{{y:.0%}} {side} %{{x:.{score.digits}f}}<extra>{label(found.arm)}</extra>",
+        "hovertemplate": f"%{{y:.0%}} {side} %{{x:.{score.digits}f}}<extra>{label(profile.arm)}</extra>",
     }
 
 
-def _band(found: Profile, place: int, score: Score) -> list[Figure]:
+def _band(profile: Profile, place: int, score: Score) -> list[Figure]:
     """Draw two lines without width; the area is between them."""
     shared = {
-        **_shared(found),
-        "x": list(found.taus),
+        **_shared(profile),
+        "x": list(profile.taus),
         "line": {"width": 0, "shape": _shape(up=score.higher_is_better)},
         "hoverinfo": "skip",
         "showlegend": False,
     }
     return [
-        {**shared, "y": list(found.lows)},
-        {**shared, "y": list(found.highs), "fill": "tonexty", "fillcolor": look(place).soft},
+        {**shared, "y": list(profile.lows)},
+        {**shared, "y": list(profile.highs), "fill": "tonexty", "fillcolor": look(place).soft},
     ]
 
 
-def _shared(found: Profile) -> Figure:
-    name = label(found.arm)
-    return {"type": "scatter", "mode": "lines", "name": name, "meta": found.arm, "legendgroup": found.arm}
+def _shared(profile: Profile) -> Figure:
+    name = label(profile.arm)
+    return {"type": "scatter", "mode": "lines", "name": name, "meta": profile.arm, "legendgroup": profile.arm}
 
 
 def _shape(*, up: bool) -> str:
@@ -102,6 +102,8 @@ def rank_chart(comparison: Comparison, ranking: Ranking) -> Figure:
         _bar(group, ranking, top + (level + 1) * LEVEL) for group, level in zip(ranking.groups, levels, strict=True)
     ]
     ceiling = top - 3.2 * LEVEL
+    ticks = [rank for rank in range(1, n_arms + 1) if n_arms <= MOST_TICKS or rank == 1 or rank % 5 == 0]
+    plain = {"zeroline": False, "showgrid": False}
     return {
         "data": [*rows, *bars, _scale(critical, top - 1.2 * LEVEL)],
         "layout": layout(
@@ -113,18 +115,14 @@ def rank_chart(comparison: Comparison, ranking: Ranking) -> Figure:
             xaxis={
                 "side": "top",
                 "range": [1 - pad, right + pad],
-                "tickvals": [
-                    rank for rank in range(1, n_arms + 1) if n_arms <= MOST_TICKS or rank == 1 or rank % 5 == 0
-                ],
-                "zeroline": False,
-                "showgrid": False,
+                "tickvals": ticks,
+                **plain,
             },
             yaxis={
                 "range": [n_arms - 0.4, ceiling],
                 "tickvals": list(range(n_arms)),
                 "ticktext": [f"{label(arm)}  " for arm in ranking.ranks],
-                "showgrid": False,
-                "zeroline": False,
+                **plain,
             },
         ),
     }
@@ -149,15 +147,15 @@ def _leader(arm: str, place: int, rank: float, row: int, *, left: float, top: fl
     line = {"color": how.color, "width": 1.3, "dash": how.dash}
     turn = {**shared, "mode": "lines", "x": [rank, rank, left], "y": [top, row, row], "line": line, "hoverinfo": "skip"}
     marker = {"color": how.color, "symbol": how.symbol, "size": 10}
-    told = f"{number(rank, 2)}<extra>{label(arm)}</extra>"
+    hover = f"{number(rank, 2)}<extra>{label(arm)}</extra>"
     return [
         turn,
-        {**shared, "mode": "markers", "x": [rank], "y": [row], "marker": marker, "hovertemplate": told},
+        {**shared, "mode": "markers", "x": [rank], "y": [row], "marker": marker, "hovertemplate": hover},
     ]
 
 
 def _bar(group: Sequence[str], ranking: Ranking, y: float) -> Figure:
-    told = ", ".join(label(arm) for arm in group[:8]) + ", ..." * (len(group) > 8)
+    hover = ", ".join(label(arm) for arm in group[:8]) + ", ..." * (len(group) > 8)
     ends = [ranking.ranks[group[0]], ranking.ranks[group[-1]]]
     return {
         "type": "scatter",
@@ -166,7 +164,7 @@ def _bar(group: Sequence[str], ranking: Ranking, y: float) -> Figure:
         "x": ends,
         "y": [y, y],
         "line": {"color": INK, "width": 5},
-        "hovertemplate": f"not told apart: {told}<extra></extra>",
+        "hovertemplate": f"not told apart: {hover}<extra></extra>",
     }
 
 

@@ -16,11 +16,15 @@ from distill3d.report.page.palette import look
 def case_scatter(comparison: Comparison, score: Score) -> Figure:
     """Draw every case as a point, baseline across and arm up: above the diagonal the arm has the larger value."""
     baseline, *others = comparison.arms
-    theirs = case_means(baseline, score.key)
+    of_baseline = case_means(baseline, score.key)
     traces, seen = [], []
     for place, arm in enumerate(others, 1):
-        mine = case_means(arm, score.key)
-        both = [(case, theirs[case], mine[case]) for case in theirs if None not in (theirs[case], mine.get(case))]
+        of_arm = case_means(arm, score.key)
+        both = [
+            (case, of_baseline[case], of_arm[case])
+            for case in of_baseline
+            if None not in (of_baseline[case], of_arm.get(case))
+        ]
         seen += [value for _, x, y in both for value in (x, y) if value is not None]
         traces.append(_points(arm, place, both, score))
     low, high = (min(seen), max(seen)) if seen else (0.0, 1.0)
@@ -76,11 +80,11 @@ def _markers(arm: Arm, place: int, x: Sequence[float], y: Sequence[float], texts
 def case_changes(comparison: Comparison, score: Score) -> Figure:
     """Draw how every case changes from the baseline in every arm, the case that gains most on average at the top."""
     baseline, *others = comparison.arms
-    theirs = case_means(baseline, score.key)
+    of_baseline = case_means(baseline, score.key)
     changes: dict[str, dict[int, float]] = {}
     for place, arm in enumerate(others, 1):
         for case, value in case_means(arm, score.key).items():
-            base = theirs.get(case)
+            base = of_baseline.get(case)
             if value is not None and base is not None:
                 changes.setdefault(case, {})[place] = value - base
     sign = -1 if score.higher_is_better else 1
@@ -107,6 +111,6 @@ def case_changes(comparison: Comparison, score: Score) -> Figure:
 def _changes_of(
     arm: Arm, place: int, changes: Mapping[str, Mapping[int, float]], order: Sequence[str], score: Score
 ) -> Figure:
-    found = [(changes[case][place], row, case) for row, case in enumerate(order) if place in changes[case]]
-    texts = [f"{label(case)}: {number(change, score.digits, signed=True)}" for change, _, case in found]
-    return _markers(arm, place, [change for change, _, _ in found], [row for _, row, _ in found], texts)
+    points = [(changes[case][place], row, case) for row, case in enumerate(order) if place in changes[case]]
+    texts = [f"{label(case)}: {number(change, score.digits, signed=True)}" for change, _, case in points]
+    return _markers(arm, place, [change for change, _, _ in points], [row for _, row, _ in points], texts)

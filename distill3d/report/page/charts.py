@@ -109,7 +109,7 @@ def forest(comparison: Comparison, score: Score) -> Figure:
 def _difference(row: Difference, score: Score, index: int, place: int) -> Figure:
     how, mean = look(index), row.mean or 0.0
     low, high = (mean if end is None else end for end in (row.low, row.high))
-    told = f"{number(mean, score.digits, signed=True)}<br>{interval(row.low, row.high, score.digits, signed=True)}"
+    hover = f"{number(mean, score.digits, signed=True)}<br>{interval(row.low, row.high, score.digits, signed=True)}"
     return {
         "type": "scatter",
         "mode": "markers",
@@ -127,7 +127,7 @@ def _difference(row: Difference, score: Score, index: int, place: int) -> Figure
             "width": 5,
         },
         "marker": {"color": how.color, "symbol": how.symbol, "size": 11},
-        "hovertemplate": f"{told}<br>{row.verdict}<extra>{label(row.arm)}</extra>",
+        "hovertemplate": f"{hover}<br>{row.verdict}<extra>{label(row.arm)}</extra>",
     }
 
 

@@ -93,12 +93,12 @@ def curve_charts(folders: Mapping[str, tuple[Path, ...]], names: Sequence[str]) 
 def _term_chart(term: str, read: Mapping[str, list[dict[str, Curve]]], names: Sequence[str]) -> TermChart:
     traces, last = [], []
     for place, name in enumerate(names):
-        found = band([run[term] for run in read[name] if term in run])
-        if not found.steps:
+        joined = band([run[term] for run in read[name] if term in run])
+        if not joined.steps:
             continue
-        traces += _band_traces(name, place, found)
-        spread = f"{number(found.low[-1], 3)} to {number(found.high[-1], 3)}"
-        last.append((name, number(found.mean[-1], 3), spread if found.n_seeds > 1 else ""))
+        traces += _band_traces(name, place, joined)
+        spread = f"{number(joined.low[-1], 3)} to {number(joined.high[-1], 3)}"
+        last.append((name, number(joined.mean[-1], 3), spread if joined.n_seeds > 1 else ""))
     drawn = layout(x="training step", y=term_title(term), height=330 + legend_height(len(last)))
     return TermChart(term, {"data": traces, "layout": drawn}, tuple(last))
 
@@ -108,15 +108,15 @@ def chart_of(curves: Mapping[str, Curve]) -> Figure:
     traces = [
         {
             "type": "scatter",
-            "mode": "lines+markers" if len(found.steps) <= 12 else "lines",
+            "mode": "lines+markers" if len(joined.steps) <= 12 else "lines",
             "name": term_title(term),
-            "x": list(found.steps),
-            "y": list(found.mean),
+            "x": list(joined.steps),
+            "y": list(joined.mean),
             "line": {"color": look(place).color, "width": 2},
             "marker": {"symbol": look(place).symbol, "size": 6},
         }
         for place, (term, curve) in enumerate(curves.items(), 1)
-        if (found := band([curve])).steps
+        if (joined := band([curve])).steps
     ]
     return {"data": traces, "layout": layout(x="training step", y="value", height=260, showlegend=True)}
 
@@ -132,26 +132,26 @@ def term_title(term: str) -> str:
     return known.get(term) or f"{'training loss term' if kind == 'train' else 'validation'} {label(name)}"
 
 
-def _band_traces(name: str, place: int, found: Band) -> list[Figure]:
+def _band_traces(name: str, place: int, joined: Band) -> list[Figure]:
     """Draw the seeds' range as an area and their mean as a line."""
-    how, steps = look(place), list(found.steps)
+    how, steps = look(place), list(joined.steps)
     shared = {"type": "scatter", "meta": name, "legendgroup": name, "name": label(name)}
     line = {
         **shared,
         "mode": "lines+markers" if len(steps) <= 12 else "lines",
         "x": steps,
-        "y": list(found.mean),
+        "y": list(joined.mean),
         "line": {"color": how.color, "dash": how.dash, "width": 2},
         "marker": {"symbol": how.symbol, "size": 6},
         "hovertemplate": f"%{{y:.3f}}<extra>{label(name)}</extra>",
     }
-    if found.n_seeds < 2:
+    if joined.n_seeds < 2:
         return [line]
     area = {
         **shared,
         "mode": "lines",
         "x": steps + steps[::-1],
-        "y": list(found.high) + list(found.low)[::-1],
+        "y": list(joined.high) + list(joined.low)[::-1],
         "fill": "toself",
         "fillcolor": how.soft,
         "line": {"width": 0},

@@ -194,8 +194,8 @@ def _created(stamp: str) -> str:
 
 def _unique_packages(arm: Arm) -> list[str]:
     """Return the package lists of an arm's runs as text, each once."""
-    told = (", ".join(f"{name} {number}" for name, number in run.packages.items()) for run in arm.runs)
-    return [text for text in dict.fromkeys(told) if text]
+    versions = (", ".join(f"{name} {number}" for name, number in run.packages.items()) for run in arm.runs)
+    return [text for text in dict.fromkeys(versions) if text]
 
 
 @functools.cache

@@ -45,8 +45,8 @@ def low_data_lines(comparison: Comparison) -> tuple[LowDataLine, ...]:
 
 def _shared_name(arm: Arm) -> str:
     kept = {key: value for key, value in arm.settings.items() if not key.startswith("data.")}
-    told = ", ".join(f"{key}={value}" for key, value in kept.items())
-    return f"{arm.experiment} [{told}]" if told else arm.experiment
+    settings = ", ".join(f"{key}={value}" for key, value in kept.items())
+    return f"{arm.experiment} [{settings}]" if settings else arm.experiment
 
 
 def low_data(lines: Sequence[LowDataLine], score: Score) -> Figure:
@@ -63,8 +63,8 @@ def low_data(lines: Sequence[LowDataLine], score: Score) -> Figure:
 
 def _low_data_trace(line: LowDataLine, score: Score) -> Figure:
     how = look(line.index)
-    found = [(arm.labelled, arm.scores[score.key]) for arm in line.arms if score.key in arm.scores]
-    known = [(x, e.mean, e.low, e.high) for x, e in found if e.mean is not None]
+    points = [(arm.labelled, arm.scores[score.key]) for arm in line.arms if score.key in arm.scores]
+    known = [(x, e.mean, e.low, e.high) for x, e in points if e.mean is not None]
     return {
         "type": "scatter",
         "mode": "lines+markers",

@@ -119,14 +119,16 @@ def head_table(comparison: Comparison) -> HeadTable:
 
 
 def _head_rows(comparison: Comparison) -> list[HeadRow]:
-    found = {(row.arm, row.score): row for row in comparison.differences}
+    differences = {(row.arm, row.score): row for row in comparison.differences}
     unequal = {check.arm for check in comparison.budget if not check.equal}
     rows = [
         HeadRow(
             name=arm.name,
             place=place,
-            scores=tuple(_score_cell(arm, score, found.get((arm.name, score.key))) for score in comparison.scores),
-            costs=_costs(arm, comparison, found.get((arm.name, comparison.scores[0].key))),
+            scores=tuple(
+                _score_cell(arm, score, differences.get((arm.name, score.key))) for score in comparison.scores
+            ),
+            costs=_costs(arm, comparison, differences.get((arm.name, comparison.scores[0].key))),
             pairs=_pairs(arm),
             random_teacher=arm.random_teacher,
             unequal=arm.name in unequal,
@@ -156,8 +158,8 @@ def _pairs(arm: Arm) -> str:
 
 def _spread(known: Estimate, score: Score) -> str:
     """Write the interval, or with too little for one the standard deviation of the means per seed."""
-    told = interval(known.low, known.high, score.digits)
-    return told or ("" if known.sd_seeds is None else f"± {number(known.sd_seeds, score.digits)}")
+    text = interval(known.low, known.high, score.digits)
+    return text or ("" if known.sd_seeds is None else f"± {number(known.sd_seeds, score.digits)}")
 
 
 def _costs(arm: Arm, comparison: Comparison, row: Difference | None) -> tuple[Cell, ...]:
@@ -225,11 +227,11 @@ def case_panels(comparison: Comparison) -> list[CasePanel]:
 def _case_panel(comparison: Comparison, score: Score) -> CasePanel:
     baseline, *others = comparison.arms
     means = {arm.name: case_means(arm, score.key) for arm in comparison.arms}
-    theirs = means[baseline.name]
+    of_baseline = means[baseline.name]
     names = sorted({case for cases in means.values() for case in cases})
     rows = []
     for case in names:
-        base = theirs.get(case)
+        base = of_baseline.get(case)
         cells = [Cell(text=number(base, score.digits), sort=base)]
         cells += [_change(means[arm.name].get(case), base, score) for arm in others]
         for of_case in comparison.references.values():
@@ -237,10 +239,10 @@ def _case_panel(comparison: Comparison, score: Score) -> CasePanel:
             cells.append(Cell(text=number(value, score.digits), sort=value))
         rows.append(CaseRow(name=case, cells=tuple(cells)))
     gains = [(arm, *cases_that_gain(arm, baseline, score)) for arm in others]
-    told = "; ".join(f"{short(arm.name)} is better in {better} of {both} cases" for arm, both, better in gains)
+    summary = "; ".join(f"{short(arm.name)} is better in {better} of {both} cases" for arm, both, better in gains)
     return CasePanel(
         score=score,
-        caption=f"{told}." if told else "",
+        caption=f"{summary}." if summary else "",
         heads=tuple(short(name) for name in (*means, *comparison.references)),
         rows=tuple(rows),
     )

@@ -133,12 +133,12 @@ def with_trees(image: Image.Image, box: Box, *, gold: Tree, pred: Tree | None, s
         return image
     of_pred = tree_pieces(pred, spacing_um)
     tolerance = DEFAULT_TREE_TOLERANCE
-    found = pieces_within(of_gold, of=of_pred, tolerance_vox=tolerance)
+    gold_found = pieces_within(of_gold, of=of_pred, tolerance_vox=tolerance)
     right = pieces_within(of_pred, of=of_gold, tolerance_vox=tolerance)
     for pieces, which, color in (
-        (of_gold, found, HIT),
+        (of_gold, gold_found, HIT),
         (of_pred, ~right, FALSE),
-        (of_gold, ~found, LOST),
+        (of_gold, ~gold_found, LOST),
     ):
         _lines(image, box, pieces, which, color)
     return image

@@ -80,16 +80,16 @@ def _differences(comparison: Comparison) -> list[str]:
     for score in comparison.scores:
         body = [
             [
-                escape(found.arm),
-                f"**{found.verdict}**" if found.verdict != "INCONCLUSIVE" else found.verdict,
-                escape(numerals.difference(found, score)),
-                *(escape(probability(p)) for p in (found.p, found.p_holm, found.p_cases)),
-                number(found.detectable, score.digits),
-                f"{found.n_cases} x {found.n_seeds}",
-                escape(found.why),
+                escape(difference.arm),
+                f"**{difference.verdict}**" if difference.verdict != "INCONCLUSIVE" else difference.verdict,
+                escape(numerals.difference(difference, score)),
+                *(escape(probability(p)) for p in (difference.p, difference.p_holm, difference.p_cases)),
+                number(difference.detectable, score.digits),
+                f"{difference.n_cases} x {difference.n_seeds}",
+                escape(difference.why),
             ]
-            for found in comparison.differences
-            if found.score == score.key
+            for difference in comparison.differences
+            if difference.score == score.key
         ]
         lines += ["", f"### {escape(numerals.heading(score))}", "", *_rows(head, body, left=2)]
     return lines
@@ -99,18 +99,21 @@ def _ranks(comparison: Comparison) -> list[str]:
     """A row per arm and one per number of the test; a score without ranks says why below."""
     rankings, scores = comparison.rankings, {score.key: score for score in comparison.scores}
     lines = ["## Average ranks over cases", "", RANKS] if rankings else []
-    if any(found.ranks for found in rankings):
+    if any(ranking.ranks for ranking in rankings):
         body = [
-            [escape(arm.name), *(number(found.ranks.get(arm.name), 2) for found in rankings)] for arm in comparison.arms
+            [escape(arm.name), *(number(ranking.ranks.get(arm.name), 2) for ranking in rankings)]
+            for arm in comparison.arms
         ]
         body += [
-            ["*critical difference at 0.05*", *(number(found.critical_difference, 2) for found in rankings)],
-            ["*p, Friedman*", *(escape(probability(found.p)) for found in rankings)],
-            ["*cases x seeds*", *(f"{found.n_cases} x {found.n_seeds}" for found in rankings)],
+            ["*critical difference at 0.05*", *(number(ranking.critical_difference, 2) for ranking in rankings)],
+            ["*p, Friedman*", *(escape(probability(ranking.p)) for ranking in rankings)],
+            ["*cases x seeds*", *(f"{ranking.n_cases} x {ranking.n_seeds}" for ranking in rankings)],
         ]
-        lines += ["", *_rows(["arm", *(escape(numerals.heading(scores[found.score])) for found in rankings)], body)]
-    reasons = dict.fromkeys(found.why for found in rankings if found.why)
-    alike = {why: [escape(scores[found.score].label) for found in rankings if found.why == why] for why in reasons}
+        lines += ["", *_rows(["arm", *(escape(numerals.heading(scores[ranking.score])) for ranking in rankings)], body)]
+    reasons = dict.fromkeys(ranking.why for ranking in rankings if ranking.why)
+    alike = {
+        why: [escape(scores[ranking.score].label) for ranking in rankings if ranking.why == why] for why in reasons
+    }
     return [*lines, *([""] if alike else []), *(f"- {', '.join(of)}: {escape(why)}" for why, of in alike.items())]
 
 

@@ -66,13 +66,13 @@ def differences(comparison: Comparison) -> Table:
     for score in comparison.scores:
         table.add_section()
         table.add_row(Text(numerals.heading(score), style="bold"))
-        for found in comparison.differences:
-            if found.score == score.key:
+        for difference in comparison.differences:
+            if difference.score == score.key:
                 table.add_row(
-                    Text(found.arm),
-                    Text(numerals.difference(found, score)),
-                    Text(found.verdict, style=STYLES[found.verdict]),
-                    Text(found.why),
+                    Text(difference.arm),
+                    Text(numerals.difference(difference, score)),
+                    Text(difference.verdict, style=STYLES[difference.verdict]),
+                    Text(difference.why),
                 )
     return table
 

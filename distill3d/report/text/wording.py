@@ -52,14 +52,14 @@ def answer(comparison: Comparison) -> Answer:
     main = comparison.scores[0]
     rows = [row for row in comparison.differences if row.score == main.key]
     verdict = _verdict(rows)
-    found = [*_by_how_much(main, rows), *_undecided(main, rows, verdict), *_other_scores(comparison)]
+    sentences = [*_by_how_much(main, rows), *_undecided(main, rows, verdict), *_other_scores(comparison)]
     trust = [*_power(comparison, main, rows), *_trust(comparison)]
-    return Answer(verdict, _headline(comparison, main, rows, verdict), tuple(found), tuple(trust))
+    return Answer(verdict, _headline(comparison, main, rows, verdict), tuple(sentences), tuple(trust))
 
 
 def _verdict(rows: Sequence[Difference]) -> Verdict:
-    found = {row.verdict for row in rows}
-    return "BETTER" if "BETTER" in found else "WORSE" if "WORSE" in found else "INCONCLUSIVE"
+    verdicts = {row.verdict for row in rows}
+    return "BETTER" if "BETTER" in verdicts else "WORSE" if "WORSE" in verdicts else "INCONCLUSIVE"
 
 
 def _headline(comparison: Comparison, main: Score, rows: Sequence[Difference], verdict: Verdict) -> Markup:
@@ -67,9 +67,9 @@ def _headline(comparison: Comparison, main: Score, rows: Sequence[Difference], v
     if verdict == "INCONCLUSIVE":
         who = "No arm is" if len(rows) > 1 else Markup("{} is not").format(bold(rows[0].arm))
         return Markup("{} shown to differ from {} in {}.").format(who, base, main.label)
-    found = [row for row in rows if row.verdict == verdict]
-    who, verb = _names([row.arm for row in found]), "is" if len(found) == 1 else "are"
-    by = Markup(" by {}").format(_size(found[0], main)) if len(found) == 1 else ""
+    deciding = [row for row in rows if row.verdict == verdict]
+    who, verb = _names([row.arm for row in deciding]), "is" if len(deciding) == 1 else "are"
+    by = Markup(" by {}").format(_size(deciding[0], main)) if len(deciding) == 1 else ""
     return Markup("{} {} {} than {} in {}{}.").format(who, verb, verdict.lower(), base, main.label, by)
 
 
@@ -96,22 +96,24 @@ def _undecided(main: Score, rows: Sequence[Difference], verdict: Verdict) -> lis
     open_rows = [row for row in rows if row.verdict == "INCONCLUSIVE"]
     if not open_rows:
         return []
-    said = []
+    sentences = []
     if verdict != "INCONCLUSIVE":
         verb = "is" if len(open_rows) == 1 else "are"
-        said.append(Markup("{} {} inconclusive.").format(_names([row.arm for row in open_rows]), verb))
+        sentences.append(Markup("{} {} inconclusive.").format(_names([row.arm for row in open_rows]), verb))
     largest = max((row for row in open_rows if row.mean is not None), key=lambda row: abs(row.mean or 0), default=None)
     if largest is not None and verdict == "INCONCLUSIVE":
-        told = interval(largest.low, largest.high, main.digits, signed=True)
-        inside = Markup(", 95\N{NO-BREAK SPACE}% interval {}").format(told) if told else ""
+        bounds = interval(largest.low, largest.high, main.digits, signed=True)
+        inside = Markup(", 95\N{NO-BREAK SPACE}% interval {}").format(bounds) if bounds else ""
         size = number(largest.mean, main.digits, signed=True) + _spaced_unit(main)
         of = Markup("The largest difference seen is that of {}:").format(bold(largest.arm))
-        said.append(Markup("{} {}{}.").format(of if len(open_rows) > 1 else "The difference seen is", size, inside))
+        sentences.append(
+            Markup("{} {}{}.").format(of if len(open_rows) > 1 else "The difference seen is", size, inside)
+        )
     reasons = list(dict.fromkeys(row.why.rstrip(".") for row in open_rows if row.why))
     if reasons:
         rest = f" (and {len(reasons) - 1} more reasons in the table below)" if len(reasons) > 1 else ""
-        said.append(Markup("Why no verdict: {}{}.").format(reasons[0], rest))
-    return said
+        sentences.append(Markup("Why no verdict: {}{}.").format(reasons[0], rest))
+    return sentences
 
 
 def _power(comparison: Comparison, main: Score, rows: Sequence[Difference]) -> list[Markup]:
@@ -140,41 +142,41 @@ def _other_scores(comparison: Comparison) -> list[Markup]:
         if row.score in labels and row.verdict != "INCONCLUSIVE":
             where.setdefault((row.arm, row.verdict), []).append(labels[row.score])
     alike: dict[tuple[Verdict, tuple[str, ...]], list[str]] = {}
-    for (arm, verdict), found in where.items():
-        alike.setdefault((verdict, tuple(found)), []).append(arm)
+    for (arm, verdict), shown in where.items():
+        alike.setdefault((verdict, tuple(shown)), []).append(arm)
     if not alike:
         return [Markup("The other scores decide nothing either way.")]
     parts = [
         Markup("{} {} {} in {}").format(
-            _names(arms), "is" if len(arms) == 1 else "are", verdict.lower(), _told(found, len(labels))
+            _names(arms), "is" if len(arms) == 1 else "are", verdict.lower(), _told(shown, len(labels))
         )
-        for (verdict, found), arms in alike.items()
+        for (verdict, shown), arms in alike.items()
     ]
     more = "; more stands in the table" if len(parts) > NAMED else ""
     return [Markup("In the other scores, {}{}.").format(Markup("; ").join(parts[:NAMED]), more)]
 
 
-def _told(found: Sequence[str], of: int) -> Markup:
-    return Markup("all") if len(found) == of and of > 1 else listed(found)
+def _told(names: Sequence[str], of: int) -> Markup:
+    return Markup("all") if len(names) == of and of > 1 else listed(names)
 
 
 def _trust(comparison: Comparison) -> list[Markup]:
     """Say whether the arms had the same budget, and whose teacher knows nothing."""
     unequal = [check.arm for check in comparison.budget if not check.equal]
     random = [arm.name for arm in comparison.arms if arm.random_teacher]
-    said = []
+    sentences = []
     if unequal:
         verb = "was" if len(unequal) == 1 else "were"
-        said.append(
+        sentences.append(
             Markup(
                 "{} {} not run at the budget of {}: what is seen may have another cause than the strategy (see Budget)."
             ).format(_names(unequal), verb, bold(comparison.baseline))
         )
     elif comparison.budget:
-        said.append(Markup("All arms had the same budget: they differ in strategy, teacher or student only."))
+        sentences.append(Markup("All arms had the same budget: they differ in strategy, teacher or student only."))
     if random:
-        said.append(Markup("The teacher of {} has random weights.").format(_names(random)))
-    return said
+        sentences.append(Markup("The teacher of {} has random weights.").format(_names(random)))
+    return sentences
 
 
 def bold(name: str) -> Markup:
