@@ -10,7 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from distill3d.config.catalog import GROUNDS, PRETRAINING, experiment_files, experiments, split_name
+from distill3d.config.catalog import GROUNDS, experiment_files, experiments, split_name
 from distill3d.config.plain import as_plain
 from distill3d.config.schema import Experiment
 from distill3d.config.tables import with_origins
@@ -22,6 +22,7 @@ from distill3d.training.teacher_maps import fill, make_view
 from distill3d.training.trainer import make_trainer, quiet
 
 FILES = experiment_files()
+PRETRAINING = "pretrain_"  # starts the name of a file that trains a 2D network
 EVERY = [name for name in experiments() if not name.startswith(PRETRAINING)]
 # Every arm once, on the simplest ground that has it, and every file of a ground's own.
 STEPPED = sorted(

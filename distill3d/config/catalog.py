@@ -2,7 +2,8 @@
 
 An experiment's name is a ground's prefix and an arm: ``op_kd_cosine`` is the arm ``kd_cosine`` on the ground ``op``. An
 arm that has no file on a ground takes the file of the next ground below, and every ``base:`` of its chain goes to the
-nearest file in the same way. So every arm exists on every ground above the one it was written for.
+nearest file in the same way. So every arm exists on every ground above the one it was written for. An arm is a file
+whose bases lead to ``scratch``, the file that says what the data are; any other file stands alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,7 +20,7 @@ from distill3d.errors import ConfigError, did_you_mean
 SUFFIXES = (".yaml", ".yml")
 # Prefix of a name -> prefixes under which a file is looked for, nearest first. Without a prefix: simulated neurons.
 GROUNDS = {"op_hard_": ("op_hard_", "op_", ""), "op_": ("op_", ""), "": ("",)}
-PRETRAINING = "pretrain_"  # starts the name of a file that trains a 2D network, which has no ground
+ROOT = "scratch"  # the arm that says on what data a ground is
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +65,62 @@ def experiment_files() -> dict[str, Path]:
 
 
 def experiments() -> dict[str, ExperimentFile]:
-    """Name -> where it is read from, of every arm on every ground, sorted by name."""
+    """Name -> where it is read from, of every file and of every arm on every ground, sorted by name."""
     files = experiment_files()
-    arms = {split_name(name)[1] for name in files if not name.startswith(PRETRAINING)}
-    named = {name: ExperimentFile(name, path) for name, path in files.items() if name.startswith(PRETRAINING)}
-    for ground, prefixes in GROUNDS.items():
-        for arm in arms:
-            path = next((files[prefix + arm] for prefix in prefixes if prefix + arm in files), None)
-            if path is not None:
-                named[ground + arm] = ExperimentFile(ground + arm, path, ground)
-    return dict(sorted(named.items()))
+    names = {*files, *(ground + split_name(name)[1] for name in files for ground in GROUNDS)}
+    return {name: file for name in sorted(names) if (file := _find(name, files))}
 
 
-def on_ground(path: Path, ground: str, seen: list[Path]) -> Path:
-    """Return the file that stands for a parent on a ground: the nearest one there is that was not read already."""
+def _find(name: str, files: Mapping[str, Path]) -> ExperimentFile | None:
+    ground, arm = split_name(name)
+    nearest = next((prefix + arm for prefix in GROUNDS[ground] if prefix + arm in files), None)
+    if nearest is None or (nearest != name and not _is_arm(nearest, files)):
+        return None
+    return ExperimentFile(name, files[nearest], ground)
+
+
+def _is_arm(name: str, files: Mapping[str, Path]) -> bool:
+    """Say whether a file's bases lead to ``scratch``, so that a ground can take its place."""
+    passed: list[str] = []
+    while name in files and name not in passed:
+        if split_name(name)[1] == ROOT:
+            return True
+        passed.append(name)
+        base = Path(str(_settings(files[name]).get("base", ""))).stem
+        name = base if base in files else split_name(base)[1]
+    return False
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Return what a file says itself; nothing if it cannot be read, of which `distill3d.config.files` says why."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def on_ground(path: Path, ground: str, seen: list[Path]) -> tuple[Path, str]:
+    """Return the file that stands for a parent, the nearest that was not read already, and the ground of its parents.
+
+    Args:
+        path: as ``base:`` says it, seen from its child; ``.yaml`` may be left out.
+        ground: of the child. Without one, the name of a parent that has no file may bring its own.
+        seen: files read already, resolved.
+    """
+    path = path if path.suffix in SUFFIXES else path.with_name(f"{path.name}.yaml")
+    if not ground and not path.is_file():
+        ground = split_name(path.stem)[0]
     arm = split_name(path.stem)[1] if ground else path.stem
     nearest = (path.with_name(f"{prefix}{arm}{path.suffix}") for prefix in GROUNDS[ground])
-    return next((file for file in nearest if file.is_file() and file.resolve() not in seen), path)
+    return next((file for file in nearest if file.is_file() and file.resolve() not in seen), path), ground
 
 
 def questions() -> dict[str, str]:
     """Arm -> the question it asks, inherited from its base where it asks none."""
     asked = {}
     for name, file in experiments().items():
-        settings = yaml.safe_load(file.path.read_text()) or {}
+        settings = _settings(file.path)
         asked.setdefault(split_name(name)[1], str(settings.get("question", f"see {settings.get('base', file.path)}")))
     return asked
 
@@ -100,9 +134,9 @@ def find_experiment(name: str | Path) -> ExperimentFile:
     path = Path(name)
     if path.suffix in SUFFIXES:
         return ExperimentFile(path.stem, find_file(name, experiment_files, kind="experiment"), split_name(path.stem)[0])
+    if file := _find(str(name), experiment_files()):
+        return file
     known = experiments()
-    if str(name) in known:
-        return known[str(name)]
     hint = did_you_mean(str(name), known)
     arms = ", ".join(sorted({split_name(each)[1] for each in known}))
     grounds = ", ".join(prefix for prefix in reversed(GROUNDS) if prefix)

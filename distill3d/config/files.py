@@ -35,6 +35,8 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
     """
     origins: dict[str, str] = {}
     merged = _chained(file.path, file.ground, origins, [])
+    if file.path.stem != file.name and "question" in merged:
+        merged["question"] = f"{merged['question']} (on {file.ground.rstrip('_')})"
     merged = _merge(merged, parse_overrides(overrides), origins, COMMAND_LINE, "")
     try:
         with_ground = OmegaConf.create({_GROUND: file.ground, **merged})
@@ -59,21 +61,31 @@ def _chained(path: Path, ground: str, origins: dict[str, str], seen: list[Path])
     seen = [*seen, path.resolve()]
     settings = _read_yaml(path)
     base = settings.pop("base", None)
-    parent = {} if base is None else _chained(on_ground(path.parent / str(base), ground, seen), ground, origins, seen)
+    parent = {} if base is None else _chained(*on_ground(path.parent / str(base), ground, seen), origins, seen)
     strategy = settings.get("strategy")
     parts = strategy.get("parts") if isinstance(strategy, Mapping) else None
+    taken: dict[str, str] = {}
     if isinstance(parts, dict):
-        parts |= {name: _part(part, path, ground, seen) for name, part in parts.items()}
-    return _merge(parent, settings, origins, str(path), "")
+        for name, part in parts.items():
+            if isinstance(part, Mapping) and "base" in part:
+                parts[name], part_origins = _part(part, path, ground, seen)
+                taken |= {f"strategy.parts.{name}.{key}": origin for key, origin in part_origins.items()}
+    merged = _merge(parent, settings, origins, str(path), "")
+    origins |= taken
+    return merged
 
 
-def _part(part: object, path: Path, ground: str, seen: list[Path]) -> object:
-    """Return a part of ``combine``, merged over the strategy of the experiment that its ``base:`` names."""
-    if not isinstance(part, Mapping) or "base" not in part:
-        return part
-    other = _chained(on_ground(path.parent / str(part["base"]), ground, seen), ground, {}, seen)
+def _part(part: Mapping[str, Any], path: Path, ground: str, seen: list[Path]) -> tuple[Plain, dict[str, str]]:
+    """Return a part of ``combine``, merged over the strategy that its ``base:`` names, and who said what in it."""
+    origins: dict[str, str] = {}
+    other = _chained(*on_ground(path.parent / str(part["base"]), ground, seen), origins, seen)
     own = {key: value for key, value in part.items() if key != "base"}
-    return _merge({"part": other.get("strategy", {})}, {"part": own}, {}, str(path), "")["part"]
+    merged = _merge({"strategy": other.get("strategy", {})}, {"strategy": own}, origins, str(path), "")
+    return merged["strategy"], _below("strategy.", origins)
+
+
+def _below(prefix: str, origins: Mapping[str, str]) -> dict[str, str]:
+    return {key.removeprefix(prefix): origin for key, origin in origins.items() if key.startswith(prefix)}
 
 
 def _read_yaml(path: Path) -> Plain:
@@ -118,6 +130,8 @@ def _merge(parent: Plain, child: Mapping[str, Any], origins: dict[str, str], ori
             merged[key] = _merge(dict(inherited), value, origins, origin, f"{path}.")
         else:
             merged[key] = value
+            for replaced in _below(f"{path}.", origins):
+                del origins[f"{path}.{replaced}"]
             origins[path] = origin
             origins.update(dict.fromkeys(_paths(value, path), origin))
     return merged

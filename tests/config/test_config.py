@@ -386,3 +386,42 @@ def test_a_part_takes_the_strategy_of_another_experiment_on_its_ground(grounds, 
 def test_a_part_that_is_its_own_base_is_refused(grounds, write):
     write("experiments/round.yaml", "base: scratch.yaml\nstrategy: {name: pair, parts: {a: {base: round.yaml}}}\n")
     assert "circle" in problems("round")[0]
+
+
+def test_an_error_in_what_a_part_takes_names_the_file_that_said_it(grounds, write):
+    write("experiments/near.yaml", "base: scratch.yaml\nstrategy: {name: toy, width: 3, widht: 3}\n")
+    write("experiments/both.yaml", "base: scratch.yaml\nstrategy: {name: pair, parts: {a: {base: near, rat: 1}}}\n")
+    REGISTRIES["strategy"].register("pair", config=TogetherConfig)(type("Pair", (), {}))
+    taken, own = problems("op_both")
+    assert taken.startswith("experiments/near.yaml: strategy.parts.a.widht: unknown key")
+    assert own.startswith("experiments/both.yaml: strategy.parts.a.rat: unknown key")
+
+
+def test_origins_of_a_replaced_component_go_with_it(grounds, write):
+    write("experiments/wide.yaml", "base: scratch.yaml\nstudent: {name: other, height: 3}\n")
+    origins = read(find_experiment("wide")).origins
+    said = {key: Path(origin).name for key, origin in origins.items() if key.startswith("student")}
+    assert said == dict.fromkeys(("student", "student.name", "student.height"), "wide.yaml")
+
+
+def test_a_file_that_does_not_lead_to_scratch_stands_alone(grounds, write):
+    write("experiments/alone.yaml", "question: q\ndata: {name: other}\nstudent: {name: toy}\n")
+    write("experiments/beside.yaml", "base: alone.yaml\n")
+    write("experiments/op_broken.yaml", "data: [1\n")
+    assert {"alone", "beside", "op_broken"} <= experiments().keys()
+    for name in ("op_alone", "op_hard_beside", "op_hard_broken"):
+        with pytest.raises(ConfigError, match=rf"unknown experiment '{name}' \(did you mean"):
+            find_experiment(name)
+
+
+def test_a_file_may_have_an_arm_on_a_ground_for_its_base(grounds, write):
+    write("experiments/of_mine.yaml", "base: op_hard_deep.yaml\nseed: 3\n")
+    loaded, base = load("of_mine"), load("op_hard_deep")
+    assert (loaded.student, loaded.data, loaded.seed) == (base.student, base.data, 3)
+    with pytest.raises(ConfigError, match=r"op_shallow.yaml: no such experiment file"):
+        load(write("experiments/lost.yaml", "base: op_shallow.yaml\n"))
+
+
+def test_the_question_of_an_arm_without_a_file_on_its_ground_says_the_ground(grounds):
+    assert [load(name).question for name in ("deep", "op_scratch", "op_hard_deep")] == ["q", "q", "q (on op_hard)"]
+    assert load("op_deep", "question=mine").question == "mine"
