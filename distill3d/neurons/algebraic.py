@@ -11,6 +11,7 @@ overflow in half precision: use bf16 or float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from distill3d.config.registry import NEURONS
 from distill3d.layers.norm3d import Norm, make_norm
 from distill3d.neurons.base import NeuronConfig, NeuronConv3d, at_least, per_channel
-from distill3d.neurons.expression import parse_terms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,15 +192,37 @@ class Product(nn.Sequential):
         return product
 
 
+# `exp` and `log` are left out: the first overflows in half precision, the second is not defined everywhere.
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "square": torch.square,
+    "cube": lambda x: x**3,
+    "power4": lambda x: x**4,
+    "power5": lambda x: x**5,
+    "power6": lambda x: x**6,
+    "abs": torch.abs,
+    "cos": torch.cos,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "sin": torch.sin,
+    "tanh": torch.tanh,
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskBasedConfig(NeuronConfig):
     """Settings of ``task_based``."""
 
-    expression: str = "x**2 + sin(x)"  # a sum of terms in x, see distill3d.neurons.expression
+    functions: tuple[str, ...] = ("square", "sin")  # of x, one or more of `FUNCTIONS`; 2x**2 - sin(x) has these two
 
     def __post_init__(self) -> None:
         NeuronConfig.__post_init__(self)
-        parse_terms(self.expression)
+        accepted = f"accepted: one or more of {', '.join(FUNCTIONS)}, each once"
+        if not self.functions or len(set(self.functions)) < len(self.functions):
+            raise ValueError(f"functions={list(self.functions)}: {accepted}")
+        for name in self.functions:
+            if name not in FUNCTIONS:
+                raise ValueError(f"functions: {name!r} is unknown; {accepted}")
 
 
 @NEURONS.register("task_based", config=TaskBasedConfig)
@@ -208,25 +230,28 @@ class TaskBasedConfig(NeuronConfig):
 class TaskBasedConv3d(NeuronConv3d):
     """A neuron made for a task, ``sum_t W_t phi_t(x) + b``: one convolution per term of an expression.
 
-    Identity: the layer is the term ``x``, which is added where the expression lacks it (ours); the other W_t = 0.
+    A coefficient of an expression becomes a weight, so that a list of functions says what the expression is. Products
+    and compositions of functions, such as ``x sin(x)``, cannot be named.
+
+    Identity: the layer is the term ``x``, which is added where the list lacks it (ours); the other W_t = 0.
     Random: the layer is the term ``x`` if there is one, else the first. Zeros that pad the image are 0 after phi too.
 
-    Source: Fan et al., task-based neurons (tnlearn), as reviewed in arXiv 2301.09245.
+    Source: Fan et al., task-based neurons (tnlearn), as reviewed in arXiv 2301.09245. What its symbolic regression
+    finds are polynomials, unless told otherwise.
     """
 
     gated = ("branches",)
 
     def __init__(self, config: TaskBasedConfig, *, conv: nn.Conv3d) -> None:
         super().__init__(config, conv=conv)
-        terms = list(parse_terms(config.expression))
-        plain = next((term for term in terms if term.is_variable), None)
-        self.first = None if self.starts_linear else plain or terms[0]
-        self.terms = [term for term in terms if term is not (plain or self.first)]
+        first = "identity" if self.starts_linear or "identity" in config.functions else config.functions[0]
+        self.first = FUNCTIONS[first]
+        self.terms = [FUNCTIONS[name] for name in config.functions if name != first]
         self.branches = nn.ModuleList(self.branch(bias=None, zero=self.starts_linear) for _ in self.terms)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map [B, C, Z, Y, X]."""
-        total = self.linear(image if self.first is None else self.first.apply(image))
+        total = self.linear(self.first(image))
         for term, branch in zip(self.terms, self.branches, strict=True):
-            total = total + branch(term.apply(image))
+            total = total + branch(term(image))
         return total

@@ -12,7 +12,7 @@ from torch import nn
 from distill3d.config.registry import NEURONS, Component
 from distill3d.layers.conv3d import PlaneConv3d
 from distill3d.neurons import conversion
-from distill3d.neurons.algebraic import PolynomialConfig, TaskBasedConfig
+from distill3d.neurons.algebraic import FUNCTIONS, PolynomialConfig, TaskBasedConfig
 from distill3d.neurons.base import NarrowConv3d, NeuronConfig
 from distill3d.neurons.biological import SpikingConfig, firing_rate
 
@@ -149,8 +149,8 @@ def polynomial(slow, x, start):
 
 def task_based(slow, x, start):
     if start == "identity":
-        return slow.conv(x, "linear") + slow.conv(x**2, "branches.0") + slow.conv(-np.sin(x), "branches.1")
-    return slow.conv(x**2, "linear") + slow.conv(-np.sin(x), "branches.0")
+        return slow.conv(x, "linear") + slow.conv(x**2, "branches.0") + slow.conv(np.sin(x), "branches.1")
+    return slow.conv(x**2, "linear") + slow.conv(np.sin(x), "branches.0")
 
 
 def dendritic(slow, x, start):
@@ -171,7 +171,7 @@ REFERENCES = {
     "compact_quadratic": (compact_quadratic, {}),
     "t4_linear": (t4_linear, {}),
     "polynomial": (polynomial, {"order": 3, "rank": 2}),
-    "task_based": (task_based, {"expression": "x**2 - sin(x)"}),
+    "task_based": (task_based, {"functions": ("square", "sin")}),
     "dendritic": (dendritic, {"dendrites": 3}),
     "spiking": (spiking, {"steps": 5}),
 }
@@ -308,7 +308,9 @@ def test_settings_refuse_what_all_types_refuse(name):
     [
         (PolynomialConfig, {"order": 1}, "order=1 is too small; accepted: 2 or more"),
         (PolynomialConfig, {"rank": 0}, "rank=0 is too small"),
-        (TaskBasedConfig, {"expression": "x + exec(x)"}, r"'exec\(x\)' is not accepted"),
+        (TaskBasedConfig, {"functions": ("square", "sinus")}, "'sinus' is unknown; accepted: one or more of identity,"),
+        (TaskBasedConfig, {"functions": ("sin", "sin")}, r"functions=\['sin', 'sin'\]: accepted: .*, each once"),
+        (TaskBasedConfig, {"functions": ()}, r"functions=\[\]: accepted: one or more of"),
         (NEURONS["dendritic"].config, {"dendrites": 0}, "dendrites=0 is too small"),
         (SpikingConfig, {"steps": 0}, "steps=0 is too small"),
         (SpikingConfig, {"leak": 1.1}, "leak=1.1 is out of range; accepted: 0 to 1"),
@@ -321,11 +323,21 @@ def test_settings_out_of_range_are_one_line(config, settings, says):
     assert "\n" not in str(caught.value)
 
 
-def test_an_expression_with_a_plain_x_gives_it_to_the_layer():
+def test_a_plain_x_among_the_functions_is_the_layers():
     for start in ("identity", "random"):
-        neuron = build("task_based", layer("grouped"), expression="x**2 + x", init=start)
+        neuron = build("task_based", layer("grouped"), functions=("square", "identity"), init=start)
         assert len(neuron.branches) == 1
-        assert neuron.terms[0].text == "x ** 2"
+        assert neuron.terms == [FUNCTIONS["square"]]
+
+
+def test_every_function_is_numpys():
+    x = np.linspace(-2, 2, 9)
+    values = {"identity": x, "square": x**2, "cube": x**3} | {f"power{n}": x**n for n in (4, 5, 6)}
+    values |= {"abs": np.abs(x), "cos": np.cos(x), "sin": np.sin(x), "tanh": np.tanh(x)}
+    values |= {"relu": np.maximum(x, 0), "sigmoid": 1 / (1 + np.exp(-x))}
+    assert values.keys() == FUNCTIONS.keys()
+    for name, value in values.items():
+        np.testing.assert_allclose(FUNCTIONS[name](torch.from_numpy(x)), value, rtol=1e-12, err_msg=name)
 
 
 class TestHardSpikes:
