@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
-from distill3d.evaluation.metrics.by_case import mask_scores
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, tree_scores
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
+from distill3d.evaluation.scores import mask_scores
 from distill3d.tracing.trace import trace
 from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree

@@ -18,10 +18,9 @@ from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.tree import tree_figure
-from distill3d.evaluation.metrics.by_case import mask_scores
 from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.projections import Projections, project, write_projections
-from distill3d.evaluation.scores import SCORES, summarize
+from distill3d.evaluation.scores import SCORES, mask_scores, summarize
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.tracing.trace import trace

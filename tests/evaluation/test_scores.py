@@ -5,9 +5,8 @@ from dataclasses import asdict
 import numpy as np
 from made_trees import EMPTY, make, straight
 
-from distill3d.evaluation.metrics.by_case import mask_scores
 from distill3d.evaluation.metrics.tree import tree_scores
-from distill3d.evaluation.scores import SCORES
+from distill3d.evaluation.scores import SCORES, mask_scores
 from distill3d.report.comparison.columns import DEFAULT
 
 GOLD = np.zeros((7, 16, 40), bool)

@@ -105,30 +105,6 @@ def voxel_scores(
     )
 
 
-def hd95_um(
-    *,
-    pred: np.ndarray,
-    gold: np.ndarray,
-    known: np.ndarray | None = None,
-    spacing_um: Sequence[float] = (1.0, 1.0, 1.0),
-) -> float:
-    """Return ``VoxelScores.hd95_um`` alone, for who needs no other score.
-
-    Args and errors are those of ``voxel_scores``.
-
-    >>> gold = np.zeros((1, 1, 10), bool); gold[..., 2:6] = True
-    >>> hd95_um(pred=gold, gold=gold), hd95_um(pred=~gold, gold=gold) > 0
-    (0.0, True)
-    """
-    pred, gold = known_pair(pred=pred, gold=gold, known=known, tolerance_vox=0.0)
-    n_pred, n_gold = np.count_nonzero(pred), np.count_nonzero(gold)
-    if not (n_pred and n_gold):
-        return _diagonal_um(pred.shape, spacing_um) if n_pred != n_gold else 0.0
-    box = box_of(pred | gold)
-    distances = surface_distances(pred=padded(pred[box]), gold=padded(gold[box]), spacing=spacing_um)
-    return _larger_percentile(*distances)
-
-
 def _scores_of_empty(n_pred: int, n_gold: int, diagonal_um: float) -> VoxelScores:
     """Score a pair of which at least one mask is empty."""
     missed = n_pred != n_gold

@@ -2,9 +2,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from distill3d.evaluation.metrics.by_case import mask_scores
 from distill3d.evaluation.metrics.topology import topology_scores
 from distill3d.evaluation.metrics.voxel import voxel_scores
+from distill3d.evaluation.scores import mask_scores
 
 
 def test_the_scores_of_masks_are_those_of_both_functions():
