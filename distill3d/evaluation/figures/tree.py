@@ -1,7 +1,4 @@
-"""A picture of a predicted tree over its image: what of gold was found, what was missed, what is spurious.
-
-It classifies as ``metrics.tree`` scores, and draws; it traces nothing and reads no file.
-"""
+"""A picture of a predicted tree over its image: what of gold was found, what was missed, what is spurious."""
 
 from __future__ import annotations
 

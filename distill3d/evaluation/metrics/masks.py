@@ -1,7 +1,4 @@
-"""What a pair of voxel masks must be before any metric reads it, and the box worth looking at.
-
-It scores nothing (``metrics.voxel``, ``metrics.topology``).
-"""
+"""What a pair of voxel masks must be before any metric reads it, and the box worth looking at."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Exact distances from voxels of one mask to the nearest voxel of another, fast where masks are thin and close.
-
-It scores nothing (``metrics.voxel``) and knows no component (``metrics.topology``).
-"""
+"""Exact distances from voxels of one mask to the nearest voxel of another, fast where masks are thin and close."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Compare how two voxel masks of one neuron hang together: skeletons, holes, breaks and parts that should not be there.
-
-It does not measure overlap or distance (``metrics.voxel``) and knows no tree (``metrics.tree``).
-"""
+"""Compare how two voxel masks of one neuron hang together: skeletons, holes, breaks and parts that should not be there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Compare two neuron trees: Vaa3D's ESA, DSA and PDS, length found at a tolerance, tips and branch points.
-
-It does not know voxel masks (``metrics.voxel``, ``metrics.topology``) and reads no file (``swc``).
-"""
+"""Compare two neuron trees: Vaa3D's ESA, DSA and PDS, length found at a tolerance, tips and branch points."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Exact distances from points to the edges of a tree, and Vaa3D's ESA, DSA and PDS on top of them.
-
-It knows no unit, no empty tree and no score of length (``metrics.tree``).
-"""
+"""Exact distances from points to the edges of a tree, and Vaa3D's ESA, DSA and PDS on top of them."""
 
 from __future__ import annotations
 

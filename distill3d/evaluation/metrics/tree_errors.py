@@ -1,7 +1,4 @@
-"""Where two trees differ: the pieces whose length ``metrics.tree`` counts, and the stretches they join to.
-
-It gives no score (``metrics.tree``) and draws nothing (``tree_figure``).
-"""
+"""Where two trees differ: the pieces whose length ``metrics.tree`` counts, and the stretches they join to."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Compare two voxel masks of one neuron: overlap, overlap at a tolerance, and distances of their surfaces.
-
-It does not know connectedness (``metrics.topology``) or trees (``metrics.tree``).
-"""
+"""Compare two voxel masks of one neuron: overlap, overlap at a tolerance, and distances of their surfaces."""
 
 from __future__ import annotations
 

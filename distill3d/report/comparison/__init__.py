@@ -1,1 +1,1 @@
-"""Numbers: runs grouped to arms, compared with statistics. It writes no word."""
+"""Numbers: runs grouped to arms, compared with statistics."""

@@ -1,4 +1,4 @@
-"""Profiles and ranks of a comparison's arms, score by score. It names no winner and lays nothing out."""
+"""Profiles and ranks of a comparison's arms, score by score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the `Comparison` that page, Markdown and terminal show. It lays nothing out."""
+"""Builds the `Comparison` that page, Markdown and terminal show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups runs into arms, names them, and chooses the baseline. It computes no score."""
+"""Groups runs into arms, names them, and chooses the baseline."""
 
 from __future__ import annotations
 

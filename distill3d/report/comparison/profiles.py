@@ -1,4 +1,4 @@
-"""Performance profiles: the share of pairs of case and seed that reach a score, over all scores. It reads no run.
+"""Performance profiles: the share of pairs of case and seed that reach a score, over all scores.
 
 Source: Agarwal et al. 2021, *Deep Reinforcement Learning at the Edge of the Statistical Precipice*, section 4.2 (arXiv
 2108.13264); Dolan and More 2002. There tasks are fixed and runs are resampled within each. Here the cases are a sample

@@ -1,4 +1,4 @@
-"""Average ranks of arms over cases, and which of them differ. It reads no run.
+"""Average ranks of arms over cases, and which of them differ.
 
 Source: Demsar 2006, *Statistical Comparisons of Classifiers over Multiple Data Sets*, JMLR 7, section 3.2: Friedman's
 test, then Nemenyi's critical difference, drawn as groups of arms that are not told apart.

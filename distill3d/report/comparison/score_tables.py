@@ -1,4 +1,4 @@
-"""Scores of an arm's runs as a table of cases by seeds. It computes nothing."""
+"""Scores of an arm's runs as a table of cases by seeds."""
 
 from __future__ import annotations
 

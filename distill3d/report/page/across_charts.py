@@ -1,4 +1,4 @@
-"""Charts of all arms over all cases as plain Plotly dictionaries: profiles and ranks. They read no file.
+"""Charts of all arms over all cases as plain Plotly dictionaries: profiles and ranks.
 
 Profiles are drawn as in Agarwal et al. 2021, figure 7. Ranks are drawn as in Demsar 2006, figure 1, with every name to
 the left of its line, so that a phone can show them.

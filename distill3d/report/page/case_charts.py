@@ -1,4 +1,4 @@
-"""Charts of cases as plain Plotly dictionaries: which neurons gain. They read no file."""
+"""Charts of cases as plain Plotly dictionaries: which neurons gain."""
 
 from __future__ import annotations
 

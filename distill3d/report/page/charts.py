@@ -1,4 +1,4 @@
-"""Charts as plain Plotly dictionaries: what all share, and the differences of arms. They read no file.
+"""Charts as plain Plotly dictionaries: what all share, and the differences of arms.
 
 Colors are custom properties of the page, see `distill3d.report.page.palette`; the page's script replaces them.
 """

@@ -1,4 +1,4 @@
-"""Learning curves of runs: read once, seeds of an arm joined to a band, drawn. They judge nothing."""
+"""Learning curves of runs: read once, seeds of an arm joined to a band, drawn."""
 
 from __future__ import annotations
 

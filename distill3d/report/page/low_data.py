@@ -1,4 +1,4 @@
-"""Scores against the number of labelled volumes, where a report has arms with several. It reads no file."""
+"""Scores against the number of labelled volumes, where a report has arms with several."""
 
 from __future__ import annotations
 

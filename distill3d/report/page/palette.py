@@ -1,4 +1,4 @@
-"""Colors, dashes and markers of arms, the same in every chart. It draws nothing.
+"""Colors, dashes and markers of arms, the same in every chart.
 
 A chart names colors as ``var(--arm-1)``; the page's style sheet gives them a value for light and for dark.
 """

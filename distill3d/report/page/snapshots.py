@@ -1,4 +1,4 @@
-"""Small pictures of a case for the page: projections, errors and trees at one place, as WebP. It scores nothing."""
+"""Small pictures of a case for the page: projections, errors and trees at one place, as WebP."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Picture:
         uri: ``data:image/webp;base64,...``.
         width: pixels.
         height: pixels.
-        alt: what is seen, for who cannot see it.
+        alt: what is seen, for readers who cannot see the picture.
     """
 
     uri: str

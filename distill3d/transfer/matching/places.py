@@ -1,7 +1,6 @@
 """Losses between a student's and a teacher's maps on one grid, place by place, and the table of all by name.
 
-Relations between places are in `relations`. It knows no network, no projection, no weight of a term and no teacher's
-slices: strategies of `distill3d.transfer` bring both maps to one grid and call what is here.
+Relations between places are in `relations`. Strategies bring both maps to one grid and call what is here.
 """
 
 from __future__ import annotations
