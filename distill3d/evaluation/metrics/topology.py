@@ -1,4 +1,4 @@
-"""Compare how two voxel masks of one neuron hang together: skeletons, holes, breaks and parts that should not be there."""
+"""Compare how two voxel masks of one neuron hang together: skeletons, holes, breaks and spurious parts."""
 
 from __future__ import annotations
 
