@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -156,11 +156,11 @@ def written_once(folder: Path, write: Callable[[Path], Mapping[str, Any]]) -> Pa
 
 
 def code_hash(*modules: str) -> str:
-    """Hash the source text of imported modules, so that the work of old code is never taken for that of new code."""
+    """Hash the source text of modules, so that the work of old code is never taken for that of new code."""
     digest = hashlib.sha256()
     for name in modules:
-        path = sys.modules[name].__file__
-        digest.update(Path(path).read_bytes() if path else name.encode())
+        spec = importlib.util.find_spec(name)  # which imports no module that nobody needs yet
+        digest.update(Path(spec.origin).read_bytes() if spec and spec.origin else name.encode())
     return digest.hexdigest()
 
 

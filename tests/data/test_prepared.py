@@ -1,5 +1,7 @@
 """Prepared cases: scaling to [0, 1], atomic writing, refusal of anything partial, and two processes at once."""
 
+import hashlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -274,3 +276,11 @@ def test_gold_of_another_shape_than_the_volume_is_refused(tmp_path):
 
     with pytest.raises(InputError, match=r"mask \(5, 8, 10\)"):
         prepare(Crooked(tmp_path), "a", CONFIG)
+
+
+def test_code_is_hashed_whether_it_is_imported_yet_or_not():
+    names = ("distill3d.volumes.thinning", "this")  # the second one prints when it is imported
+    expected = hashlib.sha256(b"".join(Path(importlib.util.find_spec(name).origin).read_bytes() for name in names))
+    assert prepared.code_hash(*names) == expected.hexdigest()
+    assert "this" not in sys.modules
+    assert prepared.code_hash(names[1], names[0]) != prepared.code_hash(*names)

@@ -107,7 +107,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import numpy as np
-from distill3d.teachers import Timm2d, Timm2dConfig
+from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 from distill3d.teachers.cache import FeatureCache, Stack
 from distill3d.teachers.slices import Zoom
 
