@@ -15,23 +15,23 @@ TEST = "DISTILL3D_TEST"  # in the environment of all that a launched process sta
 DISTILL3D = (sys.executable, "-m", "distill3d")
 
 
-def wait_for(condition, seconds=WAIT, *, told=lambda: ""):
-    """Return what the condition gives as soon as it gives something; fail with what is told after some seconds."""
+def wait_for(condition, seconds=WAIT, *, describe=lambda: ""):
+    """Return what the condition gives as soon as it gives something; fail with the description after some seconds."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, told()
+    while not (value := condition()):
+        assert time.monotonic() < deadline, describe()
         time.sleep(0.1)
-    return found
+    return value
 
 
 def marked(name, value):
     """Processes with a variable in their environment; none that has ended and only waits to be reaped."""
-    found = []
+    pids = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # of another user, or gone meanwhile
             if process.environ().get(name) == value:
-                found.append(process)
-    return found
+                pids.append(process)
+    return pids
 
 
 class Launched:
@@ -83,11 +83,11 @@ class Launched:
 
         def come():
             ended = self.process.poll() is not None
-            found = condition()
-            assert found or not ended, self.printed
-            return found
+            value = condition()
+            assert value or not ended, self.printed
+            return value
 
-        return wait_for(come, seconds, told=lambda: self.printed)
+        return wait_for(come, seconds, describe=lambda: self.printed)
 
     def end(self):
         """Kill it and what it started, in whatever session, until there is none."""

@@ -46,7 +46,7 @@ def stack(pairs, values):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda p: (p / "a.tif").write_bytes(b""), "a.tif"),
         (lambda p: (p / "a.tif").write_bytes((p / "a.tif").read_bytes()[:900]), "a.tif"),
@@ -59,11 +59,11 @@ def stack(pairs, values):
     ],
     ids=["empty", "truncated", "zeros", "nan", "no nodes", "apart", "cycle", "no gold"],
 )
-def test_a_case_that_cannot_be_used_is_one_line(pairs, lines, spoil, said):
+def test_a_case_that_cannot_be_used_is_one_line(pairs, lines, spoil, message):
     spoil(pairs)
-    told = lines()
-    assert len(told) == 1
-    assert said in told[0]
+    printed = lines()
+    assert len(printed) == 1
+    assert message in printed[0]
 
 
 def test_all_cases_that_cannot_be_used_are_told_at_once(pairs, lines):
@@ -77,7 +77,7 @@ def test_a_missing_folder_is_one_line(pairs, lines):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("strategy.name=inflate",), "needs a teacher"),
         (("strategy.name=inflate", "teacher.name=timm2d"), "set student.name=convnet3d"),
@@ -87,7 +87,7 @@ def test_a_missing_folder_is_one_line(pairs, lines):
     ],
     ids=["no teacher", "no 2D twin", "another network", "no file", "no such network"],
 )
-def test_a_teacher_that_does_not_fit_is_one_line(lines, overrides, said):
-    told = lines(*overrides)
-    assert len(told) == 1
-    assert said in told[0]
+def test_a_teacher_that_does_not_fit_is_one_line(lines, overrides, message):
+    printed = lines(*overrides)
+    assert len(printed) == 1
+    assert message in printed[0]

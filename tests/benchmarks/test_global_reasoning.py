@@ -89,8 +89,8 @@ def test_global_reasoning_against_the_unet_without_it():
     calls = {arm: lambda net=net: down(net(image).logits) for arm, net in nets.items()}
     middle, ratio = side_by_side(calls, "none")
     for arm, what in ARMS.items():
-        asked = "" if arm == "none" else f", {ratio[arm]:.3f} of the plain U-Net (asked: at most 1.05)"
-        sys.stdout.write(f"\n{what:25} {middle[arm] * 1e3:6.0f} ms forward + backward{asked}")
+        limit = "" if arm == "none" else f", {ratio[arm]:.3f} of the plain U-Net (asked: at most 1.05)"
+        sys.stdout.write(f"\n{what:25} {middle[arm] * 1e3:6.0f} ms forward + backward{limit}")
     assert ratio["bottleneck"] < 1.1
 
 

@@ -37,9 +37,9 @@ def seconds(work, repeats):
     times = []
     for _ in range(repeats):
         start = time.process_time()
-        found = work()
+        result = work()
         times.append(time.process_time() - start)
-    return statistics.median(times), found
+    return statistics.median(times), result
 
 
 def grown(n, step, seed):
@@ -72,9 +72,9 @@ def segments(tree):
 def brute_force(one, other):
     """ESA, DSA and PDS of two trees with every point against every edge, 64 points at once to stay in the cache."""
     means, apart, shares = [], [], []
-    for mine, yours in ((one, other), (other, one)):
+    for own, yours in ((one, other), (other, one)):
         points = []
-        for start, end in zip(mine.start, mine.end, strict=True):
+        for start, end in zip(own.start, own.end, strict=True):
             n = int(1 + np.linalg.norm(end - start) + 0.5)
             points.append(start + np.linspace(0, 1, n)[:, None] * (end - start))
         points = np.concatenate(points)
@@ -105,14 +105,14 @@ TREES = {
 def test_distances_of_two_trees_against_brute_force(name):
     one, other = TREES[name]()
     a, b = segments(one), segments(other)
-    took, found = seconds(lambda: esa_dsa_pds(pred=a, gold=b), 7)
+    took, result = seconds(lambda: esa_dsa_pds(pred=a, gold=b), 7)
     brute, expected = seconds(lambda: brute_force(a, b), 1)
     whole, _ = seconds(lambda: tree_scores(pred=one, gold=other), 5)
     sys.stdout.write(
         f"\n{name}: {took * 1e3:.0f} ms, brute force {brute:.1f} s: {brute / took:.0f} times (asked: 50 and 1 s);"
         f" tree_scores {whole * 1e3:.0f} ms\n"
     )
-    assert (found.esa, found.dsa, found.pds) == pytest.approx(expected, abs=1e-9)
+    assert (result.esa, result.dsa, result.pds) == pytest.approx(expected, abs=1e-9)
     assert took < 1.0
     assert brute > 50 * took
 
@@ -120,8 +120,8 @@ def test_distances_of_two_trees_against_brute_force(name):
 def test_distances_of_two_real_trees(data_dir):
     folder = data_dir / "swc" / "navis_hemibrain"
     one, other = (read_swc(folder / f"{name}.swc") for name in ("1734350788", "1734350908"))
-    took, found = seconds(lambda: esa_dsa_pds(pred=segments(one), gold=segments(other)), 3)
-    assert 0 < found.esa <= found.dsa  # two neurons; DSA leaves the near nodes out
+    took, result = seconds(lambda: esa_dsa_pds(pred=segments(one), gold=segments(other)), 3)
+    assert 0 < result.esa <= result.dsa  # two neurons; DSA leaves the near nodes out
     sys.stdout.write(
         f"\nreal trees of {one.n_nodes} and {other.n_nodes} nodes, {one.length_um:.0f} and {other.length_um:.0f} voxels"
         f" long: {took:.2f} s\n"
@@ -147,14 +147,14 @@ def test_hd95_against_monai(data_dir, radius, spacing, kind):
         distances = surface_distances(pred=padded(pred[box]), gold=padded(gold[box]), spacing=spacing)
         return max(float(np.percentile(each, 95)) for each in distances)
 
-    ours, found = seconds(in_the_box, 9)
-    theirs, expected = seconds(monai, 3)
+    own_seconds, result = seconds(in_the_box, 9)
+    other_seconds, expected = seconds(monai, 3)
     scores, _ = seconds(lambda: voxel_scores(pred=pred, gold=gold, spacing_um=spacing), 5)
     topology, _ = seconds(lambda: topology_scores(pred=pred, gold=gold), 1)
     sys.stdout.write(
-        f"\nHD95, {gold.sum()} voxels, radius {radius:g}, {kind}, z spacing {spacing[0]:g}: {ours * 1e3:.0f} ms,"
-        f" MONAI {theirs * 1e3:.0f} ms: {theirs / ours:.1f} times (asked: 6); voxel_scores {scores * 1e3:.0f} ms,"
-        f" topology_scores {topology * 1e3:.0f} ms\n"
+        f"\nHD95, {gold.sum()} voxels, radius {radius:g}, {kind}, z spacing {spacing[0]:g}: {own_seconds * 1e3:.0f} ms,"
+        f" MONAI {other_seconds * 1e3:.0f} ms: {other_seconds / own_seconds:.1f} times (asked: 6);"
+        f" voxel_scores {scores * 1e3:.0f} ms, topology_scores {topology * 1e3:.0f} ms\n"
     )
-    assert found == pytest.approx(expected, rel=1e-5)
-    assert theirs > 6 * ours
+    assert result == pytest.approx(expected, rel=1e-5)
+    assert other_seconds > 6 * own_seconds

@@ -165,12 +165,12 @@ def test_all_problems_are_told_at_once_each_with_file_and_key(write):
         "seed=-1",
         "strategy.name=tuby",
     )
-    told = "\n".join(lines)
-    assert "base.yaml: trainer.step: unknown key 'step'; did you mean 'steps'?" in told
-    assert "child.yaml: student.widht: unknown key 'widht'; did you mean 'width'?" in told
-    assert "child.yaml: data.kernel: " in told
-    assert "command line: strategy.name: unknown strategy 'tuby'; did you mean" not in told
-    assert "command line: strategy.name: unknown strategy 'tuby'; known: none, other, toy" in told
+    joined = "\n".join(lines)
+    assert "base.yaml: trainer.step: unknown key 'step'; did you mean 'steps'?" in joined
+    assert "child.yaml: student.widht: unknown key 'widht'; did you mean 'width'?" in joined
+    assert "child.yaml: data.kernel: " in joined
+    assert "command line: strategy.name: unknown strategy 'tuby'; did you mean" not in joined
+    assert "command line: strategy.name: unknown strategy 'tuby'; known: none, other, toy" in joined
     assert len(lines) == 4
 
 
@@ -180,7 +180,7 @@ def test_values_out_of_range_are_told_with_their_key(write):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "fragment"),
     [
         ("student.mode=posh", "'fancy'"),
         ("student.width=abc", "'abc'"),
@@ -196,16 +196,16 @@ def test_values_out_of_range_are_told_with_their_key(write):
         ("student.inner.deep=1", "did you mean 'depth'"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_names_it(write, override, said):
+def test_a_wrong_value_is_one_line_that_names_it(write, override, fragment):
     lines = problems(write("base.yaml", BASE), override)
     assert len(lines) == 1
-    assert said in lines[0]
+    assert fragment in lines[0]
 
 
 def test_missing_components_are_told(write):
-    told = "\n".join(problems(write("empty.yaml", "question: q\n")))
-    assert "data: must be a mapping with a name" in told
-    assert "student: must be a mapping with a name" in told
+    joined = "\n".join(problems(write("empty.yaml", "question: q\n")))
+    assert "data: must be a mapping with a name" in joined
+    assert "student: must be a mapping with a name" in joined
 
 
 def test_a_component_without_its_name_is_told_the_key(write):
@@ -264,7 +264,7 @@ def test_a_child_adds_and_changes_freely_named_settings(pairs_file, write):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "fragment"),
     [
         (
             "strategy.pairs.mid.wieght=1",
@@ -284,9 +284,9 @@ def test_a_child_adds_and_changes_freely_named_settings(pairs_file, write):
         ("losses={a.b: {name: overlap}}", "losses.a.b: 'a.b' has a dot"),
     ],
 )
-def test_what_is_wrong_with_one_of_the_freely_named_is_one_line_with_its_key(pairs_file, override, said):
+def test_what_is_wrong_with_one_of_the_freely_named_is_one_line_with_its_key(pairs_file, override, fragment):
     (line,) = problems(pairs_file, override)
-    assert said in line
+    assert fragment in line
 
 
 def test_freely_named_settings_survive_the_way_through_a_checkpoint(pairs_file):
@@ -400,8 +400,8 @@ def test_an_error_in_what_a_part_takes_names_the_file_that_said_it(grounds, writ
 def test_origins_of_a_replaced_component_go_with_it(grounds, write):
     write("experiments/wide.yaml", "base: scratch.yaml\nstudent: {name: other, height: 3}\n")
     origins = read(find_experiment("wide")).origins
-    said = {key: Path(origin).name for key, origin in origins.items() if key.startswith("student")}
-    assert said == dict.fromkeys(("student", "student.name", "student.height"), "wide.yaml")
+    file_of = {key: Path(origin).name for key, origin in origins.items() if key.startswith("student")}
+    assert file_of == dict.fromkeys(("student", "student.name", "student.height"), "wide.yaml")
 
 
 def test_a_file_that_does_not_lead_to_scratch_stands_alone(grounds, write):

@@ -56,10 +56,10 @@ def test_trees_are_scored_in_the_unit_of_their_files_or_in_um(tmp_path):
     paths = [tmp_path / "pred.swc", tmp_path / "gold.swc"]
     for path, y in zip(paths, (13.0, 10.0), strict=True):
         write_swc(path, line(y))
-    found = score_files(*paths)
-    assert set(found) >= TREE_KEYS
-    assert (found["esa"], found["dsa"], found["pds"], found["unit"]) == (3.0, 3.0, 1.0, "vox")
-    assert (found["f1"], found["length_gold"]) == (1.0, 40.0)
+    scores = score_files(*paths)
+    assert set(scores) >= TREE_KEYS
+    assert (scores["esa"], scores["dsa"], scores["pds"], scores["unit"]) == (3.0, 3.0, 1.0, "vox")
+    assert (scores["f1"], scores["length_gold"]) == (1.0, 40.0)
     scaled = score_files(*paths, spacing_um=(2.0, 2.0, 2.0))
     assert (scaled["esa"], scaled["unit"], scaled["f1"], scaled["length_gold"]) == (6.0, "um", 0.0, 80.0)
 
@@ -73,9 +73,9 @@ def test_a_traced_tree_is_in_um_already_and_gold_in_voxels_is_brought_to_it(tmp_
     write_swc(tmp_path / "gold.swc", in_voxels)
     assert stated_spacing(tmp_path / "pred.swc") == MICROMETERS
     assert stated_spacing(tmp_path / "gold.swc") is None
-    found = score_files(tmp_path / "pred.swc", tmp_path / "gold.swc", spacing_um=spacing)
-    assert (found["f1"], found["unit"]) == (1, "um")
-    assert found["length_pred"] == pytest.approx(found["length_gold"])
+    scores = score_files(tmp_path / "pred.swc", tmp_path / "gold.swc", spacing_um=spacing)
+    assert (scores["f1"], scores["unit"]) == (1, "um")
+    assert scores["length_pred"] == pytest.approx(scores["length_gold"])
     assert score_files(tmp_path / "pred.swc", tmp_path / "pred.swc", spacing_um=spacing)[
         "length_gold"
     ] == pytest.approx(40)
@@ -103,19 +103,19 @@ def test_a_file_states_the_voxels_it_counts_in(tmp_path):
 def test_a_mask_is_traced_to_be_compared_with_a_tree(tmp_path):
     gold = tmp_path / "gold.swc"
     write_swc(gold, line())
-    found = score_files(mask_file(tmp_path / "mask.tif", line()), gold)
-    assert set(found) >= TREE_KEYS
-    assert found["f1"] == 1.0
-    assert found["esa"] < 1.0
+    scores = score_files(mask_file(tmp_path / "mask.tif", line()), gold)
+    assert set(scores) >= TREE_KEYS
+    assert scores["f1"] == 1.0
+    assert scores["esa"] < 1.0
 
 
 def test_an_empty_mask_is_missed_and_not_perfect(tmp_path):
     gold = mask_file(tmp_path / "gold.tif", line())
     empty = tmp_path / "empty.tif"
     write_volume(empty, Volume(np.zeros((16, 24, 60), np.uint8), (1.0, 1.0, 1.0)))
-    found = score_files(empty, gold)
-    assert (found["dice"], found["missed"]) == (0.0, 1.0)
-    assert found["hd95"] == pytest.approx(np.linalg.norm((16, 24, 60)))
+    scores = score_files(empty, gold)
+    assert (scores["dice"], scores["missed"]) == (0.0, 1.0)
+    assert scores["hd95"] == pytest.approx(np.linalg.norm((16, 24, 60)))
 
 
 def test_masks_of_different_shape_end_with_exit_code_2_and_one_line(tmp_path):
@@ -140,6 +140,6 @@ def test_the_command_prints_one_object(tmp_path):
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 6])
 def test_real_gold_against_itself_is_perfect(data_dir, number):
     gold = data_dir / "pairs" / f"OP_{number}.swc"
-    found = score_files(gold, gold)
-    assert (found["esa"], found["dsa"], found["pds"], found["f1"]) == (pytest.approx(0, abs=1e-9), 0, 0, 1)
-    assert found["length_gold"] == pytest.approx(read_swc(gold).length_um)
+    scores = score_files(gold, gold)
+    assert (scores["esa"], scores["dsa"], scores["pds"], scores["f1"]) == (pytest.approx(0, abs=1e-9), 0, 0, 1)
+    assert scores["length_gold"] == pytest.approx(read_swc(gold).length_um)

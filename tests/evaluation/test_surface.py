@@ -12,9 +12,9 @@ SPACINGS = st.sampled_from([(1.0, 1.0, 1.0), (3.03, 0.7, 1.1), (0.2, 5.0, 1.0)])
 
 
 def mask(seed: int, share: float) -> np.ndarray:
-    found = np.random.default_rng(seed).random((8, 13, 17)) < share
-    found[4, 6, 8] = True
-    return found
+    points = np.random.default_rng(seed).random((8, 13, 17)) < share
+    points[4, 6, 8] = True
+    return points
 
 
 @given(seed=st.integers(0, 10**6), share=SHARES, spacing=SPACINGS, tree_share=st.sampled_from([0.0, 1.0]))
@@ -23,9 +23,9 @@ def test_distances_are_those_of_all_pairs(seed, share, spacing, tree_share):
     points, target = mask(seed, share), mask(seed + 1, share / 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(surface, "_TREE_SHARE", tree_share)
-        found = distances_to(padded(target), np.flatnonzero(padded(points)), spacing=spacing)
+        measured = distances_to(padded(target), np.flatnonzero(padded(points)), spacing=spacing)
     gaps = (np.argwhere(points)[:, None] - np.argwhere(target)[None]) * np.array(spacing)
-    np.testing.assert_allclose(found, np.linalg.norm(gaps, axis=2).min(axis=1), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(measured, np.linalg.norm(gaps, axis=2).min(axis=1), rtol=0, atol=1e-9)
 
 
 @given(seed=st.integers(0, 10**6), limit=st.sampled_from([0.0, 1.0, 2.5, 3.0, 4.0, 9.0]))

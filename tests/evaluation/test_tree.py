@@ -146,8 +146,8 @@ def test_voxels_undo_the_spacing_and_micrometers_keep_it():
 
 def test_in_micrometers_length_is_still_sampled_every_voxel():
     """A line of 10 um in voxels of 0.1 um, of which gold holds the first 5.25: a step of 1 um would say 0.5 or 0.6."""
-    found = tree_scores(pred=straight(10), gold=straight(5.25), unit="um", spacing_um=(0.1,) * 3, tolerance=0.0)
-    assert found.precision == pytest.approx(0.525, abs=0.006)
+    in_um = tree_scores(pred=straight(10), gold=straight(5.25), unit="um", spacing_um=(0.1,) * 3, tolerance=0.0)
+    assert in_um.precision == pytest.approx(0.525, abs=0.006)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_real_gold_against_its_cleaned_copy_with_and_without_vaa3ds_orphan_edges
         assert (scores.esa, scores.dsa, scores.pds, scores.f1) == (pytest.approx(0, abs=1e-9), 0.0, 0.0, 1.0)
         compat[path.stem] = tree_scores(pred=cleaned, gold=gold, vaa3d_compat=True)
         if gold.n_nodes < 160:
-            found = (compat[path.stem].esa, compat[path.stem].dsa, compat[path.stem].pds)
-            assert found == pytest.approx(slow_vaa3d(cleaned, gold, compat=True), abs=1e-9)
+            distances = (compat[path.stem].esa, compat[path.stem].dsa, compat[path.stem].pds)
+            assert distances == pytest.approx(slow_vaa3d(cleaned, gold, compat=True), abs=1e-9)
     assert all(scores.esa > 0.1 and scores.f1 == 1.0 for scores in compat.values())
     assert max(scores.esa for scores in compat.values()) > 3.0

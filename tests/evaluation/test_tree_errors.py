@@ -69,15 +69,15 @@ def slow_stretches(tree, wrong):
         cuts = [("node", child), *((child, k) for k in range(1, n)), ("node", parent)]
         ends += [{cuts[k], cuts[k + 1]} for k in range(n)]
         lengths += [length / n] * n
-    left, found = {i for i, bad in enumerate(wrong) if bad}, []
+    left, measured = {i for i, bad in enumerate(wrong) if bad}, []
     while left:
         group = [left.pop()]
         for piece in group:
             near = [i for i in left if ends[i] & ends[piece]]
             left -= set(near)
             group += near
-        found.append((round(sum(lengths[i] for i in group), 6), len(group)))
-    return sorted(pair for pair in found if pair[0] or not any(lengths))
+        measured.append((round(sum(lengths[i] for i in group), 6), len(group)))
+    return sorted(pair for pair in measured if pair[0] or not any(lengths))
 
 
 @given(forests(), st.randoms(use_true_random=False))
@@ -86,8 +86,8 @@ def test_stretches_are_those_of_a_slow_flood(tree, random):
     pieces = tree_pieces(tree, ONE)
     wrong = np.array([random.random() < 0.7 for _ in pieces.lengths_vox])
     stretches = error_stretches(pieces, wrong)
-    found = sorted((round(stretch.length_vox, 6), len(stretch.points_zyx_vox)) for stretch in stretches)
-    np.testing.assert_allclose(found, slow_stretches(tree, wrong), atol=2e-6)
+    measured = sorted((round(stretch.length_vox, 6), len(stretch.points_zyx_vox)) for stretch in stretches)
+    np.testing.assert_allclose(measured, slow_stretches(tree, wrong), atol=2e-6)
     lengths = [stretch.length_vox for stretch in stretches]
     assert lengths == sorted(lengths, reverse=True)
     for stretch in stretches:

@@ -173,7 +173,7 @@ def test_scores_stand_below_the_title(tmp_path, words):
 
 
 @pytest.mark.parametrize(
-    ("pred", "gold", "said"),
+    ("pred", "gold", "fragment"),
     [
         (
             EMPTY,
@@ -185,9 +185,9 @@ def test_scores_stand_below_the_title(tmp_path, words):
     ],
     ids=["no_prediction", "no_gold", "nothing"],
 )
-def test_empty_trees_leave_the_image_and_a_sentence(tmp_path, words, pred, gold, said):
+def test_empty_trees_leave_the_image_and_a_sentence(tmp_path, words, pred, gold, fragment):
     path = draw(tmp_path, pred, gold, image=stack(trunk()))
-    assert set(said) <= set(words)
+    assert set(fragment) <= set(words)
     assert (count(path, LOST) > 200) == bool(gold.n_nodes)
     assert (count(path, FALSE) > 200) == bool(pred.n_nodes)
     assert count(path, HIT) == 0

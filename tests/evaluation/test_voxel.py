@@ -129,12 +129,12 @@ def test_overlaps_at_a_tolerance_are_those_of_all_pairs(seed, share, tolerance):
 @settings(max_examples=20, deadline=None)
 def test_tree_and_transform_give_the_same_scores(seed, share):
     pred, gold = blobs(seed, share=share), blobs(seed + 1)
-    found = []
+    means = []
     for limit in (0.0, 1.0):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(surface, "_TREE_SHARE", limit)
-            found.append(asdict(voxel_scores(pred=pred, gold=gold, spacing_um=(3.0, 1.0, 0.5))))
-    assert found[0] == pytest.approx(found[1])
+            means.append(asdict(voxel_scores(pred=pred, gold=gold, spacing_um=(3.0, 1.0, 0.5))))
+    assert means[0] == pytest.approx(means[1])
 
 
 @given(seed=st.integers(0, 10**6), axes=st.permutations([0, 1, 2]))

@@ -125,11 +125,11 @@ def estimate_of(runs, key):
 def difference_of(arm, base, score):
     paired = [
         [
-            mine.cases[case][score.key] - theirs.cases[case][score.key]
-            for case in mine.cases
-            if mine.cases[case][score.key] is not None
+            arm_run.cases[case][score.key] - base_run.cases[case][score.key]
+            for case in arm_run.cases
+            if arm_run.cases[case][score.key] is not None
         ]
-        for mine, theirs in zip(arm.runs, base.runs, strict=True)
+        for arm_run, base_run in zip(arm.runs, base.runs, strict=True)
     ]
     by_case = np.array(paired, float).mean(axis=0)
     mean, error = by_case.mean(), by_case.std(ddof=1) / np.sqrt(len(by_case))

@@ -172,9 +172,9 @@ def _small_heap():
 @pytest.fixture
 def three_arms(write_run):
     """Nine runs of three arms: ``scratch`` (no strategy), ``inflate`` (better by 0.08) and ``kd`` (the same)."""
-    found = []
+    collected = []
     for seed in range(3):
-        found += [
+        collected += [
             write_run("scratch", seed, dice=made_up(0.0, seed)),
             write_run(
                 "inflate",
@@ -191,7 +191,7 @@ def three_arms(write_run):
                 teacher={"random": True, "weights": "random"},
             ),
         ]
-    return found
+    return collected
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def visit(browser):
     """Open a file in a context of its own; afterwards nothing may have been complained of or asked of a network."""
     from pages import SLOW, WIDE
 
-    opened, heard, asked = [], [], []
+    opened, heard, requests = [], [], []
 
     def go(path, *, viewport=WIDE, scheme="light", **more):
         context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True, **more)
@@ -243,7 +243,7 @@ def visit(browser):
         page = context.new_page()
         page.on("console", lambda message: heard.append((message.type, message.text)))
         page.on("pageerror", lambda error: heard.append(("error", str(error))))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri())
         page.wait_for_selector("html[data-ready=yes]")
         return page
@@ -252,4 +252,4 @@ def visit(browser):
     for context in opened:
         context.close()
     assert heard == []
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []

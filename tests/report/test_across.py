@@ -39,12 +39,12 @@ def ranking_in(comparison, key):
 @pytest.mark.parametrize("score", [DICE, HD95], ids=["dice", "hd95"])
 def test_a_profile_counts_the_pairs_of_its_arm(comparison, score):
     for arm in comparison.arms:
-        found, values = found_in(comparison, score.key)[arm.name], np.array(pairs(arm, score.key))
+        entry, values = found_in(comparison, score.key)[arm.name], np.array(pairs(arm, score.key))
         slack = 1e-5 * np.abs(values).max()  # scores are rounded for the picture
-        for tau, share in zip(found.taus, found.shares, strict=True):
+        for tau, share in zip(entry.taus, entry.shares, strict=True):
             reached = values >= tau - slack if score.higher_is_better else values <= tau + slack
             assert share == pytest.approx(reached.mean(), abs=1e-4)
-        assert found.n_pairs == len(values)
+        assert entry.n_pairs == len(values)
 
 
 def test_a_missed_case_is_no_pair_and_no_rank(comparison):
@@ -60,20 +60,20 @@ def test_ranks_are_of_means_over_the_pairs_that_all_arms_have(comparison):
     runs = list(first.runs)
     runs[1] = dataclasses.replace(runs[1], cases=runs[1].cases | {case: runs[1].cases[case] | {"dice": None}})
     gappy = (dataclasses.replace(first, runs=tuple(runs)), *others)
-    (found,) = rankings_of(gappy, [DICE])
+    (entry,) = rankings_of(gappy, [DICE])
     means = [[np.mean([arm.runs[k].cases[name]["dice"] for k in ((0, 2) if name == case else (0, 1, 2))])
               for arm in comparison.arms] for name in first.runs[0].cases]  # fmt: skip
     slow = np.mean([[1 + sum(b > a for b in row) for a in row] for row in means], axis=0)
-    assert found.ranks == pytest.approx(dict(zip([arm.name for arm in comparison.arms], slow, strict=True)))
-    assert (found.n_cases, found.n_seeds) == (8, 3)
+    assert entry.ranks == pytest.approx(dict(zip([arm.name for arm in comparison.arms], slow, strict=True)))
+    assert (entry.n_cases, entry.n_seeds) == (8, 3)
 
 
 def test_ranks_come_best_first_and_less_is_better_where_it_is(comparison):
     for score in (DICE, HD95):
-        found = ranking_in(comparison, score.key)
-        assert list(found.ranks.values()) == sorted(found.ranks.values())
-        assert next(iter(found.ranks)) == "op_kd_inflate"
-        assert list(found.ranks)[-1] == "op_shuffled"
+        entry = ranking_in(comparison, score.key)
+        assert list(entry.ranks.values()) == sorted(entry.ranks.values())
+        assert next(iter(entry.ranks)) == "op_kd_inflate"
+        assert list(entry.ranks)[-1] == "op_shuffled"
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_with_too_little_nothing_is_ranked_and_page_and_markdown_say_why(made, w
 def test_arms_that_share_no_seed_are_not_ranked():
     first, second, *others = compared().arms
     moved = dataclasses.replace(second, runs=tuple(dataclasses.replace(run, seed=run.seed + 9) for run in second.runs))
-    (found,) = rankings_of((first, moved, *others), [DICE])
-    assert "no cases and no seeds in common" in found.why
+    (entry,) = rankings_of((first, moved, *others), [DICE])
+    assert "no cases and no seeds in common" in entry.why
 
 
 def test_one_arm_has_a_profile_and_no_ranking():

@@ -30,10 +30,10 @@ def test_the_dashboard_reloads_after_a_change_and_keeps_what_the_reader_set(brow
     thread.start()
     context = browser.new_context(viewport=WIDE)
     try:
-        page, heard, asked = context.new_page(), [], []
+        page, heard, requests = context.new_page(), [], []
         page.on("console", lambda message: heard.append(message.text))
         page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(f"http://127.0.0.1:{server.server_port}/")
         page.wait_for_selector("html[data-ready=yes]")
         page.fill("#filter-t-summary", "scratch")
@@ -52,7 +52,7 @@ def test_the_dashboard_reloads_after_a_change_and_keeps_what_the_reader_set(brow
         assert page.locator("#theme").get_attribute("aria-pressed") == "true"
         assert page.evaluate("scrollY") == pytest.approx(700, abs=60)
         assert heard == []
-        assert {url.split("/", 3)[3] for url in asked} == {"", "state"}
+        assert {url.split("/", 3)[3] for url in requests} == {"", "state"}
     finally:
         context.close()
         server.shutdown()

@@ -73,10 +73,10 @@ def test_a_picture_of_the_whole_page_has_its_size_and_is_not_blank(visit, file, 
 def test_axe_finds_no_serious_violation(visit, file, scheme, viewport):
     page = visit(file, scheme=scheme, viewport=viewport, bypass_csp=True)  # axe is a script from outside
     page.eval_on_selector_all("details", "all => all.forEach(d => { d.open = true; })")
-    found = Axe().run(page).response["violations"]
+    violations = Axe().run(page).response["violations"]
     bad = [
         (row["id"], [node["html"][:200] for node in row["nodes"][:3]])
-        for row in found
+        for row in violations
         if row["impact"] in {"serious", "critical"}
     ]
     assert bad == []

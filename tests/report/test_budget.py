@@ -22,9 +22,9 @@ def check(write_run, tmp_path):
 
 
 def test_arms_that_differ_in_strategy_teacher_and_student_are_equal(check):
-    found = check({"strategy.name": "inflate", "teacher.name": "timm2d", "student.stages": 3})
-    assert found.equal
-    assert {setting.key: setting.fair for setting in found.settings} == {
+    diff = check({"strategy.name": "inflate", "teacher.name": "timm2d", "student.stages": 3})
+    assert diff.equal
+    assert {setting.key: setting.fair for setting in diff.settings} == {
         "strategy.name": True,
         "teacher.name": True,
         "student.stages": True,
@@ -45,41 +45,41 @@ def test_arms_that_differ_in_strategy_teacher_and_student_are_equal(check):
     ],
 )
 def test_data_steps_batch_augmentation_and_losses_may_not_differ(check, key, value):
-    found = check({key: value, "strategy.name": "inflate"})
-    assert not found.equal
-    assert [(s.key, s.arm, s.fair) for s in found.settings if not s.fair] == [(key, str(value), False)]
-    assert found.settings[0].key == key  # what is unfair comes first
+    diff = check({key: value, "strategy.name": "inflate"})
+    assert not diff.equal
+    assert [(s.key, s.arm, s.fair) for s in diff.settings if not s.fair] == [(key, str(value), False)]
+    assert diff.settings[0].key == key  # what is unfair comes first
 
 
 def test_where_a_run_is_kept_does_not_count(check):
-    found = check({"runs": "x", "cache": "y", "logging.project": "z"})
-    assert (found.equal, found.settings) == (True, ())
+    diff = check({"runs": "x", "cache": "y", "logging.project": "z"})
+    assert (diff.equal, diff.settings) == (True, ())
 
 
 def test_unequal_seeds_and_cases_are_said(check):
-    found = check(seed=3, dice={"case_0": 0.5, "other": 0.5})
-    assert not found.equal
-    assert any("seeds that the arm alone has: 3" in line for line in found.remarks)
-    assert any("cases that the baseline alone has: case_1, case_2, case_3 and 2 more" in line for line in found.remarks)
+    diff = check(seed=3, dice={"case_0": 0.5, "other": 0.5})
+    assert not diff.equal
+    assert any("seeds that the arm alone has: 3" in line for line in diff.remarks)
+    assert any("cases that the baseline alone has: case_1, case_2, case_3 and 2 more" in line for line in diff.remarks)
 
 
 def test_other_commits_and_packages_are_a_remark_only(check):
-    found = check(provenance={"commit": "f" * 40, "packages": {"torch": "2.0", "numpy": "2.4.6"}})
-    assert found.equal
-    assert any(line.startswith("commit: ffffffff; baseline: 5a6342ce") for line in found.remarks)
-    assert any("torch 2.0, baseline 2.14.1" in line for line in found.remarks)
+    diff = check(provenance={"commit": "f" * 40, "packages": {"torch": "2.0", "numpy": "2.4.6"}})
+    assert diff.equal
+    assert any(line.startswith("commit: ffffffff; baseline: 5a6342ce") for line in diff.remarks)
+    assert any("torch 2.0, baseline 2.14.1" in line for line in diff.remarks)
 
 
 def test_a_key_that_an_older_run_lacks_counts_unless_the_other_has_its_default(check):
-    found = check(base={"trainer.audit_every": None, "optimizer.freeze_transferred_steps": None})
-    assert found.equal
-    assert any("trainer.audit_every: the baseline was run by a version without it" in line for line in found.remarks)
-    found = check({"trainer.audit_every": 7, "strategy.made_up": 1}, base={"trainer.audit_every": None})
-    assert [s.key for s in found.settings] == ["trainer.audit_every", "strategy.made_up"]
-    assert not found.equal
+    diff = check(base={"trainer.audit_every": None, "optimizer.freeze_transferred_steps": None})
+    assert diff.equal
+    assert any("trainer.audit_every: the baseline was run by a version without it" in line for line in diff.remarks)
+    diff = check({"trainer.audit_every": 7, "strategy.made_up": 1}, base={"trainer.audit_every": None})
+    assert [s.key for s in diff.settings] == ["trainer.audit_every", "strategy.made_up"]
+    assert not diff.equal
 
 
 def test_the_default_of_a_component_is_known_too(check):
-    found = check({"student.depth_padding": "zeros", "student.norm": "batch"})
-    assert any(line.startswith("student.depth_padding: the baseline was run") for line in found.remarks)
-    assert "student.norm" in [setting.key for setting in found.settings]
+    diff = check({"student.depth_padding": "zeros", "student.norm": "batch"})
+    assert any(line.startswith("student.depth_padding: the baseline was run") for line in diff.remarks)
+    assert "student.norm" in [setting.key for setting in diff.settings]

@@ -163,11 +163,11 @@ def test_a_run_gives_the_steps_and_values_of_its_file(tmp_path):
 def test_steps_that_were_lost_and_taken_again_are_read_from_the_newer_file(tmp_path):
     write_curves(tmp_path, seed=1, steps=200)
     newer = write_curves(tmp_path, seed=2, first_step=100, steps=240)
-    found = read_curves(tmp_path)["train/loss"]
-    steps = [step for step, _ in found]
+    curve = read_curves(tmp_path)["train/loss"]
+    steps = [step for step, _ in curve]
     assert steps == list(range(4, 240, 5))
     kept = [float(line.split(",")[4]) for line in newer.read_text().splitlines()[1:] if line.split(",")[4]]
-    assert [value for step, value in found if step >= 100] == kept
+    assert [value for step, value in curve if step >= 100] == kept
 
 
 def test_a_line_that_is_being_written_breaks_nothing(tmp_path):
@@ -198,25 +198,25 @@ curves = st.lists(
 
 @given(curves)
 def test_a_band_without_bins_is_the_mean_and_range_of_the_seeds_at_every_step(seeds):
-    found = band([sorted(seed.items()) for seed in seeds], points=10_000)
+    curve = band([sorted(seed.items()) for seed in seeds], points=10_000)
     steps = sorted({step for seed in seeds for step in seed})
-    assert list(found.steps) == steps
+    assert list(curve.steps) == steps
     for place, step in enumerate(steps):
         there = [seed[step] for seed in seeds if step in seed]
-        assert found.mean[place] == pytest.approx(np.mean(there), abs=2e-6)
-        assert found.low[place] == pytest.approx(min(there), abs=2e-6)
-        assert found.high[place] == pytest.approx(max(there), abs=2e-6)
-    assert found.n_seeds == len(seeds)
+        assert curve.mean[place] == pytest.approx(np.mean(there), abs=2e-6)
+        assert curve.low[place] == pytest.approx(min(there), abs=2e-6)
+        assert curve.high[place] == pytest.approx(max(there), abs=2e-6)
+    assert curve.n_seeds == len(seeds)
 
 
 @given(curves, st.integers(1, 12))
 def test_bins_stay_within_what_they_hold(seeds, points):
-    found = band([sorted(seed.items()) for seed in seeds], points=points)
+    curve = band([sorted(seed.items()) for seed in seeds], points=points)
     values = [value for seed in seeds for value in seed.values()]
-    assert len(found.steps) <= points
-    assert min(values) - 1e-5 <= min(found.low)
-    assert max(found.high) <= max(values) + 1e-5
-    assert all(a - 1e-5 <= b <= c + 1e-5 for a, b, c in zip(found.low, found.mean, found.high, strict=True))
+    assert len(curve.steps) <= points
+    assert min(values) - 1e-5 <= min(curve.low)
+    assert max(curve.high) <= max(values) + 1e-5
+    assert all(a - 1e-5 <= b <= c + 1e-5 for a, b, c in zip(curve.low, curve.mean, curve.high, strict=True))
 
 
 def test_validation_comes_first_and_colors_are_those_of_the_arms(tmp_path):

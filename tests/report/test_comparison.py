@@ -19,7 +19,7 @@ def comparison(three_arms):
 
 
 def test_a_clear_gain_is_better_and_an_equal_arm_inconclusive(comparison):
-    verdicts = {(found.arm, found.score): found.verdict for found in comparison.differences}
+    verdicts = {(result.arm, result.score): result.verdict for result in comparison.differences}
     assert verdicts["inflate", "dice"] == "BETTER"
     assert verdicts["inflate", "hd95_um"] == "BETTER"
     assert verdicts["kd", "dice"] == "INCONCLUSIVE"
@@ -76,28 +76,28 @@ def test_cases_without_a_score_are_missing_pairs(write_run):
         rows = {f"c{k}": {"dice": 0.5 + 0.01 * k, "hd95_um": float(k)} for k in range(6)}
         del rows["c2"]["hd95_um"]
         runs.append(write_run(seed=seed, dice=rows))
-    found = compare(read_runs(runs)).arms[0].scores["hd95_um"]
-    assert (found.n_cases, found.n_missing, found.mean) == (5, 3, pytest.approx((0 + 1 + 3 + 4 + 5) / 5))
+    result = compare(read_runs(runs)).arms[0].scores["hd95_um"]
+    assert (result.n_cases, result.n_missing, result.mean) == (5, 3, pytest.approx((0 + 1 + 3 + 4 + 5) / 5))
 
 
 def test_only_shared_seeds_and_cases_are_paired(write_run):
     runs = [write_run(seed=k, dice={"a": 0.5, "b": 0.6}) for k in (0, 1)]
     runs += [write_run("arm", k, dice={"b": 0.7, "c": 0.1}, settings={"strategy.name": "x"}) for k in (1, 2)]
-    (found,) = compare(read_runs(runs), scores=["dice"]).differences
-    assert (found.n_cases, found.n_seeds, found.mean) == (1, 1, pytest.approx(0.1))
-    assert found.low is None
-    assert "1 seed and 1 case" in found.why
+    (result,) = compare(read_runs(runs), scores=["dice"]).differences
+    assert (result.n_cases, result.n_seeds, result.mean) == (1, 1, pytest.approx(0.1))
+    assert result.low is None
+    assert "1 seed and 1 case" in result.why
 
 
 def test_arms_that_share_nothing_are_compared_in_nothing(write_run):
     runs = [write_run(dice={"a": 0.5}), write_run("arm", 1, dice={"b": 0.5}, settings={"strategy.name": "x"})]
-    (found,) = compare(read_runs(runs), scores=["dice"]).differences
-    assert (found.mean, found.verdict) == (None, "INCONCLUSIVE")
+    (result,) = compare(read_runs(runs), scores=["dice"]).differences
+    assert (result.mean, result.verdict) == (None, "INCONCLUSIVE")
 
 
 def test_scores_can_be_chosen_and_a_wrong_one_lists_the_known(three_arms):
-    found = compare(read_runs(three_arms), scores=["tree_f1", "dice"])
-    assert [(score.key, score.higher_is_better) for score in found.scores] == [("tree_f1", True), ("dice", True)]
+    result = compare(read_runs(three_arms), scores=["tree_f1", "dice"])
+    assert [(score.key, score.higher_is_better) for score in result.scores] == [("tree_f1", True), ("dice", True)]
     with pytest.raises(InputError, match="did you mean 'cldice'"):
         compare(read_runs(three_arms), scores=["clDise"])
 
@@ -117,9 +117,9 @@ def test_nothing_given_and_nothing_there_are_errors():
 
 
 def test_compare_two_takes_the_first_as_baseline(three_arms, tmp_path):
-    found = compare_two("inflate", "scratch", runs=tmp_path / "runs")
-    assert found.baseline == "inflate"
-    assert next(d for d in found.differences if d.score == "dice").verdict == "WORSE"
+    result = compare_two("inflate", "scratch", runs=tmp_path / "runs")
+    assert result.baseline == "inflate"
+    assert next(d for d in result.differences if d.score == "dice").verdict == "WORSE"
 
 
 def test_compare_two_refuses_one_arm_and_many(three_arms, tmp_path):
@@ -135,6 +135,6 @@ def test_one_case_names_no_winner(write_run, tmp_path):
     runs += [
         write_run("b", k, dice={"OP_5": 0.6}, root=tmp_path / "one", settings={"strategy.name": "x"}) for k in range(3)
     ]
-    found = compare(read_runs(runs), baseline="a")
-    assert {d.verdict for d in found.differences} == {"INCONCLUSIVE"}
-    assert any(line.startswith("a: 3 seeds and 1 case") for line in found.remarks)
+    result = compare(read_runs(runs), baseline="a")
+    assert {d.verdict for d in result.differences} == {"INCONCLUSIVE"}
+    assert any(line.startswith("a: 3 seeds and 1 case") for line in result.remarks)

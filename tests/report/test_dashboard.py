@@ -196,9 +196,9 @@ def test_a_run_that_links_outside_is_left_out_and_named(dashboard, runs, tmp_pat
     (inside / "metrics.json").symlink_to(outside / "metrics.json")
     elsewhere = write_run("secret", 0, root=outside)
     (runs / "linked").symlink_to(elsewhere.parent)
-    found = scan(runs)
-    assert found.refused == (inside.resolve(),)
-    assert len(found.finished) == 6
+    scanned = scan(runs)
+    assert scanned.refused == (inside.resolve(),)
+    assert len(scanned.finished) == 6
     page = dashboard.page().decode()
     assert "seed4: links to a place outside" in page
     assert "secret" not in page.split('id="figures"')[0]

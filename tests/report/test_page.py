@@ -137,10 +137,10 @@ def test_costs_that_no_run_says_have_no_column(comparison):
 
 def test_gain_per_cost_is_the_gain_by_the_hours_that_training_takes_longer(comparison):
     rows = {row.name: row.costs[-1] for row in head_table(comparison).rows}
-    found = {row.arm: row.mean for row in comparison.differences if row.score == "dice"}
+    by_arm = {row.arm: row.mean for row in comparison.differences if row.score == "dice"}
     hours = (370 - 260) / 3600
-    assert rows["op_kd_inflate"].sort == pytest.approx(found["op_kd_inflate"] / hours)
-    assert rows["op_shuffled"].sort == pytest.approx(found["op_shuffled"] / hours)
+    assert rows["op_kd_inflate"].sort == pytest.approx(by_arm["op_kd_inflate"] / hours)
+    assert rows["op_shuffled"].sort == pytest.approx(by_arm["op_shuffled"] / hours)
     assert rows["op_scratch"].text == rows["otsu"].text == NONE
 
 
@@ -152,37 +152,37 @@ def test_no_gain_per_cost_is_claimed_without_a_verdict():
 
 
 def test_the_answer_names_who_is_better_by_how_much_and_on_what_it_stands(comparison):
-    said = answer(comparison)
-    assert said.verdict == "BETTER"
-    assert "<b>op_kd_inflate</b>" in said.headline
-    assert "better than <b>op_scratch</b> in Dice" in said.headline
-    found = {row.arm: row for row in comparison.differences if row.score == "dice"}
-    gained = f"<b>op_kd_inflate</b> gains {found['op_kd_inflate'].mean:.3f}"
-    lost = f"<b>op_shuffled</b> loses {-found['op_shuffled'].mean:.3f}"
-    assert gained in " ".join(said.found)
-    assert lost in " ".join(said.found)
-    trust = " ".join(said.trust)
+    sentences = answer(comparison)
+    assert sentences.verdict == "BETTER"
+    assert "<b>op_kd_inflate</b>" in sentences.headline
+    assert "better than <b>op_scratch</b> in Dice" in sentences.headline
+    by_arm = {row.arm: row for row in comparison.differences if row.score == "dice"}
+    gained = f"<b>op_kd_inflate</b> gains {by_arm['op_kd_inflate'].mean:.3f}"
+    lost = f"<b>op_shuffled</b> loses {-by_arm['op_shuffled'].mean:.3f}"
+    assert gained in " ".join(sentences.found)
+    assert lost in " ".join(sentences.found)
+    trust = " ".join(sentences.trust)
     assert "over 8 cases and 3 seeds" in trust
     assert "was not run at the budget" in trust
     assert "The teacher of <b>op_shuffled</b> has random weights." in trust
 
 
 def test_the_answer_names_no_winner_where_nothing_is_decided():
-    said = answer(same_twice())
-    assert said.verdict == "INCONCLUSIVE"
-    assert said.headline == "<b>op_same</b> is not shown to differ from <b>op_scratch</b> in Dice."
-    assert "Why no verdict: the interval holds zero." in " ".join(said.found)
-    assert not re.search(r"better|gains|wins", " ".join([said.headline, *said.found, *said.trust]))
+    sentences = answer(same_twice())
+    assert sentences.verdict == "INCONCLUSIVE"
+    assert sentences.headline == "<b>op_same</b> is not shown to differ from <b>op_scratch</b> in Dice."
+    assert "Why no verdict: the interval holds zero." in " ".join(sentences.found)
+    assert not re.search(r"better|gains|wins", " ".join([sentences.headline, *sentences.found, *sentences.trust]))
 
 
 def test_a_score_where_less_is_better_is_worded_by_its_verdict():
     comparison = compared({"op_scratch": 0.0, "op_good": 0.1})
     first, *rest = comparison.scores
     turned = dataclasses.replace(comparison, scores=(rest[0], first))
-    said = answer(turned)
+    sentences = answer(turned)
     (row,) = [row for row in turned.differences if row.score == "hd95_um"]
     assert row.mean < 0
-    assert said.headline == f"<b>op_good</b> is better than <b>op_scratch</b> in HD95 by {-row.mean:.1f} µm."
+    assert sentences.headline == f"<b>op_good</b> is better than <b>op_scratch</b> in HD95 by {-row.mean:.1f} µm."
 
 
 def test_unfair_settings_are_marked_with_a_word_and_come_first(page):
@@ -221,9 +221,9 @@ def test_values_that_are_not_finite_never_reach_the_charts(comparison):
     arms[1] = dataclasses.replace(
         arms[1], scores=arms[1].scores | {"dice": dataclasses.replace(arms[1].scores["dice"], mean=None, low=None)}
     )
-    found = Seen(render(dataclasses.replace(comparison, arms=tuple(arms)))).scripts[0]
-    assert "NaN" not in found
-    assert "Infinity" not in found
+    script = Seen(render(dataclasses.replace(comparison, arms=tuple(arms)))).scripts[0]
+    assert "NaN" not in script
+    assert "Infinity" not in script
 
 
 def test_one_arm_alone_is_a_page_that_compares_nothing():

@@ -32,12 +32,12 @@ def covered(size, ratio, *, n=150):
     rng, sd = np.random.default_rng(0), np.sqrt(np.square(ratio).sum())
     hits = np.zeros(len(SHARES))
     for _ in range(n):
-        found = profile(drawn(rng, size, ratio), DICE, draws=399, points=1000)
+        curve = profile(drawn(rng, size, ratio), DICE, draws=399, points=1000)
         for k, share in enumerate(SHARES):
             tau = stats.norm.isf(share) * sd
-            at = np.searchsorted(found.taus, tau)  # the profile is constant up to the next score
-            if at < len(found.taus):
-                low, high = found.lows[at], found.highs[at]
+            at = np.searchsorted(curve.taus, tau)  # the profile is constant up to the next score
+            if at < len(curve.taus):
+                low, high = curve.lows[at], curve.highs[at]
             else:
                 low, high = wilson(0.0, size[0])
             hits[k] += low - 1e-9 <= share <= high + 1e-9
@@ -47,23 +47,23 @@ def covered(size, ratio, *, n=150):
 @pytest.mark.parametrize("size", SIZES)
 def test_the_band_covers_the_truth_in_at_least_90_percent_at_every_share(size):
     for ratio in RATIOS:
-        found = covered(size, ratio)
-        assert found.min() >= 0.9, (ratio, found)
-        assert found.mean() >= 0.95, (ratio, found)
+        curve = covered(size, ratio)
+        assert curve.min() >= 0.9, (ratio, curve)
+        assert curve.mean() >= 0.95, (ratio, curve)
 
 
 def test_with_seeds_that_scatter_as_cases_do_the_band_is_too_narrow_but_no_fiction():
     """What the module says of its limits: three seeds are too few to resample."""
-    found = covered((50, 3), (1, 1, 1))
-    assert 0.75 <= found.min() < 0.92
+    curve = covered((50, 3), (1, 1, 1))
+    assert 0.75 <= curve.min() < 0.92
 
 
 def test_the_band_narrows_with_more_cases():
     rng = np.random.default_rng(1)
     widths = []
     for cases in (8, 30, 120):
-        found = profile(drawn(rng, (cases, 3), (1, 0, 0.3)), DICE)
-        widths.append(np.mean(np.subtract(found.highs, found.lows)))
+        curve = profile(drawn(rng, (cases, 3), (1, 0, 0.3)), DICE)
+        widths.append(np.mean(np.subtract(curve.highs, curve.lows)))
     assert widths[0] > 1.4 * widths[1] > 2 * widths[2]
 
 
@@ -90,19 +90,19 @@ def slow(table, taus, *, higher_is_better, draws=3000):
 def test_shares_and_band_are_those_of_a_slow_version(score):
     table = drawn(np.random.default_rng(2), (6, 3), (1, 0.4, 0.4)).round(1)
     table[2, 1] = np.nan
-    found = profile(table, score, draws=20_000)
-    shares, low, high = slow(table, found.taus, higher_is_better=score.higher_is_better)
-    assert found.shares == pytest.approx(shares, abs=1e-4)
+    curve = profile(table, score, draws=20_000)
+    shares, low, high = slow(table, curve.taus, higher_is_better=score.higher_is_better)
+    assert curve.shares == pytest.approx(shares, abs=1e-4)
     least, most = wilson(np.array(shares), 6)
-    assert found.lows == pytest.approx(np.minimum(low, least), abs=0.06)
-    assert found.highs == pytest.approx(np.maximum(high, most), abs=0.06)
-    assert found.n_pairs == 17
+    assert curve.lows == pytest.approx(np.minimum(low, least), abs=0.06)
+    assert curve.highs == pytest.approx(np.maximum(high, most), abs=0.06)
+    assert curve.n_pairs == 17
 
 
 def test_ties_are_one_step():
-    found = profile(np.array([[0.5, 0.5, 0.7], [0.5, 0.2, 0.7]]), DICE)
-    assert found.taus == (0.2, 0.5, 0.7)
-    assert found.shares == pytest.approx([1, 5 / 6, 2 / 6], abs=1e-4)
+    curve = profile(np.array([[0.5, 0.5, 0.7], [0.5, 0.2, 0.7]]), DICE)
+    assert curve.taus == (0.2, 0.5, 0.7)
+    assert curve.shares == pytest.approx([1, 5 / 6, 2 / 6], abs=1e-4)
 
 
 def test_less_is_better_counts_from_the_other_side():
@@ -115,15 +115,15 @@ def test_less_is_better_counts_from_the_other_side():
 
 @pytest.mark.parametrize("shape", [(1, 3), (6, 1), (1, 1)])
 def test_one_case_or_one_seed_has_a_profile_and_no_band(shape):
-    found = profile(np.random.default_rng(4).uniform(size=shape), DICE)
-    assert min(found.shares) == pytest.approx(1 / found.n_pairs, abs=1e-4)
-    assert found.lows == found.highs == ()
+    curve = profile(np.random.default_rng(4).uniform(size=shape), DICE)
+    assert min(curve.shares) == pytest.approx(1 / curve.n_pairs, abs=1e-4)
+    assert curve.lows == curve.highs == ()
 
 
 def test_nothing_known_is_an_empty_profile():
     for table in (np.full((4, 3), np.nan), np.empty((0, 3))):
-        found = profile(table, DICE)
-        assert (len(found.taus), len(found.shares), found.lows, found.n_pairs) == (0, 0, (), 0)
+        curve = profile(table, DICE)
+        assert (len(curve.taus), len(curve.shares), curve.lows, curve.n_pairs) == (0, 0, (), 0)
 
 
 def test_cases_and_seeds_without_a_value_change_nothing():
@@ -136,8 +136,8 @@ def test_cases_and_seeds_without_a_value_change_nothing():
 
 def test_a_draw_without_any_pair_breaks_nothing():
     sparse = np.array([[1.0, np.nan], [np.nan, 2.0]])
-    found = profile(sparse, DICE)
-    assert np.isfinite([found.lows, found.highs]).all()
+    curve = profile(sparse, DICE)
+    assert np.isfinite([curve.lows, curve.highs]).all()
 
 
 def test_the_same_table_gives_the_same_band_again():
@@ -162,15 +162,15 @@ tables = st.integers(0, 10_000).map(lambda seed: np.random.default_rng(seed).int
 
 @given(tables)
 def test_a_profile_falls_from_one_and_its_band_holds_it_within_zero_and_one(table):
-    found = profile(table, DICE, draws=99)
-    assert found.shares[0] == 1
-    assert (np.diff(found.shares) < 0).all()
-    assert (np.diff([np.zeros_like(found.shares), found.lows, found.shares, found.highs], axis=0) >= 0).all()
-    assert max(found.highs) <= 1
+    curve = profile(table, DICE, draws=99)
+    assert curve.shares[0] == 1
+    assert (np.diff(curve.shares) < 0).all()
+    assert (np.diff([np.zeros_like(curve.shares), curve.lows, curve.shares, curve.highs], axis=0) >= 0).all()
+    assert max(curve.highs) <= 1
 
 
 def test_where_all_cases_agree_the_band_still_says_that_the_next_may_not():
-    found = profile(np.ones((10, 3)), DICE)
-    assert found.shares == (1.0,)
-    assert found.lows[0] == pytest.approx(0.722, abs=1e-3)  # Wilson's for 10 of 10
-    assert found.highs[0] == 1
+    curve = profile(np.ones((10, 3)), DICE)
+    assert curve.shares == (1.0,)
+    assert curve.lows[0] == pytest.approx(0.722, abs=1e-3)  # Wilson's for 10 of 10
+    assert curve.highs[0] == 1

@@ -43,13 +43,13 @@ def plain_chi_square(ranks, n_cases):
 
 
 def test_demsars_example_has_his_ranks_chi_square_and_critical_difference():
-    found = ranked(DEMSAR)
-    assert in_place(found) == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
-    assert plain_chi_square(in_place(found), 14) == pytest.approx(9.28, abs=5e-3)
-    assert found.critical_difference == pytest.approx(1.25, abs=5e-3)
+    result = ranked(DEMSAR)
+    assert in_place(result) == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
+    assert plain_chi_square(in_place(result), 14) == pytest.approx(9.28, abs=5e-3)
+    assert result.critical_difference == pytest.approx(1.25, abs=5e-3)
     # his Friedman test has no correction for ties, scipy's has: the same number over what ties leave of the variance
     ties = sum(n**3 - n for row in DEMSAR for n in np.unique(row, return_counts=True)[1])
-    assert found.statistic * (1 - ties / (14 * (4**3 - 4))) == pytest.approx(9.28, abs=5e-3)
+    assert result.statistic * (1 - ties / (14 * (4**3 - 4))) == pytest.approx(9.28, abs=5e-3)
 
 
 def test_the_quantiles_are_those_of_his_table():
@@ -64,34 +64,34 @@ def test_ranks_are_those_counted_by_hand():
 
 
 def test_arms_that_are_equal_everywhere_share_a_rank_and_a_group():
-    found = ranked(np.ones((6, 4)))
-    assert in_place(found) == [2.5] * 4
-    assert (found.statistic, found.p, found.groups) == (0.0, 1.0, ((0, 1, 2, 3),))
+    result = ranked(np.ones((6, 4)))
+    assert in_place(result) == [2.5] * 4
+    assert (result.statistic, result.p, result.groups) == (0.0, 1.0, ((0, 1, 2, 3),))
 
 
 def test_no_pair_is_told_apart_where_friedmans_test_finds_nothing():
     """Two arms of six may be further apart than the critical difference though all six together are not."""
     rng, seen = np.random.default_rng(0), 0
     for _ in range(400):
-        found = ranked(rng.normal(size=(5, 6)))
-        if found.p > 0.05:
-            seen += np.ptp(in_place(found)) > found.critical_difference
-            assert found.groups == (tuple(found.ranks),)
+        result = ranked(rng.normal(size=(5, 6)))
+        if result.p > 0.05:
+            seen += np.ptp(in_place(result)) > result.critical_difference
+            assert result.groups == (tuple(result.ranks),)
     assert seen > 0  # else the rule was not needed
 
 
 def test_equal_arms_are_told_apart_in_at_most_5_percent():
     rng = np.random.default_rng(1)
-    found = [ranked(rng.normal(size=(12, 5))) for _ in range(600)]
-    apart = np.mean([one.groups != (tuple(one.ranks),) for one in found])
+    result = [ranked(rng.normal(size=(12, 5))) for _ in range(600)]
+    apart = np.mean([one.groups != (tuple(one.ranks),) for one in result])
     assert apart <= 0.06
 
 
 def test_a_clear_order_leaves_only_neighbors_together():
     scores = np.arange(5.0) + 0.1 * np.random.default_rng(2).normal(size=(20, 5))
-    found = ranked(scores)
-    assert found.p < 0.001
-    assert found.groups == ((4, 3), (3, 2), (2, 1), (1, 0))  # 1.36 apart at least to differ
+    result = ranked(scores)
+    assert result.p < 0.001
+    assert result.groups == ((4, 3), (3, 2), (2, 1), (1, 0))  # 1.36 apart at least to differ
 
 
 def slow_groups(ranks, critical):

@@ -43,8 +43,8 @@ def test_the_trials_of_a_sweep_are_found_by_its_name(write_run, tmp_path):
 def test_unfinished_runs_are_left_out_and_named(write_run, tmp_path):
     write_run(seed=0)
     write_run(seed=1, done=False)
-    found, left_out = find_runs([tmp_path / "runs"])
-    assert len(found) == 1
+    folders, left_out = find_runs([tmp_path / "runs"])
+    assert len(folders) == 1
     assert left_out == [f"{(tmp_path / 'runs/scratch/seed1').as_posix()}: unfinished, left out"]
 
 

@@ -55,8 +55,8 @@ def test_resampling_cases_alone_takes_luck_for_skill():
 @pytest.mark.parametrize("size", SIZES)
 def test_p_of_no_difference_is_rarely_small(size):
     for ratio in RATIOS:
-        found = spread(tables(3000, size, ratio, seed=1), pool=POOL_TEST)
-        rejected = np.mean(p_value(draw_means(found, draws=499)) <= 0.05)
+        spreads = spread(tables(3000, size, ratio, seed=1), pool=POOL_TEST)
+        rejected = np.mean(p_value(draw_means(spreads, draws=499)) <= 0.05)
         assert rejected <= 0.058, (ratio, rejected)  # 5 %, and two standard errors of this simulation
 
 
@@ -65,8 +65,8 @@ def test_a_gain_of_two_standard_errors_is_found_half_the_time_and_of_four_nearly
     powers = []
     for times in (2, 4):
         gain = times * true_error(size, ratio)
-        found = spread(tables(1000, size, ratio, seed=2, gain=gain), pool=POOL_TEST)
-        powers.append(np.mean(p_value(draw_means(found, draws=499)) <= 0.05))
+        spreads = spread(tables(1000, size, ratio, seed=2, gain=gain), pool=POOL_TEST)
+        powers.append(np.mean(p_value(draw_means(spreads, draws=499)) <= 0.05))
     assert 0.42 <= powers[0] <= 0.55
     assert powers[1] >= 0.95
 
@@ -75,8 +75,8 @@ def test_a_gain_of_two_standard_errors_is_found_half_the_time_and_of_four_nearly
 def test_the_detectable_difference_is_found_about_80_percent_of_the_time(size, ratio):
     df = size[0] - 1 if ratio[0] else size[1] - 1
     gain = detectable(true_error(size, ratio), df)
-    found = spread(tables(1500, size, ratio, seed=3, gain=gain), pool=POOL_TEST)
-    assert 0.74 <= np.mean(p_value(draw_means(found, draws=499)) <= 0.05) <= 0.86
+    spreads = spread(tables(1500, size, ratio, seed=3, gain=gain), pool=POOL_TEST)
+    assert 0.74 <= np.mean(p_value(draw_means(spreads, draws=499)) <= 0.05) <= 0.86
 
 
 def test_the_detectable_difference_agrees_with_statsmodels_and_grows_with_the_arms():
@@ -180,6 +180,6 @@ def test_the_interval_moves_and_scales_with_the_differences(scale, shift, seed):
 def test_both_tests_over_cases_take_ties_and_zeros_without_a_warning(tenths):
     means = np.array(tenths) / 10
     for method in ("sign-flip", "wilcoxon"):
-        found = case_test(means, method=method)
-        assert 0 < found <= 1
-        assert case_test(-means, method=method) == pytest.approx(found)
+        spreads = case_test(means, method=method)
+        assert 0 < spreads <= 1
+        assert case_test(-means, method=method) == pytest.approx(spreads)

@@ -65,8 +65,8 @@ def test_the_test_over_cases_can_be_chosen_for_report_and_compare(three_arms, tm
         assert "Wilcoxon's signed-rank test over cases" in " ".join(done.stdout.split())
     written = json.loads((out / "report.json").read_text())
     assert "Wilcoxon's signed-rank test" in written["test"]
-    found = next(one for one in written["differences"] if one["arm"] == "inflate")
-    assert found["p_cases"] == pytest.approx(2**-5)  # as small as it can be with six cases
+    difference = next(one for one in written["differences"] if one["arm"] == "inflate")
+    assert difference["p_cases"] == pytest.approx(2**-5)  # as small as it can be with six cases
     assert "Wilcoxon" in (out / "report.md").read_text()
     assert "Wilcoxon&#39;s signed-rank test" in (out / "index.html").read_text()
 

@@ -25,8 +25,8 @@ def test_equal_arms_get_no_verdict_in_95_of_100():
     sizes, ratios = [(5, 3), (20, 3), (8, 5)], [(1, 0, 0.3), (0, 0, 1), (0, 1, 0.2), (0.3, 0.3, 1)]
     quiet = []
     for size, ratio in itertools.product(sizes, ratios):
-        found = [judge({"arm": one}, DICE)["arm"] for one in tables(100, size, ratio, seed=11)]
-        quiet.append(np.mean([one.verdict == "INCONCLUSIVE" for one in found]))
+        judged = [judge({"arm": one}, DICE)["arm"] for one in tables(100, size, ratio, seed=11)]
+        quiet.append(np.mean([one.verdict == "INCONCLUSIVE" for one in judged]))
         assert quiet[-1] >= 0.9, (size, ratio)
     assert np.mean(quiet) >= 0.95
 
@@ -60,23 +60,23 @@ def test_a_true_gain_of_two_standard_errors_of_an_arm_is_found_since_pairs_share
     rng, (cases, seeds) = np.random.default_rng(17), (20, 5)
     of_case, of_seed, of_cell = 0.1, 0.01, 0.03  # Dice: neurons differ more than trainings of one arm do
     gain = 2 * np.sqrt(of_case**2 / cases + of_seed**2 / seeds + of_cell**2 / (cases * seeds))
-    found = seen_unpaired = 0
+    judged = seen_unpaired = 0
     for _ in range(100):
         neuron = of_case * rng.normal(size=(cases, 1))
         noise = of_seed * rng.normal(size=(2, 1, seeds)) + of_cell * rng.normal(size=(2, cases, seeds))
         baseline, arm = neuron + noise[0], neuron + gain + noise[1]
-        found += judge({"arm": arm - baseline}, DICE)["arm"].verdict == "BETTER"
+        judged += judge({"arm": arm - baseline}, DICE)["arm"].verdict == "BETTER"
         seen_unpaired += ttest_ind(arm.mean(1), baseline.mean(1)).pvalue <= 0.05
-    assert found >= 95
+    assert judged >= 95
     assert seen_unpaired <= 50
 
 
 @pytest.mark.parametrize(("shape", "words"), [((6, 2), "2 seeds"), ((4, 3), "4 cases"), ((1, 1), "1 seed and 1 case")])
 def test_with_too_little_no_winner_is_named_however_large_the_gain(shape, words):
-    found = judge({"arm": 1 + 1e-3 * np.random.default_rng(0).normal(size=shape)}, DICE)["arm"]
-    assert found.verdict == "INCONCLUSIVE"
-    assert words in found.why
-    assert found.mean == pytest.approx(1, abs=0.01)
+    judged = judge({"arm": 1 + 1e-3 * np.random.default_rng(0).normal(size=shape)}, DICE)["arm"]
+    assert judged.verdict == "INCONCLUSIVE"
+    assert words in judged.why
+    assert judged.mean == pytest.approx(1, abs=0.01)
 
 
 def test_less_distance_is_better():
@@ -86,9 +86,9 @@ def test_less_distance_is_better():
 
 
 def test_identical_arms_are_inconclusive_without_a_warning():
-    found = judge({"arm": np.zeros((6, 3))}, DICE)["arm"]
-    assert (found.verdict, found.why, found.low, found.high) == ("INCONCLUSIVE", "no case differs", 0, 0)
-    assert found.detectable is None
+    judged = judge({"arm": np.zeros((6, 3))}, DICE)["arm"]
+    assert (judged.verdict, judged.why, judged.low, judged.high) == ("INCONCLUSIVE", "no case differs", 0, 0)
+    assert judged.detectable is None
 
 
 def test_the_same_gain_everywhere_is_a_gain():
@@ -97,9 +97,9 @@ def test_the_same_gain_everywhere_is_a_gain():
 
 def test_no_shared_pair_says_so():
     for table in (np.full((3, 3), np.nan), np.empty((0, 3)), np.empty((4, 0))):
-        found = judge({"arm": table}, DICE)["arm"]
-        assert found.mean is None
-        assert "no case and seed" in found.why
+        judged = judge({"arm": table}, DICE)["arm"]
+        assert judged.mean is None
+        assert "no case and seed" in judged.why
 
 
 def test_many_arms_make_a_verdict_harder():
@@ -115,18 +115,18 @@ def test_many_arms_make_a_verdict_harder():
 
 def test_seeds_that_disagree_prevent_a_verdict_that_cases_alone_would_give():
     cases = 0.01 * np.random.default_rng(15).normal(size=(20, 1))
-    found = judge({"arm": cases + np.array([0.3, 0.2, -0.1])}, DICE)["arm"]
-    assert found.p_cases < 0.001
-    assert found.verdict == "INCONCLUSIVE"
+    judged = judge({"arm": cases + np.array([0.3, 0.2, -0.1])}, DICE)["arm"]
+    assert judged.p_cases < 0.001
+    assert judged.verdict == "INCONCLUSIVE"
 
 
 def test_one_case_without_values_is_left_out_and_one_gap_is_not():
     table = 1 + 0.1 * np.random.default_rng(16).normal(size=(7, 3))
     table[0] = np.nan
     table[1, 1] = np.nan
-    found = judge({"arm": table}, DICE)["arm"]
-    assert found.verdict == "BETTER"
-    assert "6 of 6 cases and 3 of 3 seeds" in found.why
+    judged = judge({"arm": table}, DICE)["arm"]
+    assert judged.verdict == "BETTER"
+    assert "6 of 6 cases and 3 of 3 seeds" in judged.why
 
 
 def test_the_test_over_cases_that_was_asked_for_is_the_one_that_objects():
@@ -143,10 +143,10 @@ def test_the_test_over_cases_that_was_asked_for_is_the_one_that_objects():
 def test_the_sign_flip_test_is_named_where_it_objects():
     cases = np.array([0.04, -0.01, 0.03, 0.02, 0.04, 0.11])
     table = cases[:, None] + 1e-4 * np.random.default_rng(3).normal(size=(6, 3))
-    found = judge({"arm": table}, DICE)["arm"]
-    assert found.p_holm <= 0.05
-    assert found.verdict == "INCONCLUSIVE"
-    assert "but cases disagree: sign-flip p = 0.062" in found.why
+    judged = judge({"arm": table}, DICE)["arm"]
+    assert judged.p_holm <= 0.05
+    assert judged.verdict == "INCONCLUSIVE"
+    assert "but cases disagree: sign-flip p = 0.062" in judged.why
 
 
 @pytest.mark.parametrize(("test", "words"), [("sign-flip", "a sign-flip test over"), ("wilcoxon", "Wilcoxon's signed")])
@@ -154,7 +154,7 @@ def test_the_description_names_the_test_over_cases(test, words):
     assert words in in_words(pick_test(test))
 
 
-@pytest.mark.parametrize("asked", ["", "sign flip", "Wilcoxon", "t"])
-def test_an_unknown_test_lists_the_known(asked):
-    with pytest.raises(InputError, match=f"{asked!r}; accepted: sign-flip, wilcoxon"):
-        pick_test(asked)
+@pytest.mark.parametrize("criterion", ["", "sign flip", "Wilcoxon", "t"])
+def test_an_unknown_test_lists_the_known(criterion):
+    with pytest.raises(InputError, match=f"{criterion!r}; accepted: sign-flip, wilcoxon"):
+        pick_test(criterion)

@@ -40,8 +40,8 @@ def kinds(picture, shape):
 
 @pytest.fixture
 def case(tiny):
-    (found,) = DistillDataModule(tiny()).cases("test")
-    return found
+    (case,) = DistillDataModule(tiny()).cases("test")
+    return case
 
 
 def write_run(folder, case, pred, tree):
@@ -140,7 +140,7 @@ def test_runs_without_projections_are_named_once_with_the_verb_that_makes_them(d
     assert worst_cases(comparison, folders).remark == ""
     shutil.rmtree(bad.projections(case.name).parent)
     left = worst_cases(comparison, folders)
-    assert [[card.title for card in found.cards] for found in left.cases] == 2 * [["Image", "Gold", "op_scratch"]]
+    assert [[card.title for card in case.cards] for case in left.cases] == 2 * [["Image", "Gold", "op_scratch"]]
     assert left.remark.count("distill3d evaluate RUN") == 1
     assert bad.path.as_posix() in left.remark
     assert good.path.as_posix() not in left.remark
@@ -174,8 +174,8 @@ def test_no_more_cases_and_arms_are_drawn_than_a_page_bears(tmp_path, case):
     for name in worst_names(comparison):
         shutil.copy(RunFolder(folder).projections(case.name), RunFolder(folder).projections(name))
     shown = worst_cases(comparison, dict.fromkeys(gains, (folder,))).cases
-    assert [found.name for found in shown] == worst_names(comparison)[:MOST_CASES]
-    assert all(sum(card.index is not None for card in found.cards) == MOST_ARMS for found in shown)
+    assert [case.name for case in shown] == worst_names(comparison)[:MOST_CASES]
+    assert all(sum(card.index is not None for card in case.cards) == MOST_ARMS for case in shown)
 
 
 def test_pictures_that_do_not_compress_leave_the_page_its_size(tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_pictures_that_do_not_compress_leave_the_page_its_size(tmp_path, monkeyp
     for name in worst_names(comparison):
         write_projections(RunFolder(tmp_path).projections(name), left)
     shown = worst_cases(comparison, dict.fromkeys(gains, (tmp_path,))).cases
-    sizes = [sum(len(p.uri) for card in found.cards for p in card.pictures) for found in shown]
+    sizes = [sum(len(p.uri) for card in case.cards for p in card.pictures) for case in shown]
     assert 1 <= len(shown) < MOST_CASES
     assert sum(sizes) <= MOST_BYTES
     monkeypatch.setattr("distill3d.report.page.worst.MOST_BYTES", 1)

@@ -58,7 +58,7 @@ def test_the_brackets_of_max_iter_are_those_of_the_documentation():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "fragment"),
     [
         ({"program": None}, "program: is missing"),
         ({"method": "tpe"}, "method: 'tpe' is unknown; accepted: grid, random, bayes"),
@@ -124,11 +124,11 @@ def test_the_brackets_of_max_iter_are_those_of_the_documentation():
         ),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_it(changes, said):
+def test_what_is_wrong_is_one_line_that_names_it(changes, fragment):
     lines = problems(**changes)
     assert len(lines) == 1
     assert lines[0].startswith("mine.yaml: ")
-    assert said in lines[0]
+    assert fragment in lines[0]
 
 
 def test_all_problems_are_told_at_once():

@@ -40,7 +40,7 @@ FORMS = ("${args}", "${args_no_hyphens}")
 def sweeps(draw):
     """A valid grid over some of the keys, dotted or nested, with the values in the order of the file."""
     keys = draw(st.lists(st.sampled_from(sorted(KEYS)), min_size=1, max_size=3, unique=True))
-    parameters, asked = {}, {}
+    parameters, choices = {}, {}
     for key in keys:
         values = draw(st.lists(KEYS[key], min_size=1, max_size=3, unique_by=str))
         spec = {"value": values[0]} if len(values) == 1 and draw(st.booleans()) else {"values": values}
@@ -49,25 +49,25 @@ def sweeps(draw):
             inner[key.removeprefix("optimizer.")] = spec
         else:
             parameters[key] = spec
-        asked[key] = values
+        choices[key] = values
     form = draw(st.sampled_from(FORMS))
     body = {"method": "grid", "metric": {"name": "test/dice", "goal": "maximize"}, "parameters": parameters}
-    return body, asked, form
+    return body, choices, form
 
 
 @given(case=sweeps())
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_grid_is_the_full_product_once_and_each_trial_resolves_to_what_was_asked(case, tiny_file, tmp_path):
-    body, asked, form = case
+    body, choices, form = case
     command = ["${env}", "${interpreter}", "-m", "${program}", "fit", str(tiny_file), form]
     sweep = parse_sweep(yaml.safe_dump({"program": "distill3d", "command": command, **body}), "s", origin="s")
     points = grid(sweep)
     wanted = [
-        dict(zip(asked, map(str, combination), strict=True)) for combination in itertools.product(*asked.values())
+        dict(zip(choices, map(str, combination), strict=True)) for combination in itertools.product(*choices.values())
     ]
-    found = [{key: str(value) for key, value in point.items()} for point in points]
-    assert len(points) == prod(map(len, asked.values()))
-    assert sorted(map(sorted_items, found)) == sorted(map(sorted_items, wanted))
+    planned = [{key: str(value) for key, value in point.items()} for point in points]
+    assert len(points) == prod(map(len, choices.values()))
+    assert sorted(map(sorted_items, planned)) == sorted(map(sorted_items, wanted))
     for number, point in enumerate(points):
         trial = make_trial(sweep, number, point, tmp_path)
         # The reference says the same in a file of its own, where no command line could distort it
@@ -102,7 +102,7 @@ def refused(sweep, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "stated"),
     [
         (GRID + "  optimizer.lrr: {values: [1]}\n", "unknown key 'lrr'; did you mean 'lr'?"),
         (GRID + "  optimizer.lr: {values: [0.1, 0.2, -1]}\n", "lr=-1.0 is too small"),  # the last trial alone
@@ -129,11 +129,11 @@ def refused(sweep, tmp_path):
         ),
     ],
 )
-def test_a_trial_that_could_not_run_is_told_before_the_first_starts(sweep_of, tmp_path, body, said):
+def test_a_trial_that_could_not_run_is_told_before_the_first_starts(sweep_of, tmp_path, body, stated):
     lines = refused(sweep_of(body), tmp_path)
     assert len(lines) == 1
     assert lines[0].startswith("sweep fakes: ")
-    assert said in lines[0]
+    assert stated in lines[0]
 
 
 def test_a_problem_that_all_trials_share_is_told_once(sweep_of, tmp_path):

@@ -54,8 +54,8 @@ def calls(tmp_path):
     """Trial number -> what it was called with, every time."""
 
     def read():
-        found = sorted((tmp_path / "runs/sweeps/fakes/trials").glob("*/tiny/seed*/calls.txt"))
-        return {int(path.parents[2].name): path.read_text().splitlines() for path in found}
+        call_files = sorted((tmp_path / "runs/sweeps/fakes/trials").glob("*/tiny/seed*/calls.txt"))
+        return {int(path.parents[2].name): path.read_text().splitlines() for path in call_files}
 
     return read
 

@@ -45,8 +45,8 @@ def submit(tmp_path):
         env = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_JOB_ID": "77"} | environment
         env["PATH"] = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
         code, _ = launch("bash", path, folder=tmp_path, **env)
-        asked = tmp_path / "asked"
-        return code, asked.read_text().strip() if asked.is_file() else ""
+        arguments = tmp_path / "asked"
+        return code, arguments.read_text().strip() if arguments.is_file() else ""
 
     return run
 

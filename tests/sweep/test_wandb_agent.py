@@ -83,7 +83,7 @@ def test_the_real_agent_trains_every_trial_as_the_sweep_asks_also_on_two_process
         assert yaml.safe_load(server.sweep)["parameters"]["optimizer.lr"] == {"values": [0.001, 0.01, 0.02, 0.03]}
         with wandb(server, "agent", name) as agent:
             assert agent.wait(LONG) == 0, agent.printed
-            wait_for(lambda: not marked("WANDB_SWEEP_ID", "sweep1"), told=lambda: "the agent left processes")
+            wait_for(lambda: not marked("WANDB_SWEEP_ID", "sweep1"), describe=lambda: "the agent left processes")
     assert server.agents == 1
     assert sorted(server.runs) == ["trial0", "trial1", "trial2"], agent.printed  # one run per trial, not per process
     for number, trial in enumerate(TRIALS):
@@ -107,7 +107,7 @@ def test_a_stop_request_ends_all_processes_of_the_trial_and_is_reported_as_a_sto
         assert ranks[0].is_running()
         server.stop("trial0")
         assert agent.wait(LONG) == 0, agent.printed
-        wait_for(lambda: not marked("WANDB_RUN_ID", "trial0"), told=lambda: "the trial left processes")
+        wait_for(lambda: not marked("WANDB_RUN_ID", "trial0"), describe=lambda: "the trial left processes")
     run, folder = server.runs["trial0"], run_folder(tmp_path, "trial0")
     assert run["exitcode"] == 143, agent.printed
     assert run["summary"]["stopped"] == "SIGTERM, as a sweep agent or a cluster sends it"

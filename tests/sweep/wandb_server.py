@@ -193,8 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply({"limits": {}, "exitcode": None})
         elif self.path == "/graphql":
             content = json.loads(body)
-            found = re.search(r"(?:query|mutation)\s+(\w+)", content["query"])
-            operation = content.get("operationName") or (found[1] if found else "unnamed")
+            match = re.search(r"(?:query|mutation)\s+(\w+)", content["query"])
+            operation = content.get("operationName") or (match[1] if match else "unnamed")
             self._reply({"data": self.stand_in.answer(operation, content.get("variables") or {})})
         else:
             self._reply({})  # the client's own telemetry

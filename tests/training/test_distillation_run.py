@@ -51,11 +51,11 @@ def finished(*arguments):
     command = [sys.executable, "-m", "distill3d", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
-            said = process.communicate(timeout=540)[1]
+            printed = process.communicate(timeout=540)[1]
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, said
+    return process.returncode, printed
 
 
 @pytest.mark.timeout(600)  # two more imports of torch, on a machine that may be busy
@@ -65,8 +65,8 @@ def test_two_processes_match_features_as_one_does_and_go_on_when_the_schedule_st
     plain = {**as_plain(experiment), "runs": str(tmp_path / "two")}
     file = tmp_path / "settings" / "tiny.yaml"
     write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
-    code, said = finished("fit", str(file), "trainer.devices=2", "patches.batch_size=1")
-    assert code == 0, said
+    code, printed = finished("fit", str(file), "trainer.devices=2", "patches.batch_size=1")
+    assert code == 0, printed
     two = RunFolder(tmp_path / "two" / "tiny" / "seed0")
     assert close(weights(one), weights(two), rtol=1e-4, atol=1e-5)
     assert cost(two)["devices"] == 2

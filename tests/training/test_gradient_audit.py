@@ -92,9 +92,9 @@ def trained(tmp_path):
 def test_a_term_without_a_gradient_stops_the_run_at_its_first_step(toy, tmp_path, wrong):
     with pytest.raises(TrainingError) as caught:
         fit.fit(toy(f"useful, {wrong}"))
-    said = str(caught.value)
-    assert said.startswith(f"loss term {wrong}: no gradient reaches the student at step 0; accepted: ")
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith(f"loss term {wrong}: no gradient reaches the student at step 0; accepted: ")
+    assert "\n" not in message
     assert caught.value.exit_code == 1
     folder = RunFolder(tmp_path / "runs" / "tiny" / "seed0")
     assert folder.state == "unfinished"

@@ -32,14 +32,14 @@ def measure(terms, wanted, supervised=("labels",)):
 
 def test_norms_cosines_and_shares_are_those_worked_out_by_hand():
     p, q = parameters()
-    found = measure(
+    measured = measure(
         {
             "labels": (p.square().sum() / 2 + 5 * q.sum(), 2.0),  # gradient (3, 4 | 5): norm sqrt(50)
             "features": (p[0] * 6 + q.square().sum() * 2, 0.5),  # gradient (6, 0 | 8): norm 10
         },
         (p, q),
     )
-    labels, features = found["labels"], found["features"]
+    labels, features = measured["labels"], measured["features"]
     assert (labels.value, labels.weight, features.value, features.weight) == (22.5, 2.0, 26.0, 0.5)
     assert labels.norm == pytest.approx(math.sqrt(50))
     assert features.norm == pytest.approx(10)
@@ -56,16 +56,16 @@ def test_the_cosine_tells_same_opposite_and_unrelated_directions(value, cosine):
     p, q = parameters()
     loss = p.square().sum()
     others = {"same": 0.01 * loss, "opposite": -7 * loss, "across": q.sum()}
-    found = measure({"labels": (loss, 1.0), "other": (others[value], 3.0)}, (p, q))
-    assert found["other"].cosine == pytest.approx(cosine)
+    measured = measure({"labels": (loss, 1.0), "other": (others[value], 3.0)}, (p, q))
+    assert measured["other"].cosine == pytest.approx(cosine)
 
 
 def test_the_cosine_is_with_the_weighted_sum_of_all_terms_from_labels():
     p, _ = parameters()
     terms = {"a": (p[0] * 1, 3.0), "b": (p[1] * 2, 2.0), "other": (p[1] * 1, 1.0)}  # labels pull towards (3, 4)
-    found = measure(terms, [p], supervised={"a", "b"})
-    assert found["a"].cosine == pytest.approx(3 / 5)
-    assert found["other"].cosine == pytest.approx(4 / 5)
+    measured = measure(terms, [p], supervised={"a", "b"})
+    assert measured["a"].cosine == pytest.approx(3 / 5)
+    assert measured["other"].cosine == pytest.approx(4 / 5)
 
 
 def test_a_term_without_the_student_in_its_graph_is_said_to_be_disconnected():
@@ -77,11 +77,11 @@ def test_a_term_without_the_student_in_its_graph_is_said_to_be_disconnected():
         "elsewhere": (elsewhere.sum(), 1.0),
         "zero": (p.sum() * 0, 1.0),
     }
-    found = measure(terms, (p, q))
-    assert [name for name, each in found.items() if not each.connected] == ["detached", "elsewhere"]
+    measured = measure(terms, (p, q))
+    assert [name for name, each in measured.items() if not each.connected] == ["detached", "elsewhere"]
     for name in ("detached", "elsewhere", "zero"):
-        assert (found[name].norm, found[name].cosine, found[name].share) == (0, 0, 0)
-    assert found["labels"].share == 1
+        assert (measured[name].norm, measured[name].cosine, measured[name].share) == (0, 0, 0)
+    assert measured["labels"].share == 1
 
 
 def test_without_terms_from_labels_or_without_any_gradient_nothing_is_divided_by_zero():
@@ -131,16 +131,16 @@ def p():
 
 def test_each_term_of_a_strategy_pulls_as_hard_as_the_labels(p):
     terms = step(balance(), p, weights=(0.5, 1.0, 1.0))
-    found = term_gradients(grouped(terms), [p])
-    pulls = {name: each.weight * each.norm for name, each in found.items()}
+    measured = term_gradients(grouped(terms), [p])
+    pulls = {name: each.weight * each.norm for name, each in measured.items()}
     assert pulls == pytest.approx({"labels": 0.5, "loud": 0.5, "quiet": 0.5})
 
 
 def test_a_weight_is_how_many_times_as_hard(p):
     terms = step(balance(), p, weights=(1.0, 3.0, 0.25))
-    found = term_gradients(grouped(terms), [p])
-    assert found["loud"].weight * found["loud"].norm == pytest.approx(3)
-    assert found["quiet"].weight * found["quiet"].norm == pytest.approx(0.25)
+    measured = term_gradients(grouped(terms), [p])
+    assert measured["loud"].weight * measured["loud"].norm == pytest.approx(3)
+    assert measured["quiet"].weight * measured["quiet"].norm == pytest.approx(0.25)
 
 
 def test_terms_keep_their_raw_values_and_those_from_labels_their_weights(p):
@@ -233,8 +233,8 @@ def test_two_processes_use_the_mean_of_their_norms(p, monkeypatch):
     # Each sees norms of its own; what `reduce` returns is the same in both.
     norms = [torch.tensor([1.0, 100.0, 0.5]), torch.tensor([3.0, 300.0, 0.1])]
     sent, weights = [], []
-    for mine in norms:
-        scaled = step(balance(), p, factors=mine.tolist(), reduce=lambda v: sent.append(v) or sum(norms) / 2)
+    for own in norms:
+        scaled = step(balance(), p, factors=own.tolist(), reduce=lambda v: sent.append(v) or sum(norms) / 2)
         weights.append([term.weight for term in scaled.values()])
     torch.testing.assert_close(torch.stack(sent), torch.stack(norms))
     assert weights[0] == weights[1] == pytest.approx([1, 2 / 200, 2 / 0.3])

@@ -47,62 +47,62 @@ def batch():
 
 
 @pytest.fixture(scope="module")
-def found(teacher, batch):
+def tables(teacher, batch):
     return layer_similarity(student_of(teacher, inflated=True), teacher, batch)
 
 
-def table(found, axis):
-    return np.array(found["cka"][axis])
+def table(tables, axis):
+    return np.array(tables["cka"][axis])
 
 
 SAME = ("conv_stem", "blocks.0", "blocks.1", "blocks.2")
 
 
-def pair(found, layer, axis, other=None):
-    return table(found, axis)[found["student"].index(f"encoder.{layer}"), found["teacher"].index(other or layer)]
+def pair(tables, layer, axis, other=None):
+    return table(tables, axis)[tables["student"].index(f"encoder.{layer}"), tables["teacher"].index(other or layer)]
 
 
-def test_all_blocks_of_both_are_compared_along_all_axes(found):
-    assert set(found["student"]) >= {f"encoder.{layer}" for layer in SAME}
-    assert set(found["teacher"]) >= {*SAME, "blocks.3"}
-    assert "global_pool" not in found["teacher"]
-    assert list(found["cka"]) == list(AXES)
+def test_all_blocks_of_both_are_compared_along_all_axes(tables):
+    assert set(tables["student"]) >= {f"encoder.{layer}" for layer in SAME}
+    assert set(tables["teacher"]) >= {*SAME, "blocks.3"}
+    assert "global_pool" not in tables["teacher"]
+    assert list(tables["cka"]) == list(AXES)
     for axis in AXES:
-        assert table(found, axis).shape == (len(found["student"]), len(found["teacher"]))
+        assert table(tables, axis).shape == (len(tables["student"]), len(tables["teacher"]))
 
 
 @pytest.mark.parametrize("layer", SAME)
-def test_a_student_that_is_its_teacher_slice_by_slice_is_like_it_across_z_and_less_so_elsewhere(found, layer):
-    assert pair(found, layer, "z") > 0.99
-    assert pair(found, layer, "y") < 0.9
-    assert pair(found, layer, "x") < 0.9
-    others = [pair(found, layer, "z", other) for other in found["teacher"] if other != layer]
-    assert max(others) < pair(found, layer, "z")
+def test_a_student_that_is_its_teacher_slice_by_slice_is_like_it_across_z_and_less_so_elsewhere(tables, layer):
+    assert pair(tables, layer, "z") > 0.99
+    assert pair(tables, layer, "y") < 0.9
+    assert pair(tables, layer, "x") < 0.9
+    others = [pair(tables, layer, "z", other) for other in tables["teacher"] if other != layer]
+    assert max(others) < pair(tables, layer, "z")
 
 
-def test_a_student_from_scratch_is_less_like_it(found, teacher, batch):
+def test_a_student_from_scratch_is_less_like_it(tables, teacher, batch):
     scratch = layer_similarity(student_of(teacher, inflated=False), teacher, batch)
     for layer in SAME:
-        assert pair(scratch, layer, "z") < pair(found, layer, "z")
+        assert pair(scratch, layer, "z") < pair(tables, layer, "z")
     assert pair(scratch, "blocks.2", "z") < 0.8
 
 
-def test_all_values_are_between_0_and_1(found):
+def test_all_values_are_between_0_and_1(tables):
     for axis in AXES:
-        assert table(found, axis).min() >= 0
-        assert table(found, axis).max() <= 1 + 1e-6
+        assert table(tables, axis).min() >= 0
+        assert table(tables, axis).max() <= 1 + 1e-6
 
 
-def test_the_deepest_value_is_linear_cka_of_maps_averaged_by_hand(found, teacher, batch):
+def test_the_deepest_value_is_linear_cka_of_maps_averaged_by_hand(tables, teacher, batch):
     # Cells of 8 voxels: blocks.2 halves three times, so a cell is one of its places, and 8 equal slices of depth.
     student = student_of(teacher, inflated=True).eval()
     with torch.no_grad():
-        ours = student.observe(batch.image, ["encoder.blocks.2"]).features["encoder.blocks.2"]
-        ours = ours.unflatten(2, (2, 8)).mean(3)
+        student_map = student.observe(batch.image, ["encoder.blocks.2"]).features["encoder.blocks.2"]
+        student_map = student_map.unflatten(2, (2, 8)).mean(3)
         slices = [batch.image[:, :, z] for z in (0, 8)]
-        theirs = torch.stack([teacher.maps(each, ["blocks.2"])["blocks.2"] for each in slices], dim=2)
-    rows = [maps.movedim(1, -1).flatten(0, 3) for maps in (ours, theirs)]
-    assert pair(found, "blocks.2", "z") == pytest.approx(linear_cka(*rows).item(), abs=1e-3)
+        teacher_map = torch.stack([teacher.maps(each, ["blocks.2"])["blocks.2"] for each in slices], dim=2)
+    rows = [maps.movedim(1, -1).flatten(0, 3) for maps in (student_map, teacher_map)]
+    assert pair(tables, "blocks.2", "z") == pytest.approx(linear_cka(*rows).item(), abs=1e-3)
 
 
 @pytest.mark.parametrize("training", [True, False])

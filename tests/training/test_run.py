@@ -222,11 +222,11 @@ def test_every_rank_that_torchrun_or_slurm_starts_knows_that_a_run_is_finished(t
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *fit)
     code, printed = launched.run(*torchrun, folder=tmp_path)
     assert code == 0, printed
-    folder, said = RunFolder(tmp_path / "runs" / "tiny" / "seed0"), "is finished; --overwrite runs it again"
+    folder, refusal = RunFolder(tmp_path / "runs" / "tiny" / "seed0"), "is finished; --overwrite runs it again"
     assert json.loads(folder.fit.read_text())["cost"]["devices"] == 2
     finished = folder.metrics.stat().st_mtime_ns
     code, printed = launched.run(*torchrun, folder=tmp_path)
-    assert (code, printed.count(said)) == (0, 1), printed
+    assert (code, printed.count(refusal)) == (0, 1), printed
     # SLURM's second task alone: it waits for no other, and leaves talking to the first
     slurm = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"}
     assert launched.run(sys.executable, *fit, folder=tmp_path, **slurm) == (0, "")

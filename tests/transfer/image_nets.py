@@ -88,15 +88,15 @@ def prepared(strategy, student, teacher):
 def look(strategy, student, teacher, batch, *, step=0, steps=10):
     """Return what student and teacher give the strategy in a step."""
     strategy.begin_step(step, steps)
-    ours = student.observe(batch.image, strategy.student_layers())
+    student_out = student.observe(batch.image, strategy.student_layers())
     view = TeacherView(teacher, strategy.requests(), stacks={}, cache=Path("unused"), patches=PatchConfig())
     stride = student.stride_zyx
-    return ours, view(strategy.requests_now(), student=ours, batch=batch, stride_zyx=stride, step=step)
+    return student_out, view(strategy.requests_now(), student=student_out, batch=batch, stride_zyx=stride, step=step)
 
 
 def terms_of(strategy, student, teacher, batch, *, step=0, steps=10):
-    ours, theirs = look(strategy, student, teacher, batch, step=step, steps=steps)
-    return strategy(student=ours, teacher=theirs, batch=batch)
+    student_out, teacher_out = look(strategy, student, teacher, batch, step=step, steps=steps)
+    return strategy(student=student_out, teacher=teacher_out, batch=batch)
 
 
 def features(kind="mse", *, layer="map", weight=1.0, schedule=None, pairs=None, **view):

@@ -121,15 +121,15 @@ class TestTerms:
         early = match(kind="attention", schedule=ScheduleConfig(stop_step=2), axes=("z",))
         late = match(kind="cka", schedule=ScheduleConfig(kind="warmup", warmup_steps=4), axes=("y",))
         strategy = prepared(combine(early=early, late=late), net, teacher)
-        asked = []
+        layers = []
         for step in range(4):
             _, seen = look(strategy, net, teacher, random_batch(), step=step)
-            asked.append("".join(key.split()[2] for key in seen.features))
+            layers.append("".join(key.split()[2] for key in seen.features))
             assert list(terms_of(strategy, net, teacher, random_batch(), step=step)) == [
                 "early_features_mid",
                 "late_features_mid",
             ]
-        assert asked == ["z", "zy", "y", "y"]
+        assert layers == ["z", "zy", "y", "y"]
 
     def test_inflate_alone_runs_no_teacher(self):
         assert not combine(start=InflateConfig()).wants_teacher

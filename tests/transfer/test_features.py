@@ -38,17 +38,17 @@ class TestTerms:
             "off": PairConfig(student="coarse", teacher="map", weight=0.0),
         }
         student, teacher, batch = ImageStudent(), ImageTeacher(), random_batch()
-        found = {}
+        by_layer = {}
         for weight in (1.0, 4.0):
             strategy = prepared(features(pairs=pairs, weight=weight), student, teacher)
-            found[weight] = terms_of(strategy, student, teacher, batch)
-        assert {name: term.weight for name, term in found[4.0].items()} == {
+            by_layer[weight] = terms_of(strategy, student, teacher, batch)
+        assert {name: term.weight for name, term in by_layer[4.0].items()} == {
             "features_mid": 4.0,
             "features_low": 1.0,
             "features_off": 0.0,
         }
-        for name, term in found[1.0].items():
-            assert term.value.item() == found[4.0][name].value.item() > 0
+        for name, term in by_layer[1.0].items():
+            assert term.value.item() == by_layer[4.0][name].value.item() > 0
 
     def test_gradient_reaches_the_layer_and_the_projection_but_nothing_after_it(self):
         student, teacher = ImageStudent(), ImageTeacher()

@@ -76,10 +76,10 @@ def test_the_term_is_the_softened_divergence_over_known_voxels(temperature):
     known[1] = False  # nobody labelled the second patch
     batch = replace(batch, known=known)
     strategy = logits(temperature=temperature)
-    ours, theirs = look(strategy, student, ImageTeacher(), batch)
-    (term,) = strategy(student=ours, teacher=theirs, batch=batch).values()
-    said = 4 * batch.image - 2 * (1 - batch.image)
-    expected = slow_kl(ours.logits.detach(), said, temperature, known)
+    student_out, teacher_out = look(strategy, student, ImageTeacher(), batch)
+    (term,) = strategy(student=student_out, teacher=teacher_out, batch=batch).values()
+    votes = 4 * batch.image - 2 * (1 - batch.image)
+    expected = slow_kl(student_out.logits.detach(), votes, temperature, known)
     assert term.value.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -88,14 +88,16 @@ def test_several_axes_vote_by_their_mean_logit():
     student, batch = ImageStudent(), random_batch()
     gray = batch.image
     planes = {"z": (3, 4), "y": (2, 4), "x": (2, 3)}
-    said = {axis: 5 * (gray - gray.mean(plane, keepdim=True)) for axis, plane in planes.items()}
+    votes = {axis: 5 * (gray - gray.mean(plane, keepdim=True)) for axis, plane in planes.items()}
     for axes in [("z",), ("x", "y"), AXES]:
         strategy = logits(axes=axes)
-        ours, theirs = look(strategy, student, Dim(), batch)
-        vote = sum(said[axis] for axis in axes) / len(axes)
-        torch.testing.assert_close(theirs.logits, vote)
-        (term,) = strategy(student=ours, teacher=theirs, batch=batch).values()
-        assert term.value.item() == pytest.approx(slow_kl(ours.logits.detach(), vote, 2.0, batch.known), rel=1e-4)
+        student_out, teacher_out = look(strategy, student, Dim(), batch)
+        vote = sum(votes[axis] for axis in axes) / len(axes)
+        torch.testing.assert_close(teacher_out.logits, vote)
+        (term,) = strategy(student=student_out, teacher=teacher_out, batch=batch).values()
+        assert term.value.item() == pytest.approx(
+            slow_kl(student_out.logits.detach(), vote, 2.0, batch.known), rel=1e-4
+        )
 
 
 def test_two_parts_with_axes_of_their_own_each_hear_their_own_axes():
@@ -124,13 +126,13 @@ def test_an_unsure_voxel_nobody_labelled_adds_nothing():
     strategy, student = logits(), agreeing_student()
     known = batch.known.clone()
     known[:, :, 3] = False
-    ours, theirs = look(strategy, student, ImageTeacher(), batch)
-    wrong = ours.logits.clone()
+    student_out, teacher_out = look(strategy, student, ImageTeacher(), batch)
+    wrong = student_out.logits.clone()
     wrong[:, :, 3] = 50
-    ours = Prediction(logits=wrong, features=ours.features)
-    (term,) = strategy(student=ours, teacher=theirs, batch=replace(batch, known=known)).values()
+    student_out = Prediction(logits=wrong, features=student_out.features)
+    (term,) = strategy(student=student_out, teacher=teacher_out, batch=replace(batch, known=known)).values()
     assert term.value.item() == pytest.approx(0, abs=1e-6)
-    (all_known,) = strategy(student=ours, teacher=theirs, batch=batch).values()
+    (all_known,) = strategy(student=student_out, teacher=teacher_out, batch=batch).values()
     assert all_known.value > 0.1
 
 
@@ -171,13 +173,13 @@ def test_no_teacher_at_all_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "fragment"),
     [
         ({"temperature": 0.0}, r"temperature=0\.0 is too small"),
         ({"weight": -1.0}, r"weight=-1\.0 is negative"),
         ({"view": ViewConfig(slices=2)}, r"view\.slices=2: accepted: null"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_mean_nothing_are_refused(settings, fragment):
+    with pytest.raises(ValueError, match=fragment):
         LogitsConfig(**settings)

@@ -113,11 +113,11 @@ def test_teacher_is_not_changed(strategy, student, teacher):
 def test_student_stays_trainable_and_shares_no_memory_with_the_teacher(strategy, student, teacher):
     strategy.adapt(student)
     strategy.transfer(student=student, teacher=teacher)
-    theirs = {p.data_ptr() for p in teacher.parameters()}
+    teacher_pointers = {p.data_ptr() for p in teacher.parameters()}
     for name, parameter in student.named_parameters():
         assert parameter.requires_grad, name
         assert parameter.is_leaf, name
-        assert parameter.data_ptr() not in theirs, name
+        assert parameter.data_ptr() not in teacher_pointers, name
 
 
 def test_transfer_is_the_same_every_time(strategy, student, teacher):

@@ -130,8 +130,8 @@ def test_on_constant_gray_every_token_is_the_teachers(either, fusion, keep_block
 
 def test_the_bias_had_to_absorb_something(teacher):
     student, rows = _transferred(teacher)
-    own, theirs = student.encoder.patch_embed.bias, teacher.net.patch_embed.proj.bias
-    assert (own - theirs).abs().max() > 1e-3
+    own, teacher_bias = student.encoder.patch_embed.bias, teacher.net.patch_embed.proj.bias
+    assert (own - teacher_bias).abs().max() > 1e-3
     assert "means of the teacher's input channels" in rows[f"{EMBED}.bias"].note
 
 

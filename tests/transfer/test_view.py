@@ -84,8 +84,8 @@ def test_a_map_of_coordinates_lies_on_the_students_cells(axis, coordinate, sourc
     view = ViewConfig(axes=(axis,), source=source, cache=False)
     request = TeacherRequest(layer="pool", axis=axis, grid_of="l", view=view)
     batch = patch_batch(image, (3, 5, 7), (4, 6, 8))
-    found = serve(PooledTeacher(1), request, batch, (2, 3, 4), image=image, stride=(2, 2, 2))
-    torch.testing.assert_close(found.features[request.key][0], wanted(batch, (2, 3, 4), (2, 2, 2)))
+    view = serve(PooledTeacher(1), request, batch, (2, 3, 4), image=image, stride=(2, 2, 2))
+    torch.testing.assert_close(view.features[request.key][0], wanted(batch, (2, 3, 4), (2, 2, 2)))
 
 
 @pytest.mark.parametrize("axis", AXES)
@@ -102,8 +102,8 @@ def test_maps_of_the_whole_stack_follow_every_crop_flip_and_turn(axis, origin, t
     request = TeacherRequest(layer="pool", axis=axis, grid_of="l", view=view)
     batch = patch_batch(image, origin, (4, 6, 8), turn)
     grid = tuple(n // 2 for n in batch.image.shape[2:])
-    found = serve(PooledTeacher(1), request, batch, grid, image=image, stride=(2, 2, 2))
-    torch.testing.assert_close(found.features[request.key][0], wanted(batch, grid, (2, 2, 2)))
+    view = serve(PooledTeacher(1), request, batch, grid, image=image, stride=(2, 2, 2))
+    torch.testing.assert_close(view.features[request.key][0], wanted(batch, grid, (2, 2, 2)))
 
 
 @pytest.mark.parametrize("axis", AXES)
@@ -117,8 +117,8 @@ def test_a_ramp_seen_by_a_strided_teacher_keeps_its_places(axis, turn, shift):
         view = ViewConfig(axes=(axis,), source="volume", cache=False)
         request = TeacherRequest(layer="pool", axis=axis, grid_of="", view=view)
         batch = patch_batch(image, [8 + s for s in shift], (5, 7, 9), turn)
-        found = serve(teacher, request, batch, (), image=image)
-        torch.testing.assert_close(found.features[request.key], batch.image, atol=1e-4, rtol=1e-4)
+        view = serve(teacher, request, batch, (), image=image)
+        torch.testing.assert_close(view.features[request.key], batch.image, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -183,10 +183,10 @@ def test_resized_slices_keep_their_places(scale, square):
         view = ViewConfig(axes=("y",), scale=scale, square=square)
         request = TeacherRequest(layer="pool", axis="y", grid_of="", view=view)
         batch = patch_batch(image, (0, 0, 0), shape, spacing_um=(3.0, 1.0, 1.0))
-        found = serve(PooledTeacher(2), request, batch, ()).features[request.key]
+        view = serve(PooledTeacher(2), request, batch, ()).features[request.key]
         inner = (..., slice(3, -3), slice(None), slice(6, -6))  # at the border there is nothing to interpolate
         # a mean over cells that end inside a voxel is off by a twelfth of their pitch
-        torch.testing.assert_close(found[inner], batch.image[inner], atol=0.1, rtol=0)
+        torch.testing.assert_close(view[inner], batch.image[inner], atol=0.1, rtol=0)
 
 
 def test_sides_that_the_teacher_cannot_divide_are_padded_and_keep_their_places():
@@ -194,8 +194,8 @@ def test_sides_that_the_teacher_cannot_divide_are_padded_and_keep_their_places()
     image = ramp(2, shape)
     request = TeacherRequest(layer="pool", axis="z", grid_of="", view=ViewConfig())
     batch = patch_batch(image, (0, 0, 0), shape)
-    found = serve(PooledTeacher(8), request, batch, ()).features[request.key]
-    torch.testing.assert_close(found[..., 4:27], batch.image[..., 4:27], atol=1e-4, rtol=1e-4)
+    view = serve(PooledTeacher(8), request, batch, ()).features[request.key]
+    torch.testing.assert_close(view[..., 4:27], batch.image[..., 4:27], atol=1e-4, rtol=1e-4)
 
 
 def test_several_axes_vote_by_their_mean_logit():
@@ -239,9 +239,9 @@ def test_a_patch_beyond_the_stack_sees_the_nearest_of_it(tmp_path):
     )
     batch = collate([cut(prepared, (-1, -1, -1), (6, 8, 8))])
     request = TeacherRequest(layer="pool", axis="z", grid_of="", view=ViewConfig(source="volume", cache=False))
-    found = serve(PooledTeacher(1), request, batch, (), image=raw).features[request.key]
+    view = serve(PooledTeacher(1), request, batch, (), image=raw).features[request.key]
     padded = np.pad(raw, 1, mode="edge")
-    torch.testing.assert_close(found[0, 0], torch.from_numpy(padded))
+    torch.testing.assert_close(view[0, 0], torch.from_numpy(padded))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def student_of(encoder, **changes):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "changes", "option", "ours", "theirs", "way_out"),
+    ("encoder", "changes", "option", "has", "wanted", "way_out"),
     [
         (
             SUPERVISED,
@@ -72,15 +72,15 @@ def student_of(encoder, **changes):
         ),
     ],
 )
-def test_sizes_are_named_with_the_option_to_change(supervised, encoder, changes, option, ours, theirs, way_out):
+def test_sizes_are_named_with_the_option_to_change(supervised, encoder, changes, option, has, wanted, way_out):
     student = student_of(encoder, **changes)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     with pytest.raises(ConfigError) as caught:
         Inflate(InflateConfig()).transfer(student=student, teacher=supervised)
-    said = str(caught.value)
-    assert said.startswith(f"strategy inflate: {option}: the student's {ours}, ")
-    assert said.endswith(f"that of the teacher 'vit_small_patch16_224' {theirs}; set {way_out}")
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith(f"strategy inflate: {option}: the student's {has}, ")
+    assert message.endswith(f"that of the teacher 'vit_small_patch16_224' {wanted}; set {way_out}")
+    assert "\n" not in message
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 
@@ -94,9 +94,9 @@ def test_other_names_in_a_file_are_an_error_with_the_first_of_them(tmp_path):
     save_file({f"backbone.{i}.weight": torch.zeros(2) for i in range(5)}, path)
     with pytest.raises(InputError) as caught:
         Timm2d(Timm2dConfig(architecture=SUPERVISED, weights="file", path=str(path)))
-    said = str(caught.value)
-    assert "0 of 5 names match vit_small_patch16_224; unmatched: backbone.0.weight, backbone.1.weight" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert "0 of 5 names match vit_small_patch16_224; unmatched: backbone.0.weight, backbone.1.weight" in message
+    assert "\n" not in message
 
 
 @pytest.fixture
@@ -117,13 +117,13 @@ def test_a_missing_matrix_is_an_error_with_the_rate_and_the_name(supervised, bro
     before = {name: value.clone() for name, value in student.state_dict().items()}
     with pytest.raises(InputError) as caught:
         Inflate(InflateConfig()).transfer(student=student, teacher=broken(net))
-    said = str(caught.value)
+    message = str(caught.value)
     sizes = {name: value.numel() for name, value in student.encoder.named_parameters()}
     lost = sizes["blocks.3.mlp.fc2.weight"] + sizes["blocks.3.mlp.fc2.bias"]
-    assert f"the teacher has {1 - lost / sum(sizes.values()):.3%} of the values" in said
-    assert "accepted: 100.000% or more" in said
-    assert "without counterpart: encoder.blocks.3.mlp.fc2.weight <- blocks.3.mlp.fc2.weight" in said
-    assert "\n" not in said
+    assert f"the teacher has {1 - lost / sum(sizes.values()):.3%} of the values" in message
+    assert "accepted: 100.000% or more" in message
+    assert "without counterpart: encoder.blocks.3.mlp.fc2.weight <- blocks.3.mlp.fc2.weight" in message
+    assert "\n" not in message
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 
@@ -141,6 +141,6 @@ def test_a_patch_embedding_without_bias_leaves_the_channels_means_to_a_new_one()
     assert next(row for row in audit.rows if row.name == "encoder.patch_embed.proj.bias").fate == "averaged"
     image = torch.rand(1, 1, 4, 16, 16)
     with torch.no_grad():
-        ours = student.encoder.patch_embed(student.normalize(image)).flatten()
-        theirs = clip.net.patch_embed.proj(clip.normalize(image[:, :, 2])).flatten()
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        embedded = student.encoder.patch_embed(student.normalize(image)).flatten()
+        expected = clip.net.patch_embed.proj(clip.normalize(image[:, :, 2])).flatten()
+    torch.testing.assert_close(embedded, expected, rtol=1e-4, atol=1e-4)
