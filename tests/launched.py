@@ -9,6 +9,7 @@ import sys
 import time
 
 import psutil
+from forked import Forked
 
 WAIT = 600.0  # seconds: for a busy machine; nothing waits longer than it must
 TEST = "DISTILL3D_TEST"  # in the environment of all that a launched process starts, whatever session that is in
@@ -46,16 +47,20 @@ class Launched:
     def __init__(self, *argv, folder, **environment):
         number = next(self._numbers)
         self.log, self._mark = folder / f"printed{number}.txt", f"{os.getpid()}.{number}"
+        self.log.touch()
+        self.process = self._start([str(word) for word in argv], os.environ | environment | {TEST: self._mark})
+
+    def _start(self, argv, env):
         # A handler becomes the default in a child; what is ignored, as in a script's background, would stay ignored
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with self.log.open("wb") as log:
-                self.process = subprocess.Popen(
-                    [str(word) for word in argv],
+                return subprocess.Popen(
+                    argv,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | environment | {TEST: self._mark},
+                    env=env,
                     start_new_session=True,
                 )
         finally:
@@ -99,8 +104,16 @@ class Launched:
                     process.kill()
             return not left
 
+        self.process.send_signal(signal.SIGKILL)  # a forked one is not marked
         wait_for(killed)
         self.process.wait(WAIT)
+
+
+class Command(Launched):
+    """A running ``distill3d ...``, forked; what it starts itself are fresh processes."""
+
+    def _start(self, argv, env):
+        return Forked(*argv, out=self.log, env=env)
 
 
 def run(*argv, folder, **environment):

@@ -39,6 +39,13 @@ def test_help_imports_nothing_heavy():
     assert "evaluate" in done.stdout
 
 
+def test_building_an_experiment_imports_no_monai():
+    """It costs seconds, which only a component of MONAI may cost."""
+    modules = "experiment, losses, data.augment, transfer.matching.places, transfer.matching.relations"
+    code = f"import sys, distill3d.{modules.replace(', ', ', distill3d.')}; sys.exit('monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_public_names_are_there():
     import distill3d
 
@@ -52,7 +59,7 @@ def test_public_names_are_there():
 
 @pytest.mark.parametrize("verb", ["fit", "show", "check"])
 def test_an_unknown_experiment_lists_the_known_and_exits_2(verb):
-    done = forked.distill3d(verb, "inflat")
+    done = forked.run(verb, "inflat")
     assert done.returncode == 2
     assert "unknown experiment 'inflat' (did you mean 'inflate'?)" in done.stderr
     assert "scratch" in done.stderr
@@ -72,7 +79,7 @@ def test_make_experiment_with_a_typo_lists_the_known_and_exits_2():
 
 
 def test_every_problem_of_the_settings_is_told_and_exits_2():
-    done = forked.distill3d("fit", "scratch", "trainer.step=3", "--student.encodr=x", "optimizer.lr=-1")
+    done = forked.run("fit", "scratch", "trainer.step=3", "--student.encodr=x", "optimizer.lr=-1")
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert len(lines) == 3
@@ -82,13 +89,13 @@ def test_every_problem_of_the_settings_is_told_and_exits_2():
 
 
 def test_a_misspelt_flag_is_no_silent_override():
-    done = forked.distill3d("fit", "scratch", "--resum")
+    done = forked.run("fit", "scratch", "--resum")
     assert done.returncode == 2
     assert "'resum' is not an override" in done.stderr
 
 
 def test_an_unknown_verb_exits_2():
-    assert forked.distill3d("fitt").returncode == 2
+    assert forked.run("fitt").returncode == 2
 
 
 def test_show_prints_settings_that_can_be_run(call):
@@ -119,40 +126,33 @@ def test_check_describes_every_case(call, tiny_file):
     assert max(map(len, shown.splitlines())) <= 100
 
 
-@pytest.fixture
-def trained(tiny):
-    from distill3d.training import fit
-
-    return fit.fit(tiny())
-
-
-def test_evaluate_scores_again_and_prints_the_table(call, trained):
-    (trained / "metrics.json").unlink()
-    shown = call("evaluate", str(trained))
+def test_evaluate_scores_again_and_prints_the_table(call, finished):
+    finished.metrics.unlink()
+    shown = call("evaluate", str(finished.path))
     assert "otsu" in shown
-    assert (trained / "metrics.json").is_file()
+    assert finished.metrics.is_file()
 
 
-def test_predict_writes_a_probability_stack_with_the_spacing(call, trained, tmp_path):
+def test_predict_writes_a_probability_stack_with_the_spacing(call, finished_once, tmp_path):
     import distill3d
 
     stack = np.random.default_rng(0).integers(1, 255, (10, 40, 50)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "stack.tif", stack)
-    call("predict", str(trained), str(tmp_path / "stack.tif"), "--out", str(tmp_path / "p"), "--spacing", "3,1,1")
+    call("predict", str(finished_once), str(tmp_path / "stack.tif"), "--out", str(tmp_path / "p"), "--spacing", "3,1,1")
     prob = distill3d.read_volume(tmp_path / "p" / "stack_prob.tif")
     assert prob.data.shape == stack.shape
     assert prob.data.dtype == np.uint8
     assert prob.spacing_um == pytest.approx((3, 1, 1))
 
 
-def test_predict_refuses_what_is_no_run_and_what_is_no_stack(trained, tmp_path):
+def test_predict_refuses_what_is_no_run_and_what_is_no_stack(finished_once, tmp_path):
     with pytest.raises(UserError, match="no such checkpoint"):
         app(["predict", str(tmp_path), str(tmp_path / "x.tif")], standalone_mode=False)
     with pytest.raises(UserError, match=r"x\.tif"):
-        app(["predict", str(trained), str(tmp_path / "x.tif")], standalone_mode=False)
+        app(["predict", str(finished_once), str(tmp_path / "x.tif")], standalone_mode=False)
 
 
 def test_evaluate_refuses_what_is_no_run(tmp_path):
-    done = forked.distill3d("evaluate", str(tmp_path))
+    done = forked.run("evaluate", str(tmp_path))
     assert done.returncode == 2
     assert "not a run folder" in done.stderr

@@ -1,8 +1,6 @@
 """Augmentation: image, gold and known move together, planes respect spacing, and a seed decides everything."""
 
 import itertools
-import subprocess
-import sys
 from dataclasses import fields, replace
 
 import numpy as np
@@ -284,8 +282,3 @@ def test_hard_lays_a_background_under_the_patch_and_keeps_its_gold(noisy_stack):
 def test_a_missing_background_is_one_line():
     with pytest.raises(InputError, match=r"nowhere\.tif"):
         only(hard=1, hard_backgrounds=("nowhere.tif",))
-
-
-def test_importing_the_module_does_not_import_monai():
-    code = "import sys, distill3d.data.augment; sys.exit('monai' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

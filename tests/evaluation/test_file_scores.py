@@ -124,7 +124,7 @@ def test_masks_of_different_shape_end_with_exit_code_2_and_one_line(tmp_path):
     write_volume(other, Volume(np.ones((4, 5, 6), np.uint8), (1.0, 1.0, 1.0)))
     with pytest.raises(InputError, match=r"\(4, 5, 6\).*\(16, 24, 60\)"):
         score_files(other, gold)
-    done = forked.distill3d("evaluate", "--pred", other, "--gold", gold, "--json")
+    done = forked.run("evaluate", "--pred", other, "--gold", gold, "--json")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
@@ -132,7 +132,7 @@ def test_masks_of_different_shape_end_with_exit_code_2_and_one_line(tmp_path):
 
 def test_the_command_prints_one_object(tmp_path):
     gold = mask_file(tmp_path / "gold.tif", line())
-    done = forked.distill3d("evaluate", "--pred", gold, "--gold", gold, "--json")
+    done = forked.run("evaluate", "--pred", gold, "--gold", gold, "--json")
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) >= MASK_KEYS
 

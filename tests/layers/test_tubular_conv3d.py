@@ -232,7 +232,8 @@ def test_gradients_are_those_of_finite_differences(few_at_a_time, axis):
     def conv(image, weight, bias, *moves):
         return op.tube_conv(image, moves, weight, bias)
 
-    assert torch.autograd.gradcheck(conv, (image, weight, bias, *moves))
+    # Every entry of the Jacobian once, where all axes move; elsewhere a random projection of it
+    assert torch.autograd.gradcheck(conv, (image, weight, bias, *moves), fast_mode=axis is not None)
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -165,8 +165,6 @@ def write_run(tmp_path):
 def _small_heap():
     """statsmodels collects garbage at every correction for several tests: all modules of a suite would be searched."""
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

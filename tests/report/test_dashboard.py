@@ -9,7 +9,7 @@ import time
 
 import pytest
 from comparisons import write_curves
-from launched import DISTILL3D, Launched
+from launched import Command
 
 from distill3d.errors import InputError
 from distill3d.report.build import compare_places
@@ -220,7 +220,7 @@ def test_a_folder_that_is_not_there_and_a_port_that_is_taken_are_said_in_a_line(
 
 def test_ctrl_c_ends_it_with_130_and_no_traceback(runs, tmp_path):
     address = r"http://127\.0\.0\.1:\d+/ .*\n"
-    with Launched(*DISTILL3D, "dashboard", runs, "--port", 0, folder=tmp_path, PYTHONUNBUFFERED="1") as process:
+    with Command("dashboard", runs, "--port", 0, folder=tmp_path) as process:
         process.until(lambda: re.match(address, process.printed))
         process.process.send_signal(signal.SIGINT)
         assert process.wait() == 130

@@ -45,7 +45,7 @@ def test_an_unfair_setting_and_long_names_are_shown_whole(write_run):
 
 def test_compare_prints_the_verdict_and_a_mistake_is_one_line(three_arms, tmp_path):
     def call(*arguments):
-        return forked.distill3d("compare", *arguments, "--runs", tmp_path / "runs")
+        return forked.run("compare", *arguments, "--runs", tmp_path / "runs")
 
     done = call("scratch", "inflate", "--scores", "dice")
     assert done.returncode == 0, done.stderr
@@ -60,7 +60,7 @@ def test_compare_prints_the_verdict_and_a_mistake_is_one_line(three_arms, tmp_pa
 def test_the_test_over_cases_can_be_chosen_for_report_and_compare(three_arms, tmp_path):
     runs, out = str(tmp_path / "runs"), tmp_path / "out"
     for verb in (["compare", "scratch", "inflate", "--runs", runs], ["report", runs, "--out", str(out)]):
-        done = forked.distill3d(*verb, "--scores", "dice", "--test", "wilcoxon")
+        done = forked.run(*verb, "--scores", "dice", "--test", "wilcoxon")
         assert done.returncode == 0, done.stderr
         assert "Wilcoxon's signed-rank test over cases" in " ".join(done.stdout.split())
     written = json.loads((out / "report.json").read_text())

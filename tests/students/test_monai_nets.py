@@ -21,19 +21,27 @@ def _build(network):
 
 @pytest.mark.parametrize("network", SETTINGS)
 @pytest.mark.parametrize("size", [(9, 40, 33)])
-def test_any_size_trains_and_also_runs_in_bf16(network, size):
+def test_any_size_trains(network, size):
     student = _build(network).train()
     image = torch.rand(1, 1, *size)
-    # Forward only: on a CPU the bfloat16 gradient of kernels over 2 x 5 x 5 maps is at times not finite (torch 2.14,
-    # 11 of 60 seeds with SegResNet), and then not the same twice.
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.isfinite(student(image).logits).all()
     logits = student(image).logits
     assert logits.shape == image.shape
     logits.square().mean().backward()
     trainable = {name: p for name, p in student.named_parameters() if p.requires_grad}
     assert not [name for name, p in trainable.items() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert len(trainable) > 0.85 * len(list(student.parameters()))
+
+
+def test_bf16_gives_about_what_float32_gives():
+    """Forward only: on a CPU gradients of kernels over 2 x 5 x 5 maps are at times not finite (torch 2.14)."""
+    student = _build("SegResNet").eval()
+    image = torch.rand(1, 1, 9, 40, 33)
+    with torch.no_grad():
+        exact = student(image).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = student(image).logits
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.05 * float(exact.abs().max()))
 
 
 def test_unetr_tiles_a_larger_image():

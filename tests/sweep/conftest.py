@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from launched import DISTILL3D, Launched
+from launched import Command
 
 from distill3d.sweep.files import parse_sweep
 
@@ -47,6 +47,6 @@ def call(tmp_path):
 
     def start(verb, *arguments, **environment):
         runs = ("--runs", tmp_path / "runs")
-        return Launched(*DISTILL3D, "sweep", verb, *arguments, *runs, folder=tmp_path, **environment)
+        return Command("sweep", verb, *arguments, *runs, folder=tmp_path, **environment)
 
     return start

@@ -7,7 +7,6 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wandb.sdk.launch.sweeps import utils
 
 from distill3d.config.plain import as_plain
 from distill3d.errors import ConfigError
@@ -190,6 +189,8 @@ ARGS = {"a.b": 1, "flag": True, "off": False, "n": {"x": 0.5}}
 
 @pytest.mark.parametrize("macro", MACROS)
 def test_a_macro_becomes_what_the_agent_makes_of_it(macro, monkeypatch):
+    from wandb.sdk.launch.sweeps import utils  # seconds of import: for these tests alone
+
     environ = {"SOMEWHERE": "here"}
     argv = build_argv([macro], program="train.py", args=ARGS, json_file="/tmp/a.json", environ=environ)  # noqa: S108
     assert argv == MACROS[macro]

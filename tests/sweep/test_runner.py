@@ -160,7 +160,7 @@ def test_after_kill_9_of_the_runner_every_trial_is_done_exactly_once(sweep_file,
         runner.until(lambda: 1 in calls() and len(trials_of(folder)) == 2)  # the second trial and its child
         with pytest.raises(InputError, match="another runner has this sweep"):
             sweep("resume")
-        runner.process.kill()
+        runner.process.send_signal(signal.SIGKILL)
         runner.wait()
         assert [row.state for row in rows()] == ["finished", "running", "waiting"]
         left = trials_of(folder)

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import numpy as np
 import pytest
 import torch
+from forked import Forked
+from launched import wait_for
 
 from distill3d.errors import InputError
 from distill3d.teachers.cache import VALUES, FeatureCache, Stack, prune
@@ -103,7 +102,8 @@ def test_a_damaged_entry_is_computed_again(tmp_path, teacher):
     assert path.read_bytes() == good
 
 
-CHILD = """
+SHAPE = (48, 112, 112)
+CHILD = f"""
 import sys
 from pathlib import Path
 import numpy as np
@@ -111,37 +111,42 @@ from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 from distill3d.teachers.cache import FeatureCache, Stack
 from distill3d.teachers.slices import Zoom
 
-image = np.random.default_rng(0).random((48, 160, 160), dtype=np.float32)
+image = np.random.default_rng(0).random({SHAPE}, dtype=np.float32)
 stack = Stack(name="s", image=lambda: image, sha256="child", spacing_um=(1.0, 1.0, 1.0))
 cache = FeatureCache(Path(sys.argv[1]), Timm2d(Timm2dConfig()), Zoom())
-report = lambda n: print("slices", n, flush=True)
 for axis in "zyx":
-    cache.fill(stack, ["blocks.0", "blocks.1"], axis, on_slices=report)
+    cache.fill(stack, {LAYERS}, axis, on_slices=lambda n: print("slices", n, flush=True))
 print("misses", cache.count.misses, flush=True)
 """
 
 
-def child(folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(CHILD), str(folder)], stdout=subprocess.PIPE, text=True
-    )
+class Child:
+    """A process that fills the cache in a folder with maps of the three axes of one stack."""
+
+    def __init__(self, folder, out):
+        out.touch()
+        self.out, self.process = out, Forked(folder, out=out, code=CHILD)
+
+    def misses(self):
+        assert self.process.wait(240) == 0, self.out.read_text()
+        return int(self.out.read_text().split()[-1])
 
 
 def contents(folder):
     return {path.parent.name: np.load(path) for path in sorted(folder.glob(f"*/{VALUES}"))}
 
 
-def test_a_kill_in_the_middle_leaves_nothing_half_written_and_a_rerun_completes_it(tmp_path):
+def test_a_kill_in_the_middle_leaves_nothing_half_written_and_a_rerun_completes_it(tmp_path, teacher):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = child(killed)
-    assert process.stdout.readline().startswith("slices")  # it is in the middle of the first stack
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    child = Child(killed, tmp_path / "first.txt")
+    wait_for(child.out.read_text)  # it is in the middle of the first stack
+    child.process.send_signal(signal.SIGKILL)
+    assert child.process.wait(60) == -signal.SIGKILL
     assert list(killed.glob(".*.partial"))  # it did die half-way
     early = contents(killed)
-    outputs = [child(folder).communicate(timeout=240)[0] for folder in (killed, whole)]
-    assert all("misses" in output for output in outputs)
+    assert Child(killed, tmp_path / "second.txt").misses() == 6 - len(early)
+    for axis in "zyx":
+        FeatureCache(whole, teacher, Zoom()).fill(stack(shape=SHAPE, sha256="child"), LAYERS, axis)
     resumed, expected = contents(killed), contents(whole)
     assert resumed.keys() == expected.keys()
     assert len(expected) == 6
@@ -150,12 +155,9 @@ def test_a_kill_in_the_middle_leaves_nothing_half_written_and_a_rerun_completes_
 
 
 def test_two_processes_at_once_compute_each_entry_once(tmp_path):
-    both = [child(tmp_path), child(tmp_path)]
-    outputs = [process.communicate(timeout=240)[0] for process in both]
-    assert all(process.returncode == 0 for process in both)
-    misses = [int(output.split()[-1]) for output in outputs]
-    assert sum(misses) == 6
-    assert len(contents(tmp_path)) == 6
+    both = [Child(tmp_path / "maps", tmp_path / f"{number}.txt") for number in range(2)]
+    assert sum(child.misses() for child in both) == 6
+    assert len(contents(tmp_path / "maps")) == 6
 
 
 def test_prune_deletes_what_nobody_read_for_so_long(tmp_path, teacher):

@@ -19,7 +19,7 @@ def stack(tmp_path):
 
 
 def command(*arguments):
-    return forked.distill3d("trace", *arguments)
+    return forked.run("trace", *arguments)
 
 
 @pytest.mark.parametrize("words", [["gap_um=4"], ["--gap_um=4"], ["--set", "gap_um=4"]])

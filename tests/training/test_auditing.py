@@ -183,7 +183,7 @@ def test_every_fate_is_explained():
 
 
 def test_a_pretraining_is_refused_in_one_line_with_exit_code_2():
-    done = forked.distill3d("audit", "pretrain_vit")
+    done = forked.run("audit", "pretrain_vit")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "distill3d: pretrain_vit trains a 2D teacher on photos; accepted: distill3d pretrain pretrain_vit"

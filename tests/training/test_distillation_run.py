@@ -1,14 +1,10 @@
 """Whole runs with the teacher in the loop: in two processes, resumed, and without any teacher afterwards."""
 
-import contextlib
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
+import forked
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -46,27 +42,14 @@ def curve(folder, name):
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
-def finished(*arguments):
-    """Run the command line; return its exit code and what it said, and leave no process behind."""
-    command = [sys.executable, "-m", "distill3d", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        try:
-            printed = process.communicate(timeout=540)[1]
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, printed
-
-
-@pytest.mark.timeout(600)  # two more imports of torch, on a machine that may be busy
 def test_two_processes_match_features_as_one_does_and_go_on_when_the_schedule_stops(tiny, tmp_path):
     experiment = tiny(*FEATURES, STOP, "trainer.log_every=1")
     one = RunFolder(fit.fit(experiment))
     plain = {**as_plain(experiment), "runs": str(tmp_path / "two")}
     file = tmp_path / "settings" / "tiny.yaml"
     write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
-    code, printed = finished("fit", str(file), "trainer.devices=2", "patches.batch_size=1")
-    assert code == 0, printed
+    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1")
+    assert done.returncode == 0, done.stderr
     two = RunFolder(tmp_path / "two" / "tiny" / "seed0")
     assert close(weights(one), weights(two), rtol=1e-4, atol=1e-5)
     assert cost(two)["devices"] == 2

@@ -1,13 +1,12 @@
 """Whole runs at tiny size: what they leave, how they stop, how they go on."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
+import forked
 import launched
 import numpy as np
 import pytest
@@ -33,30 +32,6 @@ def weights(path):
 def same(a, b, **tolerance):
     assert a.keys() == b.keys()
     return all(torch.allclose(a[k].double(), b[k].double(), **tolerance) for k in a)
-
-
-def distill3d(*arguments, **options):
-    """Start the command line as a user would, also where this process was started in the background of a script."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "distill3d", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - it starts no thread
-        **options,
-    )
-
-
-@pytest.fixture(scope="module")
-def finished_once(tmp_path_factory, tiny_file_in):
-    """One finished run for all tests of this file that need one."""
-    return fit.fit(tiny_file_in(tmp_path_factory.mktemp("finished")))
-
-
-@pytest.fixture
-def finished(finished_once, tmp_path):
-    """A copy of it where `tiny` has its runs, to be changed."""
-    return RunFolder(shutil.copytree(finished_once, tmp_path / "runs" / "tiny" / "seed0"))
 
 
 def test_a_run_leaves_scores_pictures_and_done(finished):
@@ -200,15 +175,11 @@ def test_smoke_trains_stops_resumes_and_scores(tiny, tmp_path):
     assert len(list((folder.path / "curves").glob("*/metrics.csv"))) == 2
 
 
-def test_two_processes_give_the_parameters_of_one_with_the_same_global_batch(tiny_file, tmp_path):
-    common = ["fit", str(tiny_file), "patches.workers=0"]
-    for devices, batch in ((1, 2), (2, 1)):
-        runs = f"runs={tmp_path / str(devices)}"
-        process = distill3d(*common, f"trainer.devices={devices}", f"patches.batch_size={batch}", runs)
-        out, err = process.communicate(timeout=240)
-        assert process.returncode == 0, err
-        assert out.count("held-out cases") == 1
-    one, two = (RunFolder(tmp_path / str(n) / "tiny" / "seed0") for n in (1, 2))
+def test_two_processes_give_the_parameters_of_one_with_the_same_global_batch(tiny_file, finished_once, tmp_path):
+    done = forked.run("fit", tiny_file, "trainer.devices=2", "patches.batch_size=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held-out cases") == 1
+    one, two = RunFolder(finished_once), RunFolder(tmp_path / "runs" / "tiny" / "seed0")
     assert json.loads(two.fit.read_text())["cost"]["devices"] == 2
     assert same(weights(one.last), weights(two.last), rtol=1e-4, atol=1e-5)
     assert json.loads(one.metrics.read_text())["mean"] == pytest.approx(
@@ -216,42 +187,36 @@ def test_two_processes_give_the_parameters_of_one_with_the_same_global_batch(tin
     )
 
 
-@pytest.mark.timeout(900)  # seven processes: minutes on a busy machine
+@pytest.mark.timeout(900)  # five fresh processes: minutes on a busy machine
 def test_every_rank_that_torchrun_or_slurm_starts_knows_that_a_run_is_finished(tiny_file, tmp_path):
-    fit = ("-m", "distill3d", "fit", tiny_file, "trainer.devices=2", "patches.batch_size=1")
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *fit)
-    code, printed = launched.run(*torchrun, folder=tmp_path)
+    fit = ("fit", tiny_file, "trainer.devices=2", "patches.batch_size=1")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "distill3d")
+    code, printed = launched.run(*torchrun, *fit, folder=tmp_path)
     assert code == 0, printed
     folder, refusal = RunFolder(tmp_path / "runs" / "tiny" / "seed0"), "is finished; --overwrite runs it again"
     assert json.loads(folder.fit.read_text())["cost"]["devices"] == 2
     finished = folder.metrics.stat().st_mtime_ns
-    code, printed = launched.run(*torchrun, folder=tmp_path)
-    assert (code, printed.count(refusal)) == (0, 1), printed
-    # SLURM's second task alone: it waits for no other, and leaves talking to the first
+    # Each second rank alone: it waits for no other, and leaves talking to the first
+    elastic = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     slurm = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"}
-    assert launched.run(sys.executable, *fit, folder=tmp_path, **slurm) == (0, "")
+    for environment in (elastic, slurm):
+        assert launched.run(*launched.DISTILL3D, *fit, folder=tmp_path, **environment) == (0, "")
+    first = forked.run(*fit)
+    assert (first.returncode, (first.stdout + first.stderr).count(refusal)) == (0, 1)
     assert folder.metrics.stat().st_mtime_ns == finished
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_stopped_run_ends_with_the_shells_code_and_can_be_resumed(tiny_file, tmp_path, signum, code, devices):
-    arguments = ["trainer.steps=4000", f"trainer.devices={devices}", "patches.batch_size=1"]
     folder = RunFolder(tmp_path / "runs" / "tiny" / "seed0")
-    with distill3d("fit", str(tiny_file), *arguments) as process:
-        try:
-            deadline = time.monotonic() + 240
-            while not folder.last.is_file():
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-            process.send_signal(signum)
-            _, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    assert err.count("--resume goes on from") == 1
+    arguments = ("trainer.steps=4000", f"trainer.devices={devices}", "patches.batch_size=1")
+    with launched.Command("fit", tiny_file, *arguments, folder=tmp_path) as process:
+        process.until(folder.last.is_file)
+        process.process.send_signal(signum)
+        assert process.wait() == code, process.printed
+    assert "Traceback" not in process.printed
+    assert process.printed.count("--resume goes on from") == 1
     assert folder.state == "unfinished"
     assert torch.load(folder.last, weights_only=True)["global_step"] >= 2
 

@@ -1,7 +1,7 @@
 """Settings of a trace chosen on validation cases only, and used from then on."""
 
 import json
-from dataclasses import replace
+import shutil
 
 import pytest
 
@@ -9,7 +9,7 @@ from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
 from distill3d.evaluation import run_scores
 from distill3d.evaluation.run_scores import evaluate, trace_settings
-from distill3d.experiment import experiment_from_plain
+from distill3d.experiment import experiment_from_plain, load_experiment
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.trace_tuning import tune_trace
@@ -17,16 +17,22 @@ from distill3d.volumes.prob import write_prob
 from distill3d.volumes.swc import read_swc
 
 
-@pytest.fixture
-def perfect(tiny):
+@pytest.fixture(scope="module")
+def perfect_once(tmp_path_factory, tiny_file_in):
     """A run whose predictions are its gold: of validation dimmed, so that the threshold of 0.5 finds nothing."""
-    experiment = tiny("data.shape_zyx=[24,64,64]")
+    experiment = load_experiment(tiny_file_in(tmp_path_factory.mktemp("perfect")), ["data.shape_zyx=[24,64,64]"])
     folder = RunFolder(fit.fit(experiment))
     data = DistillDataModule(experiment)
     for split, brightness in (("val", 0.4), ("test", 1.0)):
         for case in data.cases(split):
             write_prob(folder.prob(case.name), brightness * case.mask, case.spacing_um)
     return folder
+
+
+@pytest.fixture
+def perfect(perfect_once, tmp_path):
+    """A copy of it, to be tuned and scored."""
+    return RunFolder(shutil.copytree(perfect_once.path, tmp_path / "perfect"))
 
 
 def test_a_perfect_probability_becomes_a_perfect_tree(perfect, monkeypatch):
@@ -64,10 +70,9 @@ def test_the_same_seed_tries_the_same_settings(perfect):
     assert tune_trace(perfect.path, trials=6, seed=3) == first
 
 
-def test_a_run_without_predictions_of_validation_cases_makes_them(tiny):
-    folder = RunFolder(fit.fit(tiny()))
-    tune_trace(folder.path, trials=1)
-    assert all(folder.prob(name).is_file() for name in DistillDataModule(tiny()).case_names("val"))
+def test_a_run_without_predictions_of_validation_cases_makes_them(tiny, finished):
+    tune_trace(finished.path, trials=1)
+    assert all(finished.prob(name).is_file() for name in DistillDataModule(tiny()).case_names("val"))
 
 
 def test_a_run_that_is_none_is_refused(tmp_path):
@@ -75,12 +80,10 @@ def test_a_run_that_is_none_is_refused(tmp_path):
         tune_trace(tmp_path, trials=1)
 
 
-def test_a_case_that_is_missed_lowers_the_mean_of_trees_too(tiny):
-    experiment = replace(tiny())
-    folder = RunFolder(fit.fit(experiment))
-    case = DistillDataModule(experiment).cases("test")[0]
-    write_prob(folder.prob(case.name), 0.0 * case.mask, case.spacing_um)
-    results = evaluate(folder.path)
+def test_a_case_that_is_missed_lowers_the_mean_of_trees_too(tiny, finished):
+    case = DistillDataModule(tiny()).cases("test")[0]
+    write_prob(finished.prob(case.name), 0.0 * case.mask, case.spacing_um)
+    results = evaluate(finished.path)
     assert results["n_missed"] == 1
     assert results["cases"][case.name]["tree_f1"] == 0
     assert results["cases"][case.name]["tree_esa"] > 10
