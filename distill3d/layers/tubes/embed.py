@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from distill3d.layers.inflate2d import splat_matrix
+from distill3d.layers.tubes.attention_fit import AttentionFit
 from distill3d.layers.tubes.geometry import (
     OffsetLaw,
     Outside,
     Points,
     angle_tube,
     block_centers,
+    curved_tube,
     sample,
     snake_tube,
     straight_tube,
@@ -22,6 +24,7 @@ from distill3d.layers.tubes.geometry import (
 from distill3d.types import Axis
 
 Fusion = Literal["sum", "mean", "concat"]
+EmbedLaw = OffsetLaw | Literal["fit"]
 
 
 def taps_from_plane(w2: Tensor, taps: int) -> Tensor:
@@ -54,9 +57,10 @@ class TubularEmbed(nn.Module):
     """Embed every block of a volume by what tubes through its center read, one tube per axis.
 
     Tap k of K lies ``(k - K // 2) * tap_spacing`` voxels along its axis from the block's center ``i * b + b // 2``. A
-    small network looks at the block and its neighbors and bends the tubes; its last layer starts at zero, so that tubes
-    start straight. The response of an axis is ``sum_k tubes[a, :, k] * v_k`` over the values v (`geometry.sample`).
+    small network looks at the volume and bends the tubes; its last layer starts at zero, so that tubes start straight.
+    The response of an axis is ``sum_k tubes[a, :, k] * v_k`` over the values v (`geometry.sample`).
 
+    * ``fit``: a parabola is fitted to a predicted attention map near the block (`AttentionFit`, `curved_tube`).
     * ``snake``: every tap steps ``extent * tanh(predicted)`` voxels sideways from its inner neighbor (`snake_tube`).
     * ``angles``: each half turns by two angles, ``extent * pi / 4 * tanh(predicted)`` (`angle_tube`).
 
@@ -75,7 +79,8 @@ class TubularEmbed(nn.Module):
         tap_spacing: voxels between taps, above 0. Whole numbers are faster: straight tubes then need no interpolation.
         deformable: whether tubes bend; those of a single tap never do.
         law: how they bend, see above.
-        extent: bound of a step in voxels ("snake"), or of an angle in units of pi / 4 ("angles", at most 1); above 0.
+        extent: bound of a step sideways: per voxel along the tube ("fit"), in voxels ("snake"), or of an angle in units
+            of pi / 4 ("angles", at most 1); above 0.
         fusion: of the V views (the tubes and the block, if kept): their sum, their mean, or a 1 x 1 x 1 convolution
             that starts as the mean.
         outside: what taps beyond the volume read: "border" the nearest voxel, "zeros" nothing.
@@ -91,7 +96,7 @@ class TubularEmbed(nn.Module):
         torch.Size([2, 8, 2, 2, 3])
     """
 
-    offsets: nn.Sequential | None
+    offsets: nn.Sequential | AttentionFit | None
     proj: nn.Conv3d | None
     fuse: nn.Conv3d | None
 
@@ -104,12 +109,12 @@ class TubularEmbed(nn.Module):
         axes: tuple[Axis, ...] = ("z", "y", "x"),
         tap_spacing: float = 1.0,
         deformable: bool = True,
-        law: OffsetLaw = "snake",
+        law: EmbedLaw = "fit",
         extent: float = 1.0,
         fusion: Fusion = "mean",
         outside: Outside = "border",
         keep_block: bool = False,
-        hidden: int = 16,
+        hidden: int = 8,
     ) -> None:
         super().__init__()
         _check_tubes(taps=taps, axes=axes, tap_spacing=tap_spacing, block_zyx=block_zyx)
@@ -118,6 +123,7 @@ class TubularEmbed(nn.Module):
         _check_choice("outside", outside, get_args(Outside))
         self.block_zyx, self.taps, self.tap_spacing = block_zyx, taps, tap_spacing
         self.axes, self.law, self.extent = axes, law, extent
+        self.axis_numbers = ["zyx".index(axis) for axis in axes]
         self.fusion: Fusion = fusion
         self.outside: Outside = outside
         self.views = len(axes) + keep_block
@@ -129,12 +135,17 @@ class TubularEmbed(nn.Module):
         self.channels = 2 * (taps - 1) if law == "snake" else 4
         self.offsets = None
         if deformable and taps > 1:
-            self.offsets = _predictor(block_zyx, hidden=hidden, channels=len(axes) * self.channels)
+            reach = taps // 2 * tap_spacing
+            self.offsets = (
+                AttentionFit(self.axis_numbers, block_zyx=block_zyx, reach=reach, hidden=hidden, extent=extent)
+                if law == "fit"
+                else _predictor(block_zyx, hidden=hidden, channels=len(axes) * self.channels)
+            )
 
     def forward(self, image: Tensor) -> Tensor:
         """Embed [B, 1, Z, Y, X], axes divisible by ``block_zyx``, as [B, E, Z / bz, Y / by, X / bx]."""
         volume = image.squeeze(1).to(_at_least_float32(image.dtype))
-        tubes = self._tubes(image)
+        tubes = self.place(self._predict(image), image)
         values = torch.stack([sample(volume, points, outside=self.outside) for points in tubes]).to(self.tubes.dtype)
         if self.fuse is not None:
             views = torch.einsum("aek,abkzyx->baezyx", self.tubes, values).flatten(1, 2)
@@ -161,35 +172,41 @@ class TubularEmbed(nn.Module):
         """
         grid = tuple(size // block for size, block in zip(image.shape[2:], self.block_zyx, strict=True))
         shape = (image.shape[0], self.taps, *grid)
-        tubes = torch.stack(
-            [torch.stack([c.expand(shape) for c in points], dim=-1) for points in self._tubes(image, straight=straight)]
-        )
+        placed = self.place(None if straight else self._predict(image), image)
+        tubes = torch.stack([torch.stack([c.expand(shape) for c in points], dim=-1) for points in placed])
         return tubes.to(_at_least_float32(image.dtype)).flatten(3, 5).permute(1, 0, 3, 2, 4)
 
-    def _tubes(self, image: Tensor, *, straight: bool = False) -> list[Points]:
-        """Place the taps of every axis."""
-        _, _, z, y, x = image.shape
+    def place(self, predicted: Tensor | None, image: Tensor) -> list[Points]:
+        """Return where the taps of every axis lie; ``predicted`` is what `offsets` gave, None leaves them straight."""
+        z, y, x = image.shape[2:]
         if any(size % block for size, block in zip((z, y, x), self.block_zyx, strict=True)):
             raise ValueError(f"volume {z, y, x} cannot be cut into blocks; accepted: multiples of {self.block_zyx}")
         dtype = _at_least_float32(image.dtype)
         centers = block_centers((z, y, x), self.block_zyx, device=image.device)
         distances = tap_distances(self.taps, self.tap_spacing, dtype=dtype, device=image.device)
-        axes = ["zyx".index(axis) for axis in self.axes]
-        if self.offsets is None or straight:
-            return [straight_tube(axis, centers, distances) for axis in axes]
-        bends = self._bends(image, self.offsets).to(dtype)
-        bend = snake_tube if self.law == "snake" else angle_tube
-        return [bend(axis, centers, distances, bends[:, i]) for i, axis in enumerate(axes)]
-
-    def _bends(self, image: Tensor, offsets: nn.Sequential) -> Tensor:
-        """Return steps in voxels [B, A, 2, K - 1, Gz, Gy, Gx] or angles in radians [B, A, 4, Gz, Gy, Gx]."""
-        # In bfloat16 the rounding of 128 steps would add up to a good part of a voxel.
+        if predicted is None:
+            return [straight_tube(axis, centers, distances) for axis in self.axis_numbers]
+        # In bfloat16 the rounding of many steps would add up to a good part of a voxel.
         with torch.autocast(image.device.type, enabled=False):
-            predicted = offsets(image.to(self.tubes.dtype))
-        bounded = predicted.to(_at_least_float32(predicted.dtype)).tanh().unflatten(1, (len(self.axes), self.channels))
-        if self.law == "snake":
-            return bounded.unflatten(2, (2, self.taps - 1)) * self.extent
-        return bounded * (self.extent * torch.pi / 4)
+            predicted = predicted.to(dtype)
+            if isinstance(self.offsets, AttentionFit):
+                curves = [self.offsets.curves(predicted, axis) for axis in self.axis_numbers]
+                bends, bend = torch.stack(curves, dim=1), curved_tube
+            elif self.law == "snake":
+                bends, bend = self._bounded(predicted).unflatten(2, (2, self.taps - 1)), snake_tube
+            else:
+                bends, bend = self._bounded(predicted) * torch.pi / 4, angle_tube
+            return [bend(axis, centers, distances, bends[:, i]) for i, axis in enumerate(self.axis_numbers)]
+
+    def _bounded(self, predicted: Tensor) -> Tensor:
+        """Return [B, A, C, Gz, Gy, Gx] within the extent."""
+        return predicted.tanh().unflatten(1, (len(self.axes), self.channels)) * self.extent
+
+    def _predict(self, image: Tensor) -> Tensor | None:
+        if self.offsets is None:
+            return None
+        with torch.autocast(image.device.type, enabled=False):
+            return self.offsets(image.to(self.tubes.dtype))
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
@@ -227,8 +244,8 @@ def _check_tubes(*, taps: int, axes: tuple[Axis, ...], tap_spacing: float, block
         raise ValueError(f"block_zyx={block_zyx} is too small; accepted: edges of 1 or more")
 
 
-def _check_bending(*, law: OffsetLaw, extent: float) -> None:
-    _check_choice("law", law, get_args(OffsetLaw))
+def _check_bending(*, law: EmbedLaw, extent: float) -> None:
+    _check_choice("law", law, ("fit", *get_args(OffsetLaw)))
     if not extent > 0:
         raise ValueError(f"extent={extent} is too small; accepted: above 0")
     if law == "angles" and extent > 1:

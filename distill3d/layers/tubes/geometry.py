@@ -100,10 +100,35 @@ def snake_tube(axis: int, centers: Points, distances: Tensor, steps: Tensor) -> 
     """
     half = distances.shape[0] // 2
     before, after = steps[:, :, :half].cumsum(2).flip(2), steps[:, :, half:].cumsum(2)
-    offsets = torch.cat([before, torch.zeros_like(steps[:, :, :1]), after], dim=2)
+    return moved_tube(axis, centers, distances, torch.cat([before, torch.zeros_like(steps[:, :, :1]), after], dim=2))
+
+
+def curved_tube(axis: int, centers: Points, distances: Tensor, curves: Tensor) -> Points:
+    """Bend tubes into polynomials: along ``axis`` the taps stay where they are.
+
+    Args:
+        axis: the tube's, 0 is z.
+        centers: see `block_centers`.
+        distances: see `tap_distances`.
+        curves: [B, 2, D, Gz, Gy, Gx] in voxels: of both transverse axes in ZYX order the coefficients of u^0 to
+            u^(D-1), where u is the distance over the largest one.
+
+    Example:
+        >>> curves = torch.tensor([1.0, 0.0, 2.0]).view(1, 1, 3, 1, 1, 1).repeat(1, 2, 1, 1, 1, 1)
+        >>> z, _, _ = curved_tube(2, block_centers((2, 2, 2), (2, 2, 2)), tap_distances(3, 1.0), curves)
+        >>> z.flatten().tolist()
+        [4.0, 2.0, 4.0]
+    """
+    u = distances / distances.abs().max()
+    powers = torch.stack([u**k for k in range(curves.shape[2])]).to(curves.dtype).flatten(1)  # [D, K]
+    return moved_tube(axis, centers, distances, torch.einsum("bcdzyx,dk->bckzyx", curves, powers))
+
+
+def moved_tube(axis: int, centers: Points, distances: Tensor, sideways: Tensor) -> Points:
+    """Move the taps of straight tubes by [B, 2, K, Gz, Gy, Gx] voxels along both transverse axes."""
     points = list(straight_tube(axis, centers, distances))
     for moved, a in enumerate(a for a in range(3) if a != axis):
-        points[a] = points[a] + offsets[:, moved]
+        points[a] = points[a] + sideways[:, moved]
     return points[0], points[1], points[2]
 
 
