@@ -11,7 +11,8 @@ from distill3d.config.registry import STRATEGIES
 from distill3d.config.schema import OptimizerConfig
 from distill3d.errors import ConfigError, TrainingError
 from distill3d.teachers.base import Teacher, TeacherIdentity
-from distill3d.training.module import DistillModule, learning_rate
+from distill3d.training.module import DistillModule
+from distill3d.training.optimizer import learning_rate
 from distill3d.transfer.base import TransferStrategy
 from distill3d.transfer.requests import TeacherRequest, ViewConfig
 from distill3d.types import Batch, LossTerm
