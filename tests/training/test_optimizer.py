@@ -55,6 +55,15 @@ def step(module, optimizer, *, seed=0):
     optimizer.step()
 
 
+def test_unless_told_otherwise_the_weights_of_a_teacher_learn_at_a_tenth_of_the_rate(built):
+    module = built(*CNN)
+    by_name = rates(module)
+    moved = {name for name in by_name if name in module.transferred}
+    assert moved == {name for name in by_name if name.startswith("encoder.")}
+    assert [by_name[name] for name in moved] == pytest.approx([1e-4] * len(moved))
+    assert {rate for name, rate in by_name.items() if name not in moved} == {1e-3}
+
+
 def test_the_rate_of_a_block_of_a_vit_falls_with_its_distance_from_the_last(built):
     by_name = rates(built(*VIT, "optimizer={lr: 0.008, transferred_lr_ratio: 0.5, layer_decay: 0.5}"))
     expected = {
@@ -84,7 +93,7 @@ def test_the_rate_of_a_block_of_a_convnet_falls_with_its_distance_from_the_last(
 
 
 def test_groups_are_at_most_two_per_depth_and_their_names_tell_them_apart(built):
-    groups = groups_of(built(*VIT, "optimizer={transferred_lr_ratio: 0.1, layer_decay: 0.5}"))
+    groups = groups_of(built(*VIT, "optimizer.layer_decay=0.5"))
     names = [group["name"] for group in groups]
     assert len(names) == len(set(names)) <= 2 * (4 + 1) + 2
     assert "transferred x0.00625, decays" in names
