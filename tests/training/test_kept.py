@@ -6,12 +6,11 @@ from dataclasses import replace
 import forked
 import pytest
 import torch
+from small_transfers import CNN, Crash, close, weights
 
 from distill3d.config.plain import as_plain
 from distill3d.storage.run_folder import RunFolder, write_yaml
 from distill3d.training import fit
-from tests.training.test_distillation_run import Crash, close, finished, weights
-from tests.training.test_optimizer import CNN
 
 FROZEN = "optimizer.transferred_lr_ratio=0"
 FAST = "optimizer={lr: 0.1, transferred_lr_ratio: 1, warmup_steps: 0, schedule: constant}"
@@ -54,8 +53,8 @@ def test_frozen_entries_are_bit_equal_after_a_run_of_two_processes_too(frozen, t
     plain = {**as_plain(experiment), "runs": str(tmp_path / "two")}
     file = tmp_path / "settings" / "tiny.yaml"
     write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
-    code, printed = finished("fit", str(file), "trainer.devices=2", "patches.batch_size=1")
-    assert code == 0, printed
+    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1")
+    assert done.returncode == 0, done.stderr
     two = RunFolder(tmp_path / "two" / "tiny" / "seed0")
     one, other = weights(frozen), weights(two)
     names = moved_parameters(frozen) & one.keys()
@@ -82,7 +81,7 @@ def test_a_run_that_wipes_its_teacher_out_says_so_in_its_last_line(tiny_cnn, tmp
     plain = as_plain(replace(tiny_cnn(FAST, "trainer.steps=30", "trainer.validate_every=30"), runs=str(tmp_path)))
     file = tmp_path / "wiped.yaml"
     write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
-    done = forked.distill3d("fit", str(file))
+    done = forked.run("fit", file)
     share = results(RunFolder(tmp_path / "wiped" / "seed0"))["kept"]
     assert 0 <= share < 0.5
     assert done.stdout.splitlines()[-1].startswith(f"kept {share:.2f} of its likeness to the teacher")

@@ -2,24 +2,12 @@
 
 import pytest
 import torch
+from small_transfers import CNN, VIT, make_batch
 
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import OptimizerConfig
 from distill3d.errors import ConfigError
 from distill3d.training.module import DistillModule, load_module
-from tests.training.test_module import make_batch
-
-VIT_SIZES = "encoder: test_vit, depth: 4, block_zyx: [8, 16, 16], input_zyx: [16, 32, 32], decoder: [4, 4, 4, 4]"
-VIT = (
-    f"student={{name: vit3d, {VIT_SIZES}, depth_position: learned}}",
-    "teacher={name: timm2d, architecture: test_vit, weights: random}",
-    "strategy={name: inflate, mode: center}",
-)
-CNN = (
-    "student={name: convnet3d, encoder: test_efficientnet, stages: 2, decoder: [4, 4], encoder_norm: batch}",
-    "teacher={name: timm2d, architecture: test_efficientnet, weights: random}",
-    "strategy={name: inflate, mode: center}",
-)
 
 
 @pytest.fixture
