@@ -86,7 +86,8 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 10
-    transferred_lr_ratio: float = 1.0  # learning rate of transferred parameters relative to `lr`; 0 freezes them
+    transferred_lr_ratio: float = 0.1  # learning rate of transferred parameters relative to `lr`; 0 freezes them
+    layer_decay: float = 1.0  # of that rate per block below the deepest transferred one, in (0, 1]; 1: none
     freeze_transferred_steps: int = 0  # transferred parameters stay as they are for so many steps
 
     def __post_init__(self) -> None:
@@ -98,6 +99,8 @@ class OptimizerConfig:
             transferred_lr_ratio=self.transferred_lr_ratio,
             freeze_transferred_steps=self.freeze_transferred_steps,
         )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay={self.layer_decay} is out of range; accepted: above 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

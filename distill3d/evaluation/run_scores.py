@@ -48,7 +48,7 @@ def evaluate(run: Path | str) -> dict[str, Any]:
 
     Returns:
         The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
-        and ``cost``, ``teacher``, ``provenance`` of the training. Scores of trees start with ``tree_``.
+        and ``cost``, ``teacher``, ``kept``, ``provenance`` of the training. Scores of trees start with ``tree_``.
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.

@@ -20,6 +20,8 @@ ROWS_OF_FILES = tuple(SCORES[key] for key in (
     "tree_length_gold", "tree_tips_error", "tree_branches_error",
 ))  # fmt: skip
 
+ENOUGH_KEPT = 0.5  # of the likeness to the teacher
+
 
 def score_table(results: Mapping[str, Any]) -> Table:
     """Lay out a run's ``metrics.json``: a row per case and method, then their means."""
@@ -42,8 +44,22 @@ def score_table(results: Mapping[str, Any]) -> Table:
 
 def _title(results: Mapping[str, Any]) -> Text:
     teacher = results.get("teacher") or {"weights": "none", "architecture": "none", "random": False}
-    title = Text(f"{results['experiment']}, seed {results['seed']}: held-out cases")
-    return add_teacher(title, teacher)
+    title = add_teacher(Text(f"{results['experiment']}, seed {results['seed']}: held-out cases"), teacher)
+    if (share := results.get("kept")) is not None:
+        title.append(
+            f"\nkept: {share:.2f} of the likeness to the teacher (mean CKA of blocks, after / before)", "not bold"
+        )
+    return title
+
+
+def little_kept(share: float | None) -> str | None:
+    """Say that training has wiped most of the teacher out, and what keeps more; None where it has not."""
+    if share is None or share >= ENOUGH_KEPT:
+        return None
+    return (
+        f"kept {share:.2f} of its likeness to the teacher: training has replaced most of what was transferred; "
+        "lower optimizer.transferred_lr_ratio (0 freezes it) or optimizer.layer_decay"
+    )
 
 
 def add_teacher(title: Text, teacher: Mapping[str, Any]) -> Text:

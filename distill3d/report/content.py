@@ -128,6 +128,8 @@ class Arm:
         runs: by seed.
         scores: estimate by score key.
         cost: of a run.
+        kept: share of its likeness to the teacher that a run has left, the mean over seeds; None where nothing was
+            transferred, or no run says it.
         teacher: a line such as ``tf_efficientnet_lite0, package ..., sha256 ...``; empty without a teacher.
         random_teacher: whether the teacher's weights are random.
     """
@@ -140,6 +142,7 @@ class Arm:
     runs: tuple[RunEntry, ...]
     scores: Mapping[str, Estimate]
     cost: Cost
+    kept: float | None = None
     teacher: str
     random_teacher: bool
 

@@ -7,7 +7,7 @@ import re
 from markupsafe import Markup
 
 from distill3d.evaluation.scores import Score
-from distill3d.report.content import Comparison, Cost, Difference, Estimate
+from distill3d.report.content import Arm, Comparison, Difference, Estimate
 
 NONE = "\N{EN DASH}"  # where there is no value
 MINUS = "\N{MINUS SIGN}"
@@ -102,7 +102,7 @@ def breakable(name: str) -> Markup:
     return Markup("<wbr>").join(part for part in _PARTS.findall(name))
 
 
-COSTS = ("parameters", "FLOPs/patch", "s/step", "memory", "training")
+COSTS = ("parameters", "FLOPs/patch", "s/step", "memory", "training", "kept")
 
 
 def heading(score: Score) -> str:
@@ -129,14 +129,16 @@ def _with_interval(estimated: Estimate | Difference, score: Score, *, signed: bo
     return mean if estimated.low is None or estimated.high is None else f"{mean} [{low}, {high}]"
 
 
-def costs(cost: Cost) -> tuple[str, ...]:
-    """What a run costs, in the order of `COSTS`."""
+def costs(arm: Arm) -> tuple[str, ...]:
+    """What a run costs and keeps of its teacher, in the order of `COSTS`."""
+    cost = arm.cost
     return (
         quantity(cost.parameters),
         quantity(cost.flops_per_patch),
         quantity(cost.seconds_per_step, "s"),
         quantity(cost.peak_memory_gib, "GiB"),
         quantity(cost.fit_seconds, "s"),
+        number(arm.kept, 2),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ class Student(nn.Module, ABC):
         deepest_layer: path of the layer with the coarsest map of the mirrored encoder, None where there is none.
         input_shift: the entry [out_channels], a bias or a buffer, that makes up for the channels' different means.
         heads: names of the further heads that give auxiliary logits in training.
+        still: paths of layers whose statistics stay, see `freeze`.
     """
 
     stride_zyx: tuple[int, int, int] = (1, 1, 1)
@@ -35,6 +37,7 @@ class Student(nn.Module, ABC):
     deepest_layer: str | None = None
     expected_copy_rate: float = 1.0
     heads: tuple[str, ...] = ()
+    still: tuple[str, ...] = ()
 
     def forward(self, image: Tensor) -> Prediction:
         """Segment [B, 1, Z, Y, X] intensities in [0, 1]; the logits have the image's size."""
@@ -127,6 +130,25 @@ class Student(nn.Module, ABC):
             f"student {type(self).__name__} mirrors no 2D network, so {architecture!r} does not fit; "
             f"set student.name=convnet3d or vit3d, and student.encoder={architecture}"
         )
+
+    def depths(self) -> dict[str, int]:
+        """Return how deep in the mirrored 2D network each parameter is: 0 meets the image; none where it is unknown."""
+        return {}
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Train these entries of the state dict no longer: no gradient is computed, and running statistics stay."""
+        for name, parameter in self.named_parameters():
+            if name in names:
+                parameter.requires_grad_(False)
+        self.still = tuple(path for path, _ in self.named_modules() if f"{path}.running_mean" in names)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training but for `still` layers, which use their running statistics."""
+        super().train(mode)
+        for path in self.still:
+            self.get_submodule(path).eval()
+        return self
 
     def normalize(self, image: Tensor) -> Tensor:
         """Bring intensities in [0, 1] to what the network's first layer expects."""

@@ -69,6 +69,7 @@ class ConvNet3d(MirrorStudent):
             depth_padding=config.depth_padding,
             norm=config.encoder_norm,
         )
+        self.layer_rule = self.encoder.layer_rule
         deepest = self.encoder.octaves[-1]
         self.stride_zyx = (math.prod(strides[:deepest]), 2**deepest, 2**deepest)
         widths = config.decoder[:deepest]

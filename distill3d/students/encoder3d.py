@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast, final
 
@@ -33,6 +34,7 @@ class Encoder3d(nn.Module):
         octaves: halvings in the plane up to each tap.
         channels: of each tap.
         stem: path of the first convolution.
+        layer_rule: timm's `group_matcher` of the network.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Encoder3d(nn.Module):
         octaves: tuple[int, ...],
         channels: tuple[int, ...],
         stem: str,
+        layer_rule: Mapping[str, Any],
     ) -> None:
         super().__init__()
         for name, child in children.items():
@@ -53,6 +56,7 @@ class Encoder3d(nn.Module):
         self.octaves = octaves
         self.channels = channels
         self.first_conv = stem
+        self.layer_rule = layer_rule
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the taps of [B, 1, Z, Y, X], finest first."""
@@ -114,6 +118,7 @@ def build_encoder(
         octaves=tuple((int(info["reduction"]) // scale).bit_length() - 1 for info in used),
         channels=tuple(int(info["num_chs"]) for info in used),
         stem=surgery.stem,
+        layer_rule=cast("Any", net).group_matcher(),
     )
 
 

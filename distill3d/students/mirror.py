@@ -1,10 +1,13 @@
-"""What students that mirror a 2D network share: the input statistics they take over from it."""
+"""What students that mirror a 2D network share: the input statistics they take over, how deep each layer is."""
 
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
+from timm.models import group_parameters
 from torch import Tensor
 
 from distill3d.layers.inflate2d import gray_statistics
@@ -17,6 +20,7 @@ class MirrorStudent(Student, ABC):
     Until a transfer sets them, mean and standard deviation are 0.5, for intensities in [0, 1].
     """
 
+    layer_rule: Mapping[str, Any]  # timm's `group_matcher` of the 2D network: which entries are of which block
     input_mean: Tensor
     input_std: Tensor
 
@@ -24,6 +28,15 @@ class MirrorStudent(Student, ABC):
         super().__init__()
         self.register_buffer("input_mean", torch.tensor(0.5))
         self.register_buffer("input_std", torch.tensor(0.5))
+
+    def depths(self) -> dict[str, int]:
+        """Return the depth by parameter: 0 for stem, positions, prefix tokens; k for block k of n; n for a last norm.
+
+        What the 2D network does not have is as deep as it is named, or deeper than all.
+        """
+        encoder = self.get_submodule("encoder")
+        depths = cast("dict[str, int]", group_parameters(encoder, self.layer_rule, reverse=True))
+        return {f"encoder.{name}": depth for name, depth in depths.items()}
 
     def normalize(self, image: Tensor) -> Tensor:
         """Bring intensities in [0, 1] to what the encoder expects."""

@@ -88,6 +88,7 @@ class Vit3d(MirrorStudent):
         self.bias_2d = net.patch_embed.proj.bias is not None
         factors = octave_factors(config.block_zyx)
         self.shape_2d = vit_shape(net)
+        self.layer_rule = net.group_matcher()
         self.encoder = ViTEncoder3d(
             net,
             block_zyx=config.block_zyx,

@@ -30,7 +30,7 @@ from distill3d.training.gradient_audit import GradientAudit
 from distill3d.training.inference import inference_device, predict_prob, window_count
 from distill3d.training.loggers import log_results, make_loggers
 from distill3d.training.module import DistillModule, fresh_module, load_module
-from distill3d.training.similarity import layer_similarity, similarity_batch
+from distill3d.training.similarity import kept, layer_similarity, mirrored_blocks, similarity_batch
 from distill3d.training.tables import audit_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
 from distill3d.training.trainer import make_trainer, quiet, step_of, train
@@ -208,14 +208,22 @@ def _finish(
     module = load_module(folder.best if folder.best.is_file() else folder.last)
     _predict_cases(folder, module, data, console)
     seconds = time.perf_counter() - started
+    _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
     fitted = folder.read_json(folder.fit)
     fitted["cost"]["predict_seconds"] = seconds
-    write_json(folder.fit, fitted)
-    _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
+    write_json(folder.fit, {**fitted, "kept": _kept(folder, module)})
     results = evaluate(folder.path)
     figures = case_pictures(folder, results) | learned_figures(folder, module, data.cases("test")[0])
     log_results(loggers, results, figures)
     write_json(folder.done, {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "cases": len(results["cases"])})
+
+
+def _kept(folder: RunFolder, module: DistillModule) -> float | None:
+    """Return the share of its likeness to the teacher that the student still has; None where it took over no block."""
+    alike = folder.read_json(folder.similarity)
+    if not {"before", "after"} <= alike.keys():
+        return None
+    return kept(alike["before"], alike["after"], mirrored_blocks(module.student, module.transferred))
 
 
 def _predict_cases(folder: RunFolder, module: DistillModule, data: DistillDataModule, console: Console) -> None:

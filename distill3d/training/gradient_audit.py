@@ -82,5 +82,5 @@ class GradientAudit(L.Callback):
             names = ", ".join(cut or still)
             raise TrainingError(
                 f"loss term {names}: no gradient reaches the student at step {self._step}; accepted: terms that depend "
-                "on the student's parameters, so check the term's layers and where it detaches"
+                "on what is trained of the student, so check the term's layers, where it detaches and what is frozen"
             )

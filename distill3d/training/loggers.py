@@ -116,7 +116,8 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], figures: Mapp
         for case, scores in results["cases"].items():
             table.add_data(case, *(scores.get(column) for column in columns))  # no gold tree, no scores of one
         run.log({"cases": table} | {name: wandb.Image(str(path)) for name, path in figures.items()})
-    log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()})
+    kept = {} if results["kept"] is None else {"kept": results["kept"]}
+    log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()} | kept)
 
 
 def log_summary(loggers: list[Logger], summary: Mapping[str, float]) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import LOSSES, STRATEGIES, STUDENTS, TEACHERS
-from distill3d.config.schema import Experiment, OptimizerConfig
+from distill3d.config.schema import Experiment
 from distill3d.errors import ConfigError, InputError, TrainingError
 from distill3d.experiment import experiment_from_plain
 from distill3d.losses.base import Loss
@@ -24,6 +23,7 @@ from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.training.dice import DiceByCase
 from distill3d.training.gradients import GradientBalance, StepTerms
+from distill3d.training.optimizer import parameter_groups, transferred_scales
 from distill3d.transfer.base import TransferAudit, TransferStrategy
 from distill3d.transfer.view import TeacherView
 from distill3d.types import Batch, LossTerm, Prediction
@@ -82,13 +82,24 @@ class DistillModule(L.LightningModule):
         """
         audit = self.strategy.transfer(student=self.student, teacher=teacher)
         self.convert()
-        self.transferred = frozenset(self.conversion.renamed(name) for name in audit.transferred)
+        self.remember(self.conversion.renamed(name) for name in audit.transferred)
         self.attach(teacher)
         return audit
 
     def convert(self) -> None:
         """Turn the layers that the experiment names into neurons of another type."""
         self.conversion = convert_neurons(self.student, self.experiment.neurons)
+
+    def remember(self, transferred: Iterable[str]) -> None:
+        """Note which entries of the student came from the teacher; with a learning rate of 0 they are frozen.
+
+        Raises:
+            ConfigError: their learning rate depends on a depth that the student does not know.
+        """
+        self.transferred = frozenset(transferred)
+        transferred_scales(self.student, self.transferred, self.experiment.optimizer)
+        if self.experiment.optimizer.transferred_lr_ratio == 0:
+            self.student.freeze(self.transferred)
 
     def attach(self, teacher: Teacher) -> None:
         """Remember the teacher's identity, and hold its network if the strategy wants it during training."""
@@ -160,36 +171,21 @@ class DistillModule(L.LightningModule):
         self.val_dice.reset()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of dicts
-        """AdamW in groups: gates, transferred or new; the latter two decayed (matrices, kernels) or not."""
+        """AdamW in the groups of `parameter_groups`."""
         settings = self.experiment.optimizer
-        optimizer = torch.optim.AdamW(self._parameter_groups(settings), lr=settings.lr)
+        groups = parameter_groups(
+            ((name.removeprefix("student."), parameter) for name, parameter in self.named_parameters()),
+            settings,
+            scales=transferred_scales(self.student, self.transferred, settings),
+            conversion=self.conversion,
+            steps=self.experiment.trainer.steps,
+        )
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr)
         factors = [group["factor"] for group in optimizer.param_groups]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         for group in optimizer.param_groups:
             del group["factor"]  # a closure has no place in a checkpoint
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _parameter_groups(self, settings: OptimizerConfig) -> list[dict[str, Any]]:
-        groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                entry = name.removeprefix("student.")
-                gate, moved = entry in self.conversion.gates, entry in self.transferred
-                groups.setdefault((gate, moved, parameter.ndim > 1 and not gate), []).append(parameter)
-        gate_ratio, moved_ratio = self.conversion.gate_lr_ratio, settings.transferred_lr_ratio
-        return [
-            {
-                "params": parameters,
-                "lr": settings.lr * (gate_ratio if gate else moved_ratio if moved else 1.0),
-                "weight_decay": settings.weight_decay if decayed else 0.0,
-                "factor": learning_rate(
-                    settings,
-                    steps=self.experiment.trainer.steps,
-                    frozen_until=settings.freeze_transferred_steps if moved else 0,
-                ),
-            }
-            for (gate, moved, decayed), parameters in sorted(groups.items())
-        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the module, as plain containers (loadable with ``weights_only=True``)."""
@@ -204,33 +200,6 @@ class DistillModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the weights that were balanced so far."""
         self.balance.scales = dict(checkpoint[CHECKPOINT_KEY]["balance"])
-
-
-def learning_rate(settings: OptimizerConfig, *, steps: int, frozen_until: int = 0) -> Callable[[int], float]:
-    """Return the factor on a group's learning rate by optimizer step: frozen, warm-up, then constant or cosine to 0.
-
-    It is a function and not an object because the scheduler saves an object's attributes in the checkpoint.
-
-    Args:
-        settings: schedule and warm-up.
-        steps: of the whole run.
-        frozen_until: the factor is 0 before this step.
-
-    Example:
-        >>> rate = learning_rate(OptimizerConfig(warmup_steps=0), steps=10)
-        >>> [round(rate(step), 2) for step in (0, 5, 10)]
-        [1.0, 0.5, 0.0]
-    """
-
-    def factor(step: int) -> float:
-        if step < frozen_until:
-            return 0.0
-        warm = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-        if settings.schedule == "constant":
-            return warm
-        return warm * 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
-
-    return factor
 
 
 def fresh_module(
@@ -273,7 +242,7 @@ def load_module(
     saved = checkpoint[CHECKPOINT_KEY]
     module = DistillModule(experiment or experiment_from_plain(saved["experiment"]), val_cases=val_cases)
     module.convert()
-    module.transferred = frozenset(saved["transferred"])
+    module.remember(saved["transferred"])
     module.teacher_identity = TeacherIdentity(**saved["teacher"]) if saved["teacher"] else None
     try:
         module.load_state_dict(checkpoint["state_dict"], strict=True)

@@ -1,8 +1,8 @@
-"""How alike the layers of student and teacher are, before and after training: linear CKA per axis."""
+"""How alike the layers of student and teacher are, before and after training: linear CKA per axis, and what is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,22 +15,64 @@ from distill3d.layers.grids import Cells, resample
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.slices import Zoom, cut_slices, slice_order, stacked_maps
-from distill3d.transfer.matching.relations import linear_cka
+from distill3d.transfer.matching.relations import linear_cka_table
 from distill3d.transfer.view import map_cells
 from distill3d.types import AXES, Axis, Batch
 
 CELL_VOX = 8  # both maps are brought to cells of this side: places that are compared
 SLICE_STEP = 4  # every so many slices are shown to the teacher: two per cell are enough for a figure
-PATCHES = 4  # of the validation cases, at most
+PATCHES = 4  # of the training cases, at most
+PLACES = 2304  # cells that are compared, at most: those of 4 patches of 32 x 96 x 96 voxels
 
 
 Similarity = dict[str, Any]
 
 
 def similarity_batch(data: DistillDataModule) -> Batch:
-    """Return the patches that are looked at: the first ones of the validation, around gold before all others."""
-    patches = ValPatches(data.cases("val"), data.experiment.patches)
-    return collate([patches[index] for index in range(min(PATCHES, len(patches)))])
+    """Return the patches that are looked at: always the same of the training cases, unaugmented, first around gold."""
+    cases, config = data.cases("train"), data.experiment.patches
+    patches = ValPatches(cases, config)
+    by_turns = [case * config.val_patches + n for n in range(config.val_patches) for case in range(len(cases))]
+    return collate([patches[index] for index in by_turns[:PATCHES]])
+
+
+def mirrored_blocks(student: Student, transferred: Collection[str]) -> dict[str, str]:
+    """Return the path of each block of the student that took over weights -> its own block in the teacher.
+
+    Args:
+        student: a stem, prefix tokens and a last norm are no blocks of it.
+        transferred: entries of its state dict.
+    """
+    moved = [name for name, depth in student.depths().items() if depth and name in transferred]
+    blocks = {
+        path: student.teacher_key(path)
+        for path in student.main_layers()
+        if path.rpartition(".")[2].isdigit() and any(name.startswith(f"{path}.") for name in moved)
+    }
+    return {path: own for path, own in blocks.items() if own is not None}
+
+
+def kept(before: Similarity, after: Similarity, blocks: Mapping[str, str]) -> float | None:
+    """Return how much of its likeness to the teacher a student has kept: mean CKA after training over mean before.
+
+    Each block is compared with its own teacher block on slices across z. 1 where nothing was lost, as for a frozen
+    encoder; 0 where nothing is left; None where there is no such block. A ratio of means, not a mean of ratios: a block
+    that was unlike its teacher from the start must not decide.
+
+    Args:
+        before: as `layer_similarity` returns it.
+        after: likewise, on the same patches.
+        blocks: from `mirrored_blocks`.
+    """
+    sums = [
+        sum(
+            table["cka"]["z"][table["student"].index(path)][table["teacher"].index(own)]
+            for path, own in blocks.items()
+            if path in table["student"] and own in table["teacher"]
+        )
+        for table in (before, after)
+    ]
+    return sums[1] / sums[0] if sums[0] else None
 
 
 @torch.no_grad()
@@ -54,12 +96,15 @@ def layer_similarity(student: Student, teacher: Teacher, batch: Batch) -> Simila
     device = next(student.parameters()).device
     image = batch.image.to(device)
     cells = [Cells.regular(-(-size // CELL_VOX), CELL_VOX) for size in image.shape[2:]]
-    student_places = _student_places(student, image, cells)
-    names = teacher.map_layers()
-    cka: dict[str, list[list[float]]] = {}
-    for axis in AXES:
-        teacher_places = _teacher_places(teacher, image, batch.spacing_um[0].tolist(), names, axis, cells)
-        cka[axis] = [[float(linear_cka(a, b)) for b in teacher_places.values()] for a in student_places.values()]
+    student_places, names = _student_places(student, image, cells), teacher.map_layers()
+    spacing_um = batch.spacing_um[0].tolist()
+    by_axis = {axis: _teacher_places(teacher, image, spacing_um, names, axis, cells) for axis in AXES}
+    if not student_places:  # as in some students of MONAI
+        return {"student": [], "teacher": list(names), "cka": {}}
+    table = linear_cka_table(
+        [*student_places.values()], [places for of_axis in by_axis.values() for places in of_axis.values()]
+    )
+    cka = {axis: part.tolist() for axis, part in zip(AXES, table.split(len(names), dim=1), strict=True)}
     return {"student": list(student_places), "teacher": list(names), "cka": cka}
 
 
@@ -93,5 +138,8 @@ def _teacher_places(
 
 
 def _places(maps: Tensor) -> Tensor:
-    """Turn [B, C, Z, Y, X] into [B * Z * Y * X, C]."""
-    return maps.movedim(1, -1).flatten(0, -2).float()
+    """Turn [B, C, Z, Y, X] into [B * Z * Y * X, C], `PLACES` at most, evenly chosen."""
+    places = maps.movedim(1, -1).flatten(0, -2).float()
+    if len(places) <= PLACES:
+        return places
+    return places[torch.linspace(0, len(places) - 1, PLACES, device=places.device).long()]

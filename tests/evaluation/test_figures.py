@@ -8,7 +8,7 @@ from rich.console import Console
 
 from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, UNKNOWN
 from distill3d.evaluation.figures.case import case_figure, error_projection
-from distill3d.evaluation.tables import score_table
+from distill3d.evaluation.tables import little_kept, score_table
 
 
 def masks(*places):
@@ -81,3 +81,19 @@ def test_the_table_fits_100_columns_and_counts_missed_cases():
 def test_a_random_teacher_is_shouted():
     assert "THE TEACHER'S WEIGHTS ARE RANDOM" in rendered(results(random=True))
     assert "RANDOM" not in rendered(results(random=False)).replace("random", "")
+
+
+def test_the_table_says_what_a_run_kept_of_its_teacher_where_it_took_something():
+    assert "kept: 0.43 of the likeness to the teacher" in rendered(results(random=False) | {"kept": 0.43})
+    assert max(map(len, rendered(results(random=False) | {"kept": 0.43}).splitlines())) <= 100
+    assert "kept" not in rendered(results(random=False) | {"kept": None})
+    assert "kept" not in rendered(results(random=False))
+
+
+def test_keeping_less_than_half_is_said_with_the_options_that_change_it():
+    assert [little_kept(share) for share in (None, 0.5, 1.0)] == [None, None, None]
+    line = little_kept(0.49)
+    assert line.startswith("kept 0.49 ")
+    assert "optimizer.transferred_lr_ratio" in line
+    assert "optimizer.layer_decay" in line
+    assert "\n" not in line

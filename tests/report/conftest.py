@@ -112,7 +112,17 @@ def summed_up(cases):
 
 
 def write_folder(
-    root, name="scratch", seed=0, *, dice=None, settings=None, teacher=None, cost=None, provenance=None, done=True
+    root,
+    name="scratch",
+    seed=0,
+    *,
+    dice=None,
+    settings=None,
+    teacher=None,
+    cost=None,
+    kept=None,
+    provenance=None,
+    done=True,
 ):
     """Write ``root/name/seed<k>`` and return its path.
 
@@ -124,6 +134,7 @@ def write_folder(
         settings: dotted keys that differ from the usual ones; None deletes a key.
         teacher: keys of the teacher's identity, a teacher with ImageNet weights unless they say otherwise.
         cost: keys of the cost that differ.
+        kept: of the likeness to the teacher.
         provenance: likewise.
         done: whether the run is finished.
     """
@@ -134,6 +145,7 @@ def write_folder(
     command = ["distill3d", "fit", name, f"seed={seed}"]
     fitted = {
         "cost": COST | (cost or {}),
+        "kept": kept,
         "teacher": NONE if teacher is None else {**LITE0, "random": False, **teacher},
         "provenance": {**PROVENANCE, "command": command, **(provenance or {})},
     }

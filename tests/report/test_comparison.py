@@ -63,6 +63,20 @@ def test_cost_and_provenance_are_there(comparison):
     assert all(path.is_dir() for paths in run_folders(comparison).values() for path in paths)
 
 
+def test_what_an_arm_keeps_of_its_teacher_is_the_mean_over_its_runs_and_little_is_remarked_on(write_run):
+    runs = [write_run("scratch", seed) for seed in range(3)]
+    runs += [write_run("wiped", seed, kept=value) for seed, value in enumerate((0.2, 0.4, None))]
+    runs += [write_run("frozen", 0, kept=1.0)]
+    comparison = compare(read_runs(runs), baseline="scratch")
+    assert {arm.name: arm.kept for arm in comparison.arms} == {
+        "scratch": None,
+        "wiped": pytest.approx(0.3),
+        "frozen": 1.0,
+    }
+    (remark,) = [line for line in comparison.remarks if " kept " in line]
+    assert remark.startswith("wiped: kept 0.30 of its likeness to the teacher")
+
+
 def test_the_json_has_no_nan_and_is_the_comparison(comparison, tmp_path):
     write_numbers(comparison, tmp_path / "out")
     read = json.loads((tmp_path / "out" / "report.json").read_text())

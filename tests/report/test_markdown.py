@@ -5,6 +5,7 @@ import dataclasses
 from comparisons import read_runs
 
 from distill3d.report.comparison.compare import compare
+from distill3d.report.numerals import NONE
 from distill3d.report.text.markdown import as_markdown, escape
 
 NASTY = "a|b<script>`x`[y](z)*_#\n## no"
@@ -30,6 +31,13 @@ def test_all_rows_of_a_table_have_as_many_cells(three_arms):
     )
     for block in filter(None, tables.split("\n\n")):
         assert len({line.replace("\\|", "").count("|") for line in block.strip().split("\n")}) == 1
+
+
+def test_what_is_kept_of_the_teacher_is_among_the_costs(write_run):
+    text = as_markdown(compare(read_runs([write_run(), write_run("arm", kept=0.75)]), baseline="scratch"))
+    head, rows = text.split("## Cost of a run")[1].split("\n\n")[1].split("\n", 1)
+    assert head.endswith("| kept |")
+    assert [row.split("|")[-2].strip() for row in rows.split("\n")[1:]] == [NONE, "0.75"]
 
 
 def test_names_are_escaped(three_arms):

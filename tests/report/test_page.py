@@ -135,6 +135,16 @@ def test_costs_that_no_run_says_have_no_column(comparison):
     assert without == ["Size", "Time", "Memory", "Training", "Gain per cost"]
 
 
+def test_what_is_kept_of_the_teacher_has_a_column_where_a_run_says_it(comparison):
+    baseline, *others = comparison.arms
+    arms = (baseline, *(dataclasses.replace(arm, kept=0.25 + 0.5 * n) for n, arm in enumerate(others[:2])))
+    table = head_table(dataclasses.replace(comparison, arms=arms))
+    at = [title for title, _ in table.costs].index("Kept")
+    cells = [row.costs[at] for row in table.rows]
+    assert [cell.text for cell in cells[:3]] == [NONE, "0.25", "0.75"]
+    assert [cell.note for cell in cells[:3]] == ["", "mostly replaced", ""]
+
+
 def test_gain_per_cost_is_the_gain_by_the_hours_that_training_takes_longer(comparison):
     rows = {row.name: row.costs[-1] for row in head_table(comparison).rows}
     by_arm = {row.arm: row.mean for row in comparison.differences if row.score == "dice"}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import forked
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from small_transfers import Crash, close, weights
 
 from distill3d.config.plain import as_plain
 from distill3d.errors import ConfigError
@@ -22,15 +22,6 @@ FEATURES = (
 )
 STOP = "strategy.schedule.stop_step=2"
 CACHED = ("strategy.view.source=volume", "strategy.view.augment_after=true")
-
-
-def weights(folder):
-    return torch.load(folder.last, weights_only=True)["state_dict"]
-
-
-def close(a, b, **tolerance):
-    assert a.keys() == b.keys()
-    return all(torch.allclose(a[k].double(), b[k].double(), **tolerance) for k in a)
 
 
 def cost(folder):
@@ -60,14 +51,6 @@ def test_two_processes_match_features_as_one_does_and_go_on_when_the_schedule_st
     # two steps of 16 slices for each patch; afterwards nobody asks the teacher
     assert cost(one)["teacher_images"] == 2 * 2 * 16
     assert cost(two)["teacher_images"] == 2 * 1 * 16
-
-
-class Crash(Callback):
-    """A machine that dies at the start of the second epoch."""
-
-    def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch == 1:
-            raise RuntimeError("power cut")
 
 
 def test_a_resumed_run_goes_on_with_its_projection_its_slices_and_its_balance(tiny, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from distill3d.data.datamodule import DistillDataModule
 from distill3d.evaluation.figures.similarity import similarity_figure
 from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
-from distill3d.training.similarity import PATCHES, layer_similarity, similarity_batch
+from distill3d.training import similarity
+from distill3d.training.similarity import PATCHES, kept, layer_similarity, mirrored_blocks, similarity_batch
 from distill3d.transfer.inflate import Inflate, InflateConfig
 from distill3d.transfer.matching.relations import linear_cka
 from distill3d.types import AXES, Batch
@@ -117,17 +118,63 @@ def test_neither_mode_nor_weights_nor_statistics_change(teacher, batch, training
     assert not any(module._forward_hooks for module in itertools.chain(student.modules(), teacher.net.modules()))
 
 
-def test_it_looks_at_the_first_validation_patches(tiny):
-    data = DistillDataModule(tiny("patches.val_patches=6"))
+def prepared(experiment):
+    data = DistillDataModule(experiment)
     data.prepare_data()
     data.setup("fit")
-    looked = similarity_batch(data)
+    return data
+
+
+def test_it_looks_at_patches_of_all_training_cases_around_gold_first_and_always_the_same(tiny):
+    looked = similarity_batch(prepared(tiny("patches.val_patches=6", "patches.augment.flip=1")))
+    assert looked.cases == ("sim_000", "sim_001", "sim_000", "sim_001")
     assert len(looked.cases) == PATCHES
-    assert set(looked.cases) == {"sim_002"}
-    assert looked.target.flatten(1).any(1).all()  # around gold first
-    few = DistillDataModule(tiny("patches.val_patches=1"))
-    few.prepare_data()
-    assert len(similarity_batch(few).cases) == 1
+    assert looked.target.flatten(1).any(1).all()
+    again = similarity_batch(prepared(tiny("patches.val_patches=6", "seed=3")))
+    assert torch.equal(looked.image, again.image)
+    assert len(similarity_batch(prepared(tiny("patches.val_patches=1"))).cases) == 2
+
+
+def test_so_many_places_are_compared_at_most(teacher, batch, monkeypatch):
+    seen = []
+    monkeypatch.setattr(similarity, "PLACES", 20)
+    original = similarity.linear_cka_table
+    monkeypatch.setattr(similarity, "linear_cka_table", lambda a, b: seen.extend(map(len, [*a, *b])) or original(a, b))
+    layer_similarity(student_of(teacher, inflated=True), teacher, batch)
+    assert set(seen) == {20}
+
+
+class TestKept:
+    def tables(self, *rows):
+        layers = {"student": ["blocks.0", "blocks.1", "head"], "teacher": ["stem", "blocks.0", "blocks.1"]}
+        return {**layers, "cka": {"z": list(rows), "y": [[1.0] * 3] * 3}}
+
+    def test_it_is_the_mean_of_the_blocks_with_their_own_after_over_the_mean_before(self):
+        before = self.tables([0.9, 0.8, 0.7], [0.9, 0.9, 0.4], [1, 1, 1])
+        after = self.tables([0.9, 0.5, 0.9], [0.9, 0.9, 0.1], [0, 0, 0])
+        blocks = {"blocks.0": "blocks.0", "blocks.1": "blocks.1"}
+        assert kept(before, after, blocks) == pytest.approx((0.5 + 0.1) / (0.8 + 0.4))
+        assert kept(before, after, {"blocks.1": "blocks.1"}) == pytest.approx(0.25)
+        assert kept(before, before, blocks) == 1
+
+    def test_it_is_none_without_a_block_that_both_have(self):
+        table = self.tables([1, 1, 1], [1, 1, 1], [1, 1, 1])
+        assert kept(table, table, {}) is None
+        assert kept(table, table, {"blocks.7": "blocks.7", "blocks.0": "blocks.9"}) is None
+
+    def test_blocks_are_those_that_took_weights_over_and_no_stem(self, teacher):
+        student = student_of(teacher, inflated=True)
+        moved = {name for name in student.state_dict() if name.startswith("encoder.")}
+        assert mirrored_blocks(student, moved) == {f"encoder.blocks.{n}": f"blocks.{n}" for n in range(3)}
+        assert mirrored_blocks(student, {n for n in moved if "blocks.1" in n}) == {"encoder.blocks.1": "blocks.1"}
+        assert mirrored_blocks(student, {"encoder.conv_stem.weight", "input_mean"}) == {}
+
+    def test_an_encoder_that_is_overwritten_keeps_less(self, teacher, batch, tables):
+        scratch = layer_similarity(student_of(teacher, inflated=False), teacher, batch)
+        blocks = {f"encoder.blocks.{n}": f"blocks.{n}" for n in range(3)}
+        own = [table(scratch, "z")[scratch["student"].index(s), scratch["teacher"].index(t)] for s, t in blocks.items()]
+        assert kept(tables, scratch, blocks) == pytest.approx(np.mean(own), rel=0.01)  # all were 1 before
+        assert kept(tables, scratch, blocks) < 0.95
 
 
 def made(value, *, axes=("z", "x"), rows=3, columns=2):

@@ -5,29 +5,18 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from small_transfers import make_batch
 from torch import nn
 
 from distill3d.config.registry import STRATEGIES
 from distill3d.config.schema import OptimizerConfig
 from distill3d.errors import ConfigError, TrainingError
 from distill3d.teachers.base import Teacher, TeacherIdentity
-from distill3d.training.module import DistillModule, learning_rate
+from distill3d.training.module import DistillModule
+from distill3d.training.optimizer import learning_rate
 from distill3d.transfer.base import TransferStrategy
 from distill3d.transfer.requests import TeacherRequest, ViewConfig
-from distill3d.types import Batch, LossTerm
-
-
-def make_batch(size=2):
-    generator = torch.Generator().manual_seed(0)
-    shape = (size, 1, 8, 16, 16)
-    return Batch(
-        image=torch.rand(shape, generator=generator),
-        target=(torch.rand(shape, generator=generator) > 0.8).float(),
-        known=torch.ones(shape, dtype=torch.bool),
-        spacing_um=torch.ones(size, 3),
-        origin_zyx_vox=torch.zeros(size, 3, dtype=torch.int64),
-        cases=tuple(f"case{i}" for i in range(size)),
-    )
+from distill3d.types import LossTerm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill3d.transfer.matching import relations
-from distill3d.transfer.matching.relations import cka, linear_cka, relational, similarity_preserving
+from distill3d.transfer.matching.relations import cka, linear_cka, linear_cka_table, relational, similarity_preserving
 
 
 def huber(difference):
@@ -154,6 +154,17 @@ def test_linear_cka_takes_the_cheap_side():
     wide = tall.view(4, 200_000)
     assert 0 < linear_cka(tall, tall.square()).item() < 1
     assert 0 < linear_cka(wide, wide.square()).item() < 1
+
+
+def test_a_table_of_linear_cka_has_that_of_each_pair(monkeypatch):
+    monkeypatch.setattr(relations, "_STRIP", 7)
+    generator = torch.Generator().manual_seed(0)
+    first = [torch.randn(20, width, generator=generator) for width in (3, 50)] + [torch.full((20, 4), 0.1)]
+    second = [first[0] @ torch.randn(3, 5, generator=generator), first[1] + 3, torch.randn(20, 30, generator=generator)]
+    expected = [[linear_cka(a, b).item() for b in second] for a in first]
+    assert linear_cka_table(first, second).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
+    assert expected[1][1] == pytest.approx(1)
+    assert max(expected[2]) < 1e-3
 
 
 @pytest.mark.parametrize(("a", "b"), [((3, 2), (4, 2)), ((3,), (3, 2)), ((0, 2), (0, 2))])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill3d.evaluation.scores import Score
+from distill3d.evaluation.tables import little_kept
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.budget import check_budget
 from distill3d.report.comparison.columns import pick
@@ -135,6 +136,7 @@ def _arm(group: Group, picked: Sequence[Score], keys: Sequence[str]) -> Arm:
         runs=tuple(_entry(run, picked) for run in group.runs),
         scores={score.key: estimate(score_table(group.runs, score.key, *axes(group.runs))) for score in picked},
         cost=_cost(group.runs),
+        kept=_mean([run.kept for run in group.runs]),
         teacher=_teacher_line(teacher),
         random_teacher=any(run.teacher.get("random") is True for run in group.runs),
     )
@@ -149,11 +151,13 @@ def _labelled(settings: Mapping[str, Any]) -> int | None:
 
 
 def _cost(runs: Sequence[Run]) -> Cost:
-    means = {}
-    for field in dataclasses.fields(Cost):
-        values = [run.cost[field.name] for run in runs if isinstance(run.cost.get(field.name), int | float)]
-        means[field.name] = float(np.mean(values)) if values else None
-    return Cost(**means)
+    return Cost(**{field.name: _mean([run.cost.get(field.name) for run in runs]) for field in dataclasses.fields(Cost)})
+
+
+def _mean(values: Sequence[object]) -> float | None:
+    """Return the mean over the runs that say a number."""
+    known = [value for value in values if isinstance(value, int | float)]
+    return float(np.mean(known)) if known else None
 
 
 def _teacher_line(teacher: Mapping[str, Any]) -> str:
@@ -206,6 +210,8 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
             )
         if arms[group.name].random_teacher:
             lines.append(f"{group.name}: the teacher's weights are RANDOM; nothing was transferred from photographs")
+        if warning := little_kept(arms[group.name].kept):
+            lines.append(f"{group.name}: {warning}")
         lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for run in group.runs if run.lacks]
         if any(str(run.provenance.get("commit", "")).endswith("+dirty") for run in group.runs):
             lines.append(f"{group.name}: run with local changes, which its commit does not have")

@@ -29,6 +29,7 @@ class Run:
         cases: scores of the held-out cases.
         references: classical methods on the same cases.
         cost: as ``fit.json`` has it.
+        kept: share of its likeness to the teacher that it has left; None where nothing was transferred or unknown.
         teacher: its identity; empty without one.
         provenance: commit, packages, machine, command.
         lacks: keys that a run of this version has and this one has not.
@@ -40,6 +41,7 @@ class Run:
     cases: Rows
     references: Mapping[str, Rows]
     cost: Mapping[str, Any]
+    kept: float | None = None
     teacher: Mapping[str, Any]
     provenance: Mapping[str, Any]
     lacks: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ def read_run(path: Path) -> Run:
         cases=cases,
         references={name: _rows(_mapping(ref).get("cases"), folder.metrics) for name, ref in references.items()},
         cost=_mapping(parts["cost"]),
+        kept=_number(fit.get("kept")),
         teacher=_mapping(parts["teacher"]),
         provenance=_mapping(parts["provenance"]),
         lacks=tuple(key for key, value in parts.items() if not isinstance(value, Mapping)),

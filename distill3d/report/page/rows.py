@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from distill3d.evaluation.scores import Score
+from distill3d.evaluation.tables import little_kept
 from distill3d.report.comparison.score_tables import case_means, cases_that_gain
 from distill3d.report.content import Arm, Comparison, Difference, Estimate, Verdict
 from distill3d.report.numerals import NONE, interval, number, quantity, reference_mean, short
@@ -19,6 +20,7 @@ COSTS = (
     ("Time", "s per step"),
     ("Memory", "GiB, peak"),
     ("Training", "min per run"),
+    ("Kept", "CKA with the teacher, after / before"),
     ("Gain per cost", "{} per h more"),
 )
 
@@ -179,6 +181,7 @@ def _costs(arm: Arm, comparison: Comparison, row: Difference | None) -> tuple[Ce
         Cell(text=number(cost.seconds_per_step, 3), sort=cost.seconds_per_step),
         Cell(text=number(cost.peak_memory_gib, 2), sort=cost.peak_memory_gib),
         Cell(text=number(minutes, 1), sort=minutes),
+        Cell(text=number(arm.kept, 2), sort=arm.kept, note="mostly replaced" if little_kept(arm.kept) else ""),
         _gain(arm, comparison, row),
     )
 

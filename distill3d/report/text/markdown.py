@@ -131,8 +131,9 @@ def _check(check: BudgetCheck) -> list[str]:
 
 
 def _costs(comparison: Comparison) -> list[str]:
-    body = [[escape(arm.name), *map(escape, numerals.costs(arm.cost))] for arm in comparison.arms]
-    return ["## Cost of a run", "", *_rows(["arm", *numerals.COSTS], body)]
+    body = [[escape(arm.name), *map(escape, numerals.costs(arm))] for arm in comparison.arms]
+    kept = ["", "Kept: mean CKA of the student's blocks with their own teacher blocks, after training over before."]
+    return ["## Cost of a run", "", *_rows(["arm", *numerals.COSTS], body), *kept]
 
 
 def _provenance(comparison: Comparison) -> list[str]:

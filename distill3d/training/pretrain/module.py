@@ -17,7 +17,7 @@ from distill3d.config.schema import Pretraining
 from distill3d.errors import ConfigError, TrainingError
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.teachers.base import Teacher
-from distill3d.training.module import learning_rate
+from distill3d.training.optimizer import learning_rate
 from distill3d.training.pretrain.photos import student_view
 from distill3d.types import LossTerm
 

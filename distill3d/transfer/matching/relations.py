@@ -6,7 +6,7 @@ its counterpart (`places`) and lifts no teacher's map to the student's grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -18,6 +18,7 @@ Examples = Literal["batch", "places"]
 
 TINY = 1e-4  # a shorter vector is not stretched to length 1, so that a gradient stays below 1 / TINY at zero
 _NOISE = 1e-5  # share of a matrix's size below which its spread is float32 rounding
+_STRIP = 256  # rows of the kernels of all layers that are in memory at once
 _VERTICES = 16  # places at which angles are measured; all pairs of the others seen from each
 
 
@@ -183,6 +184,25 @@ def linear_cka(a: Tensor, b: Tensor) -> Tensor:
             together = ((x @ x.T) * (y @ y.T)).sum()
             alone = [_gram_norm(x), _gram_norm(y)]
         return (together / (alone[0] * alone[1])).clamp(0, 1)
+
+
+@torch.no_grad()
+def linear_cka_table(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Return `linear_cka` of each of the first descriptions with each of the second, [len(first), len(second)].
+
+    Each n x n kernel is computed once, in strips of rows: for many pairs of wide layers a fraction of the time.
+    """
+    rows, columns = ([_centered(side.float()) for side in sides] for sides in (first, second))
+    products = torch.zeros(len(rows), len(columns), dtype=torch.float64)
+    for start in range(0, len(rows[0]), _STRIP):
+        strips = ([(side[start : start + _STRIP] @ side.T).flatten() for side in sides] for sides in (rows, columns))
+        own, other = (torch.stack(strip) for strip in strips)
+        products += (own @ other.T).double().cpu()
+    norms = (
+        torch.stack([_gram_norm(side if len(side) < side.shape[1] else side.T) for side in sides])
+        for sides in (rows, columns)
+    )
+    return (products / torch.outer(*norms).double().cpu()).clamp(0, 1)
 
 
 def _centered(side: Tensor) -> Tensor:
