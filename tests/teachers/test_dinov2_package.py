@@ -17,6 +17,7 @@ from distill3d.teachers import onnx_dinov2
 from distill3d.teachers.base import hash_weights
 from distill3d.teachers.maps import at_size
 from distill3d.teachers.onnx_dinov2 import DINOV2, MODEL, PACKAGE, from_hugging_face, read_dinov2, timm_key
+from distill3d.teachers.slices import Zoom, run_slices
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 from distill3d.training.pretrain.photos import PHOTOS, read_photo
 
@@ -157,6 +158,17 @@ def test_slices_of_any_multiple_of_its_patch_have_maps(teacher, rows, columns):
     assert teacher.multiple == 14
     maps = teacher.maps(torch.rand(2, 1, rows, columns), ["blocks.2"])
     assert maps["blocks.2"].shape == (2, 384, rows // 14, columns // 14)
+
+
+@pytest.mark.parametrize(
+    ("scale", "sides", "cells", "voxels"), [(1.75, (96, 64), (12, 8), 8), (1.0, (30, 60), (3, 5), 14)]
+)
+def test_slices_of_any_size_are_enlarged_and_padded_for_it(teacher, scale, sides, cells, voxels):
+    slices = torch.rand(2, 1, *sides)
+    ((_, maps),) = run_slices(teacher, slices, ["blocks.2"], zoom=Zoom(scale), spacing_yx_um=(1.0, 1.0))
+    values, *places = maps["blocks.2"]
+    assert values.shape == (2, *cells, 384)
+    assert [each.starts.tolist() for each in places] == [[voxels * n for n in range(count)] for count in cells]
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch):
