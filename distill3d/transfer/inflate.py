@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distill3d.config.registry import STRATEGIES
+from distill3d.errors import ConfigError
 from distill3d.layers.inflate2d import (
     ChannelRule,
     inflate_average,
@@ -71,7 +72,11 @@ class Inflate(WeightTransfer):
 def inflated(
     kernel: Tensor, value: Tensor, *, placement: Placement, noise_std: float, generator: torch.Generator
 ) -> Moved | None:
-    """Inflate a kernel [O, I, Y, X] to the shape [O, I, D, Y, X] of ``value``; None where the planes differ."""
+    """Inflate a kernel [O, I, Y, X] to the shape [O, I, D, Y, X] of ``value``; None where the planes differ.
+
+    Raises:
+        ConfigError: the placement needs a square plane.
+    """
     plane_fits = kernel.ndim == 4 and value.ndim == 5 and value.shape[:2] + value.shape[3:] == kernel.shape
     if not plane_fits:
         return None
@@ -82,7 +87,10 @@ def inflated(
         result = inflate_center(kernel, depth)
     elif placement == "center_noise":
         result = inflate_center_noise(kernel, depth, noise_std=noise_std, generator=generator)
-    else:
+    elif kernel.shape[2] == kernel.shape[3]:
         result = inflate_multi_axis(kernel, depth)
+    else:
+        rows, columns = kernel.shape[2:]
+        raise ConfigError(f"multi_axis: a kernel's plane is {rows} x {columns}; accepted: square ones, or another mode")
     pointwise = value.shape[2:].numel() == 1
     return Moved(result, "copied" if pointwise else ("averaged" if placement == "average" else "inflated"))

@@ -7,8 +7,8 @@ channels become one and absorb the teacher's input statistics.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -20,6 +20,7 @@ from distill3d.layers.inflate2d import (
     channel_shift,
     gray_statistics,
     merge_channels,
+    resample_patch,
     shuffle_control,
 )
 from distill3d.students.base import Student
@@ -48,7 +49,8 @@ class WeightTransfer(TransferStrategy, ABC):
 
     Attributes:
         channels: three input channels -> one; ``sum`` keeps the response to gray, ``mean`` is a third of it.
-        shuffled: permute the values of every matrix, kernel and table before it is placed: the control.
+        shuffled: permute the values of every matrix, kernel and table, resampled to the student's size, before it is
+            placed: the control, of the same scale.
         seed: of the permutations and of whatever else a placement draws.
     """
 
@@ -109,7 +111,7 @@ class WeightTransfer(TransferStrategy, ABC):
                     note=entry.note,
                 )
             )
-        return TransferAudit.collect(rows)
+        return TransferAudit.collect(rows, part=student.part_of(teacher.net))
 
     def _refuse(self, student: Student, teacher: Teacher) -> None:
         name = teacher.identity.architecture
@@ -139,37 +141,49 @@ class WeightTransfer(TransferStrategy, ABC):
         moved: dict[str, Moved] = {}
         shift: Tensor | None = None
         for name, value in student.state_dict().items():
-            kernel, note = source.get(keys[name] or ""), ""
-            if kernel is None:
+            counterpart = source.get(keys[name] or "")
+            if counterpart is None:
                 continue
+            gain = self.image_gain(student, name) if counterpart.ndim == 4 else 0.0
+            kernel, notes = _resampled(student, name, counterpart, meets_image=gain > 0)
+            resampled = kernel.shape != counterpart.shape
             if self.shuffled and kernel.ndim > 1:
-                kernel, note = shuffle_control(kernel, generator=generator), "values permuted"
-            if (gain := self.image_gain(student, name)) and kernel.ndim == 4:
+                kernel = shuffle_control(kernel, generator=generator)
+                notes.append("values permuted")
+            if gain:
                 more = gain * channel_shift(kernel, rule=self.channels, offsets=gray.offsets)
                 shift = more if shift is None else shift + more
                 kernel = merge_channels(kernel, rule=self.channels, gains=gray.gains)
-                note = f"{note}; {self.channels} over input channels".removeprefix("; ")
-            moved[name] = self._fit(student, name, kernel, value, generator, note)
+                notes.append(f"{self.channels} over input channels")
+            entry = self._fit(name, kernel, value, generator, notes)
+            moved[name] = replace(entry, fate="interpolated") if resampled else entry
         if shift is not None and student.input_shift is not None:
             moved[student.input_shift] = _shifted(moved.get(student.input_shift), shift)
         return moved
 
-    def _fit(
-        self, student: Student, name: str, kernel: Tensor, value: Tensor, generator: torch.Generator, note: str
-    ) -> Moved:
-        """Bring a counterpart to the shape of the student's entry."""
-        resized = student.from_2d(name, kernel)
-        if resized is not None and resized.shape == value.shape:
-            return Moved(resized, "copied" if resized.shape == kernel.shape else "interpolated", note)
+    def _fit(self, name: str, kernel: Tensor, value: Tensor, generator: torch.Generator, notes: Sequence[str]) -> Moved:
+        """Bring a counterpart of the right plane to the shape of the student's entry."""
         if kernel.shape == value.shape:
-            return Moved(kernel, "copied", note)
+            return Moved(kernel, "copied", "; ".join(notes))
         placed = self.place(name, kernel, value, generator)
         if placed is None:
             raise InputError(
                 f"strategy {self.name}: {name} is {tuple(value.shape)}, its counterpart {tuple(kernel.shape)}; "
                 "accepted: the same shape but for one depth axis (change student.encoder or teacher.architecture)"
             )
-        return Moved(placed.value, placed.fate, "; ".join(part for part in (note, placed.note) if part))
+        return Moved(placed.value, placed.fate, "; ".join(note for note in (*notes, placed.note) if note))
+
+
+def _resampled(student: Student, name: str, kernel: Tensor, *, meets_image: bool) -> tuple[Tensor, list[str]]:
+    """Bring a counterpart to the student's patch or grid; also returns a note where one is due."""
+    if not meets_image or student.patch_yx is None:
+        table = student.from_2d(name, kernel)
+        return (kernel if table is None else table), []
+    resampled = resample_patch(kernel, student.patch_yx)
+    if resampled.shape == kernel.shape:
+        return kernel, []
+    old, new = ("x".join(map(str, each.shape[2:])) for each in (kernel, resampled))
+    return resampled, [f"patch {old} resampled to {new}"]
 
 
 def _shifted(entry: Moved | None, shift: Tensor) -> Moved:

@@ -14,6 +14,7 @@ from distill3d.layers.inflate2d import (
     inflate_center_noise,
     inflate_multi_axis,
     merge_channels,
+    resample_patch,
     shuffle_control,
     splat_matrix,
 )
@@ -42,6 +43,20 @@ def test_center_gives_the_2d_response_slice_by_slice(kernel):
 
 def test_center_of_an_even_kernel_is_the_upper_middle(kernel):
     assert torch.equal(inflate_center(kernel, 4)[:, :, 2], kernel)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 3), (2, 11), (28, 20)])
+def test_a_resampled_kernel_responds_as_the_kernel_does_to_the_resized_patch(size):
+    kernel = torch.randn(4, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    patch = torch.rand(2, 3, *size)
+    resized = F.interpolate(patch, size=(14, 14), mode="bicubic", antialias=True)
+    resampled = resample_patch(kernel, size)
+    assert resampled.shape == (4, 3, *size)
+    torch.testing.assert_close(F.conv2d(patch, resampled), F.conv2d(resized, kernel), rtol=1e-4, atol=1e-4)
+
+
+def test_a_kernel_of_the_right_size_is_not_resampled(kernel):
+    assert resample_patch(kernel, (5, 5)) is kernel
 
 
 def test_center_noise_keeps_the_center_and_scales_with_the_kernel(kernel):

@@ -57,6 +57,11 @@ class TestInflateAndMatch:
             assert audit.transferred
             assert all(torch.equal(value, both.state_dict()[name]) for name, value in alone.state_dict().items())
 
+    def test_the_part_of_the_teacher_that_any_part_took_is_told(self, monkeypatch, teacher):
+        monkeypatch.setattr(ConvNet3d, "part_of", lambda self, net: "the first 3 of 5 stages")
+        strategy = combine(match=FeaturesConfig(), start=InflateConfig())
+        assert strategy.transfer(student=student(), teacher=teacher).part == "the first 3 of 5 stages"
+
     def test_a_later_part_wins_and_the_row_tells_the_norm_before_the_first(self, teacher):
         both, once = student(), student()
         strategy = combine(first=InflateConfig(mode="average"), second=InflateConfig(mode="center"))

@@ -69,13 +69,13 @@ def test_a_convnet_has_no_patch_to_unroll():
         strategy.transfer(student=student, teacher=net)
 
 
-def test_a_teacher_with_another_patch_names_both_and_changes_nothing():
+def test_a_block_one_pixel_wide_names_both_patches_and_changes_nothing():
     name = "vit_tiny_patch16_224"
-    student, strategy = _adapted(encoder=name, block_zyx=(4, 8, 8))
+    student, strategy = _adapted(encoder=name, block_zyx=(4, 8, 1))
     before = {name: value.clone() for name, value in student.state_dict().items()}
     net = Timm2d(Timm2dConfig(architecture=name, weights="random"))
     says = (
-        r"student.block_zyx: the student's patch is \(8, 8\), that of the teacher 'vit_tiny_patch16_224' is \(16, 16\)"
+        r"student.block_zyx: the student's patch is \(8, 1\), that of the teacher 'vit_tiny_patch16_224' is \(16, 16\)"
     )
     with pytest.raises(ConfigError, match=says):
         strategy.transfer(student=student, teacher=net)

@@ -40,11 +40,11 @@ def student_of(encoder, **changes):
         ),
         (
             SUPERVISED,
-            {"depth": 6},
+            {"depth": 13},
             "student.depth",
-            "depth is 6",
+            "depth is 13",
             "is 12",
-            "student.depth=12, or student.encoder=vit_small_patch16_224",
+            "student.depth=12 or less, or student.encoder=vit_small_patch16_224",
         ),
         (
             SUPERVISED,
@@ -56,11 +56,11 @@ def student_of(encoder, **changes):
         ),
         (
             SUPERVISED,
-            {"block_zyx": (4, 8, 8)},
+            {"block_zyx": (4, 8, 1)},
             "student.block_zyx",
-            "patch is (8, 8)",
+            "patch is (8, 1)",
             "is (16, 16)",
-            "student.block_zyx=[Z,16,16]",
+            "student.block_zyx=[Z,Y,X] with Y and X of 2 or more",
         ),
         (
             REGISTERS,
