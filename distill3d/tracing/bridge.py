@@ -14,7 +14,7 @@ from distill3d.tracing.graph import Skeleton
 
 _STEEPNESS = 10.0  # of the cost, APP2's constant
 _LOOK_BACK = 3.0  # radii and voxels over which a branch's direction at its tip is taken
-_ROUNDING_UM = 1e-6  # sums of steps are not exact
+_ROUNDING = 1e-6  # of a length: sums of steps are not exact
 
 
 class Terrain(NamedTuple):
@@ -140,7 +140,7 @@ class _Search:
         costs = search.find_costs([self.voxels[tip] - low], local, find_all_ends=False)[0][tuple(local.T)]
         cheapest = int(np.argmin(costs))
         path, end = np.array(search.traceback(local[cheapest]), np.int64), int(ends[cheapest])
-        too_long = _length_outside(path, mask, spacing) > self.gap_um + _ROUNDING_UM
+        too_long = _length_outside(path, mask, spacing) > self.gap_um * (1 + _ROUNDING)
         if too_long or self.turn_deg(tip, end) > self.max_turn_deg:
             return None
         own = inside[self.piece[inside] == self.piece[tip]]

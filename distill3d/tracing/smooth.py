@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from distill3d.tracing.graph import Skeleton, follow
 
+_ROUNDING = 1e-9  # of a window: sums of steps are not exact
+
 
 def smooth(skeleton: Skeleton, window_um: float) -> Skeleton:
     """Replace every node by the mean of the nodes around it on its branch.
@@ -42,7 +44,8 @@ def _branches(skeleton: Skeleton) -> Iterator[list[int]]:
 def _running_mean(points: NDArray[np.float64], window_um: float) -> NDArray[np.float64]:
     place = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     half = np.minimum(window_um / 2, np.minimum(place, place[-1] - place))
-    low = np.searchsorted(place, place - half - 1e-9)
-    high = np.searchsorted(place, place + half + 1e-9, side="right")
+    half += _ROUNDING * window_um
+    low = np.searchsorted(place, place - half)
+    high = np.searchsorted(place, place + half, side="right")
     sums = np.concatenate([np.zeros((1, 3)), np.cumsum(points, axis=0)])
     return (sums[high] - sums[low]) / (high - low)[:, None]

@@ -10,7 +10,7 @@ from distill3d.config.trace import TraceConfig
 from distill3d.tracing.graph import Skeleton
 from distill3d.volumes.components import label_components
 
-_NEVER = 1e30  # um; TEASAR treats all parts alike, since somata are recognized when roots are chosen
+_NEVER = 1e30  # finest voxels; TEASAR treats all parts alike, since somata are recognized when roots are chosen
 
 
 def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config: TraceConfig) -> Skeleton:
@@ -27,17 +27,18 @@ def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config
     Returns:
         Nodes at centers of voxels, in micrometers.
     """
+    unit_um = spacing_um.min()  # of kimimaro, whose cost of a voxel depends on the unit: dbf_max ** 1.01
     traced = kimimaro.skeletonize(
         mask.view(np.uint8),
         teasar_params={
             "scale": config.invalidation_scale,
-            "const": config.invalidation_um,
+            "const": config.invalidation_um / unit_um,
             "pdrf_scale": config.centering_weight,
             "pdrf_exponent": config.centering_exponent,
             "soma_detection_threshold": _NEVER,
             "soma_acceptance_threshold": _NEVER,
         },
-        anisotropy=tuple(spacing_um),
+        anisotropy=tuple(spacing_um / unit_um),
         dust_threshold=0,
         progress=False,
         fix_branching=config.fix_branching,
@@ -48,10 +49,10 @@ def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config
     if traced is None:
         voxels, radii, edges = np.empty((0, 3), np.int64), np.empty(0), np.empty((0, 2), np.int64)
     else:
-        voxels = np.rint(traced.vertices / spacing_um).astype(np.int64)
-        radii, edges = traced.radii.astype(np.float64), traced.edges.astype(np.int64)
+        voxels = np.rint(traced.vertices / (spacing_um / unit_um)).astype(np.int64)
+        radii, edges = traced.radii.astype(np.float64) * unit_um, traced.edges.astype(np.int64)
     lone = _pieces_without_node(mask, voxels)
-    radii = np.concatenate([radii, np.full(len(lone), spacing_um.min())])
+    radii = np.concatenate([radii, np.full(len(lone), unit_um)])
     return Skeleton(np.concatenate([voxels, lone]) * spacing_um, radii, edges)
 
 
