@@ -20,7 +20,7 @@ from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.tree import tree_figure
 from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.projections import Projections, project, write_projections
-from distill3d.evaluation.scores import SCORES, mask_scores, summarize
+from distill3d.evaluation.scores import SCORES, clean_scores, mask_scores, summarize
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.tracing.trace import trace
@@ -30,14 +30,22 @@ from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree
 
 Scores = dict[str, float]
+_OTSU = TraceConfig(input="image")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a method found in a case."""
+    """What a method found in a case.
+
+    Attributes:
+        mask: [Z, Y, X].
+        tree: traced.
+        min_voxels: smaller pieces of the mask are dropped where it is traced.
+    """
 
     mask: NDArray[np.bool_]
     tree: Tree
+    min_voxels: int
 
 
 def evaluate(run: Path | str) -> dict[str, Any]:
@@ -48,7 +56,9 @@ def evaluate(run: Path | str) -> dict[str, Any]:
 
     Returns:
         The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
-        and ``cost``, ``teacher``, ``kept``, ``provenance`` of the training. Scores of trees start with ``tree_``.
+        and ``cost``, ``teacher``, ``kept``, ``provenance`` of the training. Scores of trees start with ``tree_``;
+        those that end in ``_clean`` are of the mask without the small pieces that its trace drops too, which ``clean`` tells: how
+        small, and on which validation cases that was chosen (none: as the settings have it).
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.
@@ -64,7 +74,8 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     baseline: dict[str, Scores] = {}
     for case in data.cases("test"):
         prob = prediction(folder, case)
-        result = Found(prob >= experiment.inference.threshold, trace(prob, case.spacing_um, settings))
+        tree = trace(prob, case.spacing_um, settings)
+        result = Found(prob >= experiment.inference.threshold, tree, settings.min_voxels)
         write_swc(folder.swc(case.name), result.tree, spacing_um=MICROMETERS)
         student[case.name] = case_scores(case, result)
         baseline[case.name] = case_scores(case, otsu_traced(case))
@@ -75,8 +86,8 @@ def evaluate(run: Path | str) -> dict[str, Any]:
         "seed": experiment.seed,
         "components": {kind: getattr(experiment, kind).name for kind in ("data", "student", "teacher", "strategy")},
         "trace": dataclasses.asdict(settings),
-        **_summary(student),
-        "baselines": {"otsu": _summary(baseline)},
+        **_summary(student, settings, _chosen_on(folder)),
+        "baselines": {"otsu": _summary(baseline, _OTSU, [])},
         **folder.read_json(folder.fit),
     }
     write_json(folder.metrics, results)
@@ -89,9 +100,22 @@ def trace_settings(folder: RunFolder, experiment: Experiment) -> TraceConfig:
     return dataclasses.replace(experiment.trace, **chosen["best"]) if chosen else experiment.trace
 
 
+def _chosen_on(folder: RunFolder) -> list[str]:
+    """Return the validation cases on which `tune_trace` chose how small a piece is dropped, none if it did not."""
+    chosen = folder.read_json(folder.tuned)
+    return chosen["cases"] if chosen and "min_voxels" in chosen["best"] else []
+
+
 def case_scores(case: PreparedCase, result: Found) -> Scores:
     """Score what a method found in a case: its mask and, where the case has a gold tree, its tree in voxel units."""
     scores = mask_scores(pred=result.mask, gold=case.mask, known=case.known, spacing_um=case.spacing_um)
+    scores |= clean_scores(
+        pred=result.mask,
+        gold=case.mask,
+        known=case.known,
+        spacing_um=case.spacing_um,
+        min_voxels=result.min_voxels,
+    )
     gold = case.tree()
     if gold is not None:
         of_tree = tree_scores(pred=result.tree, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape)
@@ -105,7 +129,7 @@ def otsu_traced(case: PreparedCase) -> Found:
 
     It gets the intensities as they were recorded: the clipping that helps a network would handicap it.
     """
-    return Found(above_otsu(case.raw), trace(np.asarray(case.raw), case.spacing_um, TraceConfig(input="image")))
+    return Found(above_otsu(case.raw), trace(np.asarray(case.raw), case.spacing_um, _OTSU), _OTSU.min_voxels)
 
 
 def case_pictures(folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Path]:
@@ -138,8 +162,9 @@ def _tree_picture(folder: RunFolder, case: str) -> Path:
     return folder.figures / f"{case}_tree.png"
 
 
-def _summary(scores: Mapping[str, Scores]) -> dict[str, Any]:
-    return {"cases": dict(scores), **dataclasses.asdict(summarize(scores))}
+def _summary(scores: Mapping[str, Scores], settings: TraceConfig, chosen_on: list[str]) -> dict[str, Any]:
+    clean = {"min_voxels": settings.min_voxels, "chosen_on": chosen_on}
+    return {"cases": dict(scores), **dataclasses.asdict(summarize(scores)), "clean": clean}
 
 
 def _projections(case: PreparedCase, result: Found) -> Projections:

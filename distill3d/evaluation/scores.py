@@ -6,7 +6,7 @@ A new score of ``metrics`` has its entry in ``SCORES``; tables, reports and swee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import final
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from distill3d.errors import InputError
 from distill3d.evaluation.metrics.topology import topology_scores
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX, voxel_scores
+from distill3d.volumes.components import drop_small
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,23 +49,32 @@ class Score:
         return self.heading or "\n".join(filter(None, (self.label, self.unit)))
 
 
+_OF_VOXELS = (
+    Score(key="dice", label="Dice", higher_is_better=True),
+    Score(key="precision", label="precision", higher_is_better=True),
+    Score(key="recall", label="recall", higher_is_better=True),
+    Score(
+        key="dice_tol",
+        label="Dice within 2 vox",
+        higher_is_better=True,
+        heading="Dice\n2 vox",
+        sentence="Dice within the tolerance",
+    ),
+    Score(key="precision_tol", label="precision tol", higher_is_better=True),
+    Score(key="recall_tol", label="recall tol", higher_is_better=True),
+    Score(key="hd95_um", label="HD95", unit="um", digits=1, sentence="HD95, in the unit of the spacing"),
+    Score(key="asd_um", label="asd", unit="um", digits=2, sentence="mean surface distance"),
+)
+_CLEAN = {  # by the score of the whole mask
+    score.key: replace(
+        score, key=f"{score.key}_clean", label=f"clean {score.label}", heading=f"clean\n{score.label}", sentence=""
+    )
+    for score in _OF_VOXELS
+}
 SCORES = {
     score.key: score
     for score in (
-        Score(key="dice", label="Dice", higher_is_better=True),
-        Score(key="precision", label="precision", higher_is_better=True),
-        Score(key="recall", label="recall", higher_is_better=True),
-        Score(
-            key="dice_tol",
-            label="Dice within 2 vox",
-            higher_is_better=True,
-            heading="Dice\n2 vox",
-            sentence="Dice within the tolerance",
-        ),
-        Score(key="precision_tol", label="precision tol", higher_is_better=True),
-        Score(key="recall_tol", label="recall tol", higher_is_better=True),
-        Score(key="hd95_um", label="HD95", unit="um", digits=1, sentence="HD95, in the unit of the spacing"),
-        Score(key="asd_um", label="asd", unit="um", digits=2, sentence="mean surface distance"),
+        *_OF_VOXELS,
         Score(key="n_pred", label="n pred", digits=1, judged=False, averaged=False),
         Score(key="n_gold", label="n gold", digits=1, judged=False, averaged=False),
         Score(key="cldice", label="clDice", higher_is_better=True),
@@ -82,6 +92,7 @@ SCORES = {
         Score(key="n_breaks", label="breaks", digits=1),
         Score(key="n_spurious", label="spurious parts", digits=1),
         Score(key="missed", label="missed", digits=1, averaged=False),
+        *_CLEAN.values(),
         Score(key="tree_esa", label="ESA", unit="vox", digits=2, sentence="ESA, mean distance"),
         Score(
             key="tree_dsa", label="tree dsa", unit="vox", digits=2, sentence="DSA, mean distance where it is 2 or more"
@@ -184,3 +195,32 @@ def mask_scores(
     of_voxels = asdict(voxel)
     del of_voxels["missed"]  # both have it; it comes last
     return {name: float(value) for name, value in (of_voxels | asdict(topology)).items()}
+
+
+def clean_scores(
+    *,
+    pred: np.ndarray,
+    gold: np.ndarray,
+    known: np.ndarray | None = None,
+    spacing_um: Sequence[float] = (1.0, 1.0, 1.0),
+    min_voxels: int,
+) -> dict[str, float]:
+    """Score a predicted mask as voxels once its small pieces are dropped, as tracing drops them.
+
+    Args:
+        pred: bool [Z, Y, X].
+        gold: bool [Z, Y, X].
+        known: bool [Z, Y, X], False where nobody labelled; a piece counts with its voxels there.
+        spacing_um: ZYX voxel size.
+        min_voxels: smaller pieces (26-connected) are dropped.
+
+    Returns:
+        ``dice_clean`` and so on, as `voxel_scores` has them of the whole mask.
+
+    >>> gold = np.zeros((1, 1, 40), bool); gold[..., 2:6] = True
+    >>> pred = gold.copy(); pred[..., 39] = True
+    >>> clean_scores(pred=pred, gold=gold, min_voxels=2)["hd95_um_clean"]
+    0.0
+    """
+    voxel = asdict(voxel_scores(pred=drop_small(pred, min_voxels), gold=gold, known=known, spacing_um=spacing_um))
+    return {clean.key: float(voxel[key]) for key, clean in _CLEAN.items()}

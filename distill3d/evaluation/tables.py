@@ -12,7 +12,7 @@ from distill3d.evaluation.scores import SCORES
 from distill3d.terminal import WIDTH
 
 COLUMNS = tuple(SCORES[key] for key in (
-    "dice", "dice_tol", "cldice", "hd95_um", "tree_precision", "tree_recall", "tree_f1", "tree_esa",
+    "dice", "dice_tol", "cldice", "hd95_um", "hd95_um_clean", "tree_precision", "tree_recall", "tree_f1", "tree_esa",
 ))  # fmt: skip
 ROWS_OF_FILES = tuple(SCORES[key] for key in (
     "dice", "precision", "recall", "tree_f1", "dice_tol", "hd95_um", "asd_um", "cldice", "betti0_error",
@@ -38,8 +38,15 @@ def score_table(results: Mapping[str, Any]) -> Table:
     for method, scored in methods.items():
         table.add_row(f"mean of {len(scored['cases'])}", method, *_numbers(scored["mean"]), style="bold")
     missed = [f"{method}: {scored['n_missed']} missed" for method, scored in methods.items() if scored["n_missed"]]
-    table.caption, table.caption_justify = "; ".join(missed) or None, "left"
+    cleaned = [f"{method}: {_clean(scored['clean'])}" for method, scored in methods.items() if "clean" in scored]
+    lines = ["; ".join(missed), f"clean, as traced: {'; '.join(cleaned)}" if cleaned else ""]
+    table.caption, table.caption_justify = "\n".join(filter(None, lines)) or None, "left"
     return table
+
+
+def _clean(clean: Mapping[str, Any]) -> str:
+    origin = f"chosen on {', '.join(clean['chosen_on'])}" if clean["chosen_on"] else "as set"
+    return f"without pieces below {clean['min_voxels']} voxels ({origin})"
 
 
 def _title(results: Mapping[str, Any]) -> Text:

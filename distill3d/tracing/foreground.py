@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.config.schema import PatchConfig
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
-from distill3d.volumes.components import label_components
+from distill3d.volumes.components import drop_small, label_components
 from distill3d.volumes.intensity import scale_intensity
 from distill3d.volumes.otsu import above_otsu
 
@@ -74,12 +73,3 @@ def grow_to(sure: NDArray[np.bool_], possible: NDArray[np.bool_]) -> NDArray[np.
     keep = np.zeros(count + 1, bool)
     keep[labels[sure & possible]] = True
     return keep[labels]
-
-
-def drop_small(mask: NDArray[np.bool_], min_voxels: int) -> NDArray[np.bool_]:
-    """Return the mask without its pieces (26-connected) of fewer than ``min_voxels`` voxels.
-
-    >>> drop_small(np.array([[[1, 0, 1, 1]]], bool), 2)[0, 0].astype(int).tolist()
-    [0, 0, 1, 1]
-    """
-    return np.asarray(cc3d.dust(mask, threshold=min_voxels, connectivity=26))

@@ -23,8 +23,21 @@ def label_components(mask: NDArray[np.bool_], *, neighbors: Literal[6, 26] = 26)
     >>> labels.tolist(), count
     ([[[1, 0, 2, 2]]], 2)
     """
-    # cc3d refuses memory that is read-only, such as a mapped file, and numbers along the memory.
     labels, count = cc3d.connected_components(
-        np.require(mask, requirements=["C", "W"]), connectivity=neighbors, return_N=True, out_dtype=np.uint32
+        _writable(mask), connectivity=neighbors, return_N=True, out_dtype=np.uint32
     )
     return labels.view(np.int32), int(count)
+
+
+def drop_small(mask: NDArray[np.bool_], min_voxels: int) -> NDArray[np.bool_]:
+    """Return the mask without its pieces (26-connected) of fewer than ``min_voxels`` voxels.
+
+    >>> drop_small(np.array([[[1, 0, 1, 1]]], bool), 2)[0, 0].astype(int).tolist()
+    [0, 0, 1, 1]
+    """
+    return np.asarray(cc3d.dust(_writable(mask), threshold=min_voxels, connectivity=26))
+
+
+def _writable(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask as cc3d takes it, which refuses memory that is read-only and numbers along the memory."""
+    return np.require(mask, requirements=["C", "W"])

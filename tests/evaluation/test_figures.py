@@ -1,6 +1,7 @@
 """Pictures and tables: the right color at the right place, at most 100 columns."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -59,8 +60,11 @@ def test_a_picture_is_written_for_flat_and_for_deep_stacks(tmp_path, shape):
 
 
 def results(random):
-    scores = {"dice": 0.5, "dice_tol": 0.6, "precision": 0.7, "recall": 0.4, "hd95_um": 12.34}
-    scored = {"cases": {"a_rather_long_name_of_a_case_file_in_a_folder": scores}, "mean": scores, "n_missed": 1}
+    scores = {"dice": 0.5, "dice_tol": 0.6, "precision": 0.7, "recall": 0.4, "hd95_um": 123.45, "hd95_um_clean": 98.76}
+    scores |= {"cldice": 0.5, "tree_precision": 0.5, "tree_recall": 0.5, "tree_f1": 0.5, "tree_esa": 123.45}
+    clean = {"min_voxels": 50, "chosen_on": ["sim_008", "sim_009"]}
+    cases = {"a_rather_long_name_of_a_case_file_in_a_folder": scores}
+    scored = {"cases": cases, "mean": scores, "n_missed": 1, "clean": clean}
     teacher = {"architecture": "resnet18", "weights": "random", "random": random}
     return {"experiment": "x" * 30, "seed": 0, **scored, "baselines": {"otsu": scored}, "teacher": teacher}
 
@@ -75,6 +79,8 @@ def test_the_table_fits_100_columns_and_counts_missed_cases():
     text = rendered(results(random=False))
     assert max(map(len, text.splitlines())) <= 100
     assert "1 missed" in text
+    assert re.search(r"123\.5\s*│\s*98\.8", text)  # of the whole mask, of the clean one
+    assert "otsu: without pieces below 50 voxels (chosen on sim_008, sim_009)" in " ".join(text.split())
     assert "otsu" in text
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from made_trees import EMPTY, make, straight
 
 from distill3d.evaluation.metrics.tree import tree_scores
-from distill3d.evaluation.scores import SCORES, mask_scores
+from distill3d.evaluation.scores import SCORES, clean_scores, mask_scores
 from distill3d.report.comparison.columns import DEFAULT
 
 GOLD = np.zeros((7, 16, 40), bool)
@@ -21,7 +21,8 @@ BRANCHED = make([(0, 0, 0), (15, 0, 0), (15, 20, 0), (30, 0, 20)], [-1, 0, 1, 1]
 
 def scores_of(mask: np.ndarray, tree) -> dict[str, float]:
     of_tree = asdict(tree_scores(pred=tree, gold=LINE, shape_zyx=GOLD.shape))
-    return mask_scores(pred=mask, gold=GOLD) | {f"tree_{name}": value for name, value in of_tree.items()}
+    of_mask = mask_scores(pred=mask, gold=GOLD) | clean_scores(pred=mask, gold=GOLD, min_voxels=2)
+    return of_mask | {f"tree_{name}": value for name, value in of_tree.items()}
 
 
 def test_every_score_that_the_metrics_produce_has_an_entry_and_no_other():

@@ -5,12 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from shapes import random_mask
 from skimage.filters import threshold_otsu
 
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
-from distill3d.tracing.foreground import as_prob, drop_small, find_foreground, grow_to
+from distill3d.tracing.foreground import as_prob, find_foreground, grow_to
 
 CORNERS = np.ones((3, 3, 3))
 
@@ -79,19 +78,6 @@ def test_what_cannot_be_a_probability_is_refused_with_the_way_out(data):
 def test_a_value_that_is_not_finite_is_refused(kind, value):
     with pytest.raises(InputError, match="NaN or infinite"):
         as_prob(np.array([[[0.2, value]]], np.float32), TraceConfig(input=kind))
-
-
-@given(seed=st.integers(0, 10**6), min_voxels=st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
-def test_small_pieces_go_as_scipy_counts_them(seed, min_voxels):
-    mask = random_mask(seed)
-    before = mask.copy()
-    labels, count = ndimage.label(mask, structure=CORNERS)
-    expected = np.zeros_like(mask)
-    for k in range(1, count + 1):
-        expected |= (labels == k) & ((labels == k).sum() >= min_voxels)
-    np.testing.assert_array_equal(drop_small(mask, min_voxels), expected)
-    np.testing.assert_array_equal(mask, before)
 
 
 @given(seed=st.integers(0, 10**6))

@@ -61,7 +61,10 @@ def test_tuning_looks_at_validation_cases_only_and_is_used_from_then_on(perfect,
     assert json.loads(perfect.tuned.read_text()) == result
     experiment = experiment_from_plain(perfect.read_config())
     assert trace_settings(perfect, experiment).threshold == result["best"]["threshold"]
-    assert evaluate(perfect.path)["trace"]["threshold"] == result["best"]["threshold"]
+    results = evaluate(perfect.path)
+    assert results["trace"]["threshold"] == result["best"]["threshold"]
+    assert results["clean"] == {"min_voxels": result["best"]["min_voxels"], "chosen_on": result["cases"]}
+    assert results["baselines"]["otsu"]["clean"] == {"min_voxels": 50, "chosen_on": []}  # one for all runs
 
 
 def test_the_same_seed_tries_the_same_settings(perfect):

@@ -9,7 +9,7 @@ from distill3d.errors import InputError
 from distill3d.evaluation.scores import SCORES, Score
 
 # What one asks first of a segmentation, then of a tree: overlap, center lines, worst distance, pieces, traced length.
-DEFAULT = ("dice", "dice_tol", "cldice", "hd95_um", "betti0_error", "tree_f1", "tree_esa")
+DEFAULT = ("dice", "dice_tol", "cldice", "hd95_um", "hd95_um_clean", "betti0_error", "tree_f1", "tree_esa")
 
 
 def pick(wanted: Sequence[str], present: Iterable[str]) -> tuple[Score, ...]:
