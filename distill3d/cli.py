@@ -157,7 +157,7 @@ def tune_trace(
     trials: Annotated[int, typer.Option(min=1, help="settings to try")] = 40,
     seed: Annotated[int, typer.Option(help="of the search")] = 0,
 ) -> None:
-    """Choose threshold, smallest piece, gap and spur length on validation cases; `evaluate` uses them from then on."""
+    """Choose threshold, gap and spur length on a run's validation cases; `evaluate` uses them from then on."""
     from distill3d.evaluation.run_scores import evaluate as evaluate_run
     from distill3d.evaluation.tables import score_table
     from distill3d.training.tables import tuning_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
+from distill3d.evaluation.cleaning import Segmented, choose_min_voxels
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.tree import tree_figure
 from distill3d.evaluation.metrics.tree import tree_scores
@@ -40,12 +41,23 @@ class Found:
     Attributes:
         mask: [Z, Y, X].
         tree: traced.
-        min_voxels: smaller pieces of the mask are dropped where it is traced.
     """
 
     mask: NDArray[np.bool_]
     tree: Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """Which pieces of a method's masks the clean scores leave out.
+
+    Attributes:
+        min_voxels: smaller ones.
+        chosen_on: the validation cases that decided; none where it is what the trace has.
+    """
+
     min_voxels: int
+    chosen_on: list[str] = field(default_factory=list)
 
 
 def evaluate(run: Path | str) -> dict[str, Any]:
@@ -57,8 +69,7 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     Returns:
         The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
         and ``cost``, ``teacher``, ``kept``, ``provenance`` of the training. Scores of trees start with ``tree_``;
-        those that end in ``_clean`` are of the mask without the small pieces that its trace drops too, which ``clean`` tells: how
-        small, and on which validation cases that was chosen (none: as the settings have it).
+        those that end in ``_clean`` are of the mask without small pieces, as a trace drops them too; `Clean` is under ``clean``.
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.
@@ -70,15 +81,15 @@ def evaluate(run: Path | str) -> dict[str, Any]:
         raise InputError(f"{folder.path}: its data has no test case; accepted: one or more under data.test")
     data.prepare_data()
     settings = trace_settings(folder, experiment)
+    clean, otsu_clean = clean_settings(folder, experiment, data, settings)
     student: dict[str, Scores] = {}
     baseline: dict[str, Scores] = {}
     for case in data.cases("test"):
         prob = prediction(folder, case)
-        tree = trace(prob, case.spacing_um, settings)
-        result = Found(prob >= experiment.inference.threshold, tree, settings.min_voxels)
+        result = Found(prob >= experiment.inference.threshold, trace(prob, case.spacing_um, settings))
         write_swc(folder.swc(case.name), result.tree, spacing_um=MICROMETERS)
-        student[case.name] = case_scores(case, result)
-        baseline[case.name] = case_scores(case, otsu_traced(case))
+        student[case.name] = case_scores(case, result, clean)
+        baseline[case.name] = case_scores(case, otsu_traced(case), otsu_clean)
         _draw(folder, experiment, case, prob, result, student[case.name])
         write_projections(folder.projections(case.name), _projections(case, result))
     results = {
@@ -86,8 +97,8 @@ def evaluate(run: Path | str) -> dict[str, Any]:
         "seed": experiment.seed,
         "components": {kind: getattr(experiment, kind).name for kind in ("data", "student", "teacher", "strategy")},
         "trace": dataclasses.asdict(settings),
-        **_summary(student, settings, _chosen_on(folder)),
-        "baselines": {"otsu": _summary(baseline, _OTSU, [])},
+        **_summary(student, clean),
+        "baselines": {"otsu": _summary(baseline, otsu_clean)},
         **folder.read_json(folder.fit),
     }
     write_json(folder.metrics, results)
@@ -100,13 +111,28 @@ def trace_settings(folder: RunFolder, experiment: Experiment) -> TraceConfig:
     return dataclasses.replace(experiment.trace, **chosen["best"]) if chosen else experiment.trace
 
 
-def _chosen_on(folder: RunFolder) -> list[str]:
-    """Return the validation cases on which `tune_trace` chose how small a piece is dropped, none if it did not."""
-    chosen = folder.read_json(folder.tuned)
-    return chosen["cases"] if chosen and "min_voxels" in chosen["best"] else []
+def clean_settings(
+    folder: RunFolder, experiment: Experiment, data: DistillDataModule, settings: TraceConfig
+) -> tuple[Clean, Clean]:
+    """Choose which pieces clean scores leave out, for the run and for Otsu, on the validation cases alone.
+
+    A run whose validation cases are not all predicted leaves out what its trace does.
+    """
+    cases = data.cases("val")
+    names = [case.name for case in cases]
+    if not cases:
+        return Clean(settings.min_voxels), Clean(_OTSU.min_voxels)
+    of_otsu = choose_min_voxels(
+        (Segmented(above_otsu(case.raw), case.mask, case.known) for case in cases), _OTSU.min_voxels
+    )
+    if not all(folder.prob(name).is_file() for name in names):
+        return Clean(settings.min_voxels), Clean(of_otsu, names)
+    threshold = experiment.inference.threshold
+    segmented = (Segmented(prediction(folder, case) >= threshold, case.mask, case.known) for case in cases)
+    return Clean(choose_min_voxels(segmented, settings.min_voxels), names), Clean(of_otsu, names)
 
 
-def case_scores(case: PreparedCase, result: Found) -> Scores:
+def case_scores(case: PreparedCase, result: Found, clean: Clean) -> Scores:
     """Score what a method found in a case: its mask and, where the case has a gold tree, its tree in voxel units."""
     scores = mask_scores(pred=result.mask, gold=case.mask, known=case.known, spacing_um=case.spacing_um)
     scores |= clean_scores(
@@ -114,7 +140,7 @@ def case_scores(case: PreparedCase, result: Found) -> Scores:
         gold=case.mask,
         known=case.known,
         spacing_um=case.spacing_um,
-        min_voxels=result.min_voxels,
+        min_voxels=clean.min_voxels,
     )
     gold = case.tree()
     if gold is not None:
@@ -129,7 +155,7 @@ def otsu_traced(case: PreparedCase) -> Found:
 
     It gets the intensities as they were recorded: the clipping that helps a network would handicap it.
     """
-    return Found(above_otsu(case.raw), trace(np.asarray(case.raw), case.spacing_um, _OTSU), _OTSU.min_voxels)
+    return Found(above_otsu(case.raw), trace(np.asarray(case.raw), case.spacing_um, _OTSU))
 
 
 def case_pictures(folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Path]:
@@ -162,9 +188,8 @@ def _tree_picture(folder: RunFolder, case: str) -> Path:
     return folder.figures / f"{case}_tree.png"
 
 
-def _summary(scores: Mapping[str, Scores], settings: TraceConfig, chosen_on: list[str]) -> dict[str, Any]:
-    clean = {"min_voxels": settings.min_voxels, "chosen_on": chosen_on}
-    return {"cases": dict(scores), **dataclasses.asdict(summarize(scores)), "clean": clean}
+def _summary(scores: Mapping[str, Scores], clean: Clean) -> dict[str, Any]:
+    return {"cases": dict(scores), **dataclasses.asdict(summarize(scores)), "clean": dataclasses.asdict(clean)}
 
 
 def _projections(case: PreparedCase, result: Found) -> Projections:

@@ -205,7 +205,7 @@ def clean_scores(
     spacing_um: Sequence[float] = (1.0, 1.0, 1.0),
     min_voxels: int,
 ) -> dict[str, float]:
-    """Score a predicted mask as voxels once its small pieces are dropped, as tracing drops them.
+    """Score a predicted mask as voxels once its small pieces are dropped.
 
     Args:
         pred: bool [Z, Y, X].

@@ -39,13 +39,13 @@ def score_table(results: Mapping[str, Any]) -> Table:
         table.add_row(f"mean of {len(scored['cases'])}", method, *_numbers(scored["mean"]), style="bold")
     missed = [f"{method}: {scored['n_missed']} missed" for method, scored in methods.items() if scored["n_missed"]]
     cleaned = [f"{method}: {_clean(scored['clean'])}" for method, scored in methods.items() if "clean" in scored]
-    lines = ["; ".join(missed), f"clean, as traced: {'; '.join(cleaned)}" if cleaned else ""]
+    lines = ["; ".join(missed), f"clean: {'; '.join(cleaned)}" if cleaned else ""]
     table.caption, table.caption_justify = "\n".join(filter(None, lines)) or None, "left"
     return table
 
 
 def _clean(clean: Mapping[str, Any]) -> str:
-    origin = f"chosen on {', '.join(clean['chosen_on'])}" if clean["chosen_on"] else "as set"
+    origin = f"chosen on {', '.join(clean['chosen_on'])}" if clean["chosen_on"] else "as traced"
     return f"without pieces below {clean['min_voxels']} voxels ({origin})"
 
 

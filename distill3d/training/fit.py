@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
+from distill3d.data.prepared import PreparedCase
 from distill3d.evaluation.run_scores import case_pictures, evaluate
 from distill3d.experiment import load_experiment
 from distill3d.neurons.conversion import neuron_costs
@@ -46,7 +48,7 @@ def fit(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Train, predict the test cases, score them, and leave everything in the run's folder.
+    """Train, predict the validation and test cases, score the latter, and leave everything in the run's folder.
 
     A finished run with the same settings is not repeated. Under DDP every rank trains and rank 0 alone does the rest.
 
@@ -206,8 +208,9 @@ def _finish(
 ) -> None:
     started = time.perf_counter()
     module = load_module(folder.best if folder.best.is_file() else folder.last)
-    _predict_cases(folder, module, data, console)
+    _predict_cases(folder, module, data.cases("test"), console)
     seconds = time.perf_counter() - started
+    _predict_cases(folder, module, data.cases("val"), console)  # what `evaluate` may choose settings on
     _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
     fitted = folder.read_json(folder.fit)
     fitted["cost"]["predict_seconds"] = seconds
@@ -226,11 +229,11 @@ def _kept(folder: RunFolder, module: DistillModule) -> float | None:
     return kept(alike["before"], alike["after"], mirrored_blocks(module.student, module.transferred))
 
 
-def _predict_cases(folder: RunFolder, module: DistillModule, data: DistillDataModule, console: Console) -> None:
+def _predict_cases(folder: RunFolder, module: DistillModule, cases: Sequence[PreparedCase], console: Console) -> None:
     module.to(inference_device(module))
     overlap, size = module.experiment.inference.overlap, module.experiment.patches.size_zyx
     with progress_bar(console) as bar:
-        for case in data.cases("test"):
+        for case in cases:
             task = bar.add_task(f"predict {case.name}", total=window_count(case.shape, size, overlap), info="")
             prob = predict_prob(module, case.image, on_window=lambda n, task=task: bar.advance(task, n))
             write_prob(folder.prob(case.name), prob, case.spacing_um)

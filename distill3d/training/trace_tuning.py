@@ -30,7 +30,7 @@ Predictions = list[tuple[PreparedCase, NDArray[np.float32]]]
 
 
 def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Console | None = None) -> dict[str, Any]:
-    """Search threshold, smallest piece, gap and spur length that give the best length F1 on the validation cases.
+    """Search threshold, gap and spur length that give the best length F1 on the validation cases.
 
     The first trial is what the run uses now, so the result is never worse on these cases. ``evaluate`` uses the
     best settings from then on.
@@ -57,7 +57,7 @@ def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Con
     base = trace_settings(folder, experiment)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    study.enqueue_trial({name: getattr(base, name) for name in ("threshold", "min_voxels", "gap_um", "spur_um")})
+    study.enqueue_trial({"threshold": base.threshold, "gap_um": base.gap_um, "spur_um": base.spur_um})
     with progress_bar(console) as bar:
         task = bar.add_task("tuning the trace", total=trials, info="")
 
@@ -85,11 +85,9 @@ def _best_so_far(study: Any) -> float:  # noqa: ANN401 - Optuna's Study, importe
 
 def _suggested(base: TraceConfig, trial: Any) -> TraceConfig:  # noqa: ANN401 - Optuna's Trial, imported late
     suggest: Callable[..., float] = trial.suggest_float
-    pieces: int = trial.suggest_int("min_voxels", 1, 1000, log=True)
     return replace(
         base,
         threshold=suggest("threshold", 0.05, 0.95),
-        min_voxels=pieces,
         gap_um=suggest("gap_um", 0.0, 30.0),
         spur_um=suggest("spur_um", 0.0, 30.0),
     )

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from distill3d.data.datamodule import DistillDataModule
@@ -61,10 +62,30 @@ def test_tuning_looks_at_validation_cases_only_and_is_used_from_then_on(perfect,
     assert json.loads(perfect.tuned.read_text()) == result
     experiment = experiment_from_plain(perfect.read_config())
     assert trace_settings(perfect, experiment).threshold == result["best"]["threshold"]
+    assert evaluate(perfect.path)["trace"]["threshold"] == result["best"]["threshold"]
+
+
+def crumbs_in(data, folder, split, size):
+    """Write gold as the prediction, with false pieces of so many voxels: above the threshold."""
+    for case in data.cases(split):
+        prob = case.mask.astype(np.float32)
+        corner = prob[:4, :4, :12]
+        corner[:] = 0
+        corner.flat[:size] = 1
+        write_prob(folder.prob(case.name), prob, case.spacing_um)
+
+
+def test_clean_scores_leave_out_the_pieces_that_validation_cases_are_better_without(perfect):
+    data = DistillDataModule(experiment_from_plain(perfect.read_config()))
+    crumbs_in(data, perfect, "val", 90)
+    crumbs_in(data, perfect, "test", 70)  # the default of 50 would keep them
     results = evaluate(perfect.path)
-    assert results["trace"]["threshold"] == result["best"]["threshold"]
-    assert results["clean"] == {"min_voxels": result["best"]["min_voxels"], "chosen_on": result["cases"]}
-    assert results["baselines"]["otsu"]["clean"] == {"min_voxels": 50, "chosen_on": []}  # one for all runs
+    assert results["clean"] == {"min_voxels": 100, "chosen_on": list(data.case_names("val"))}
+    assert results["mean"]["hd95_um_clean"] <= results["mean"]["hd95_um"]
+    assert results["mean"]["precision"] < results["mean"]["precision_clean"] == 1
+    for name in data.case_names("val"):
+        perfect.prob(name).unlink()
+    assert evaluate(perfect.path)["clean"] == {"min_voxels": 50, "chosen_on": []}
 
 
 def test_the_same_seed_tries_the_same_settings(perfect):
