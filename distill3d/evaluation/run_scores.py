@@ -24,7 +24,7 @@ from distill3d.evaluation.projections import Projections, project, write_project
 from distill3d.evaluation.scores import SCORES, clean_scores, mask_scores, summarize
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.run_folder import RunFolder, write_json
-from distill3d.tracing.trace import trace
+from distill3d.tracing.trace import MAX_SHARE, DenseError, trace
 from distill3d.volumes.otsu import above_otsu
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.swc import MICROMETERS, write_swc
@@ -40,11 +40,13 @@ class Found:
 
     Attributes:
         mask: [Z, Y, X].
-        tree: traced.
+        tree: traced; None where there is more foreground than a neuron has.
+        untraced: why there is no tree.
     """
 
     mask: NDArray[np.bool_]
-    tree: Tree
+    tree: Tree | None
+    untraced: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,25 @@ class Clean:
     chosen_on: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What `evaluate` knows of a method: scores by case, and why a case was not traced."""
+
+    clean: Clean
+    cases: dict[str, Scores] = field(default_factory=dict)
+    untraced: dict[str, str] = field(default_factory=dict)
+
+    def add(self, case: PreparedCase, result: Found) -> None:
+        """Score a case."""
+        self.cases[case.name] = case_scores(case, result, self.clean)
+        if result.untraced:
+            self.untraced[case.name] = result.untraced
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``metrics.json`` has of the method."""
+        return {**dataclasses.asdict(self), **dataclasses.asdict(summarize(self.cases))}
+
+
 def evaluate(run: Path | str) -> dict[str, Any]:
     """Trace and score every test case of a run; write ``swc/``, ``projections/``, ``figures/``, ``metrics.json``.
 
@@ -69,7 +90,8 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     Returns:
         The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
         and ``cost``, ``teacher``, ``kept``, ``provenance`` of the training. Scores of trees start with ``tree_``;
-        those that end in ``_clean`` are of the mask without small pieces, as a trace drops them too; `Clean` is under ``clean``.
+        those that end in ``_clean`` are of the mask without small pieces, as a trace drops them too; `Clean` is under
+        ``clean``. Cases whose mask is denser than a neuron have no scores of trees, and the reason under ``untraced``.
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.
@@ -82,23 +104,22 @@ def evaluate(run: Path | str) -> dict[str, Any]:
     data.prepare_data()
     settings = trace_settings(folder, experiment)
     clean, otsu_clean = clean_settings(folder, experiment, data, settings)
-    student: dict[str, Scores] = {}
-    baseline: dict[str, Scores] = {}
+    student, baseline = Scored(clean), Scored(otsu_clean)
     for case in data.cases("test"):
         prob = prediction(folder, case)
-        result = Found(prob >= experiment.inference.threshold, trace(prob, case.spacing_um, settings))
-        write_swc(folder.swc(case.name), result.tree, spacing_um=MICROMETERS)
-        student[case.name] = case_scores(case, result, clean)
-        baseline[case.name] = case_scores(case, otsu_traced(case), otsu_clean)
-        _draw(folder, experiment, case, prob, result, student[case.name])
+        result = Found(prob >= experiment.inference.threshold, *_traced(case, prob, settings))
+        _write_tree(folder.swc(case.name), result.tree)
+        student.add(case, result)
+        baseline.add(case, otsu_traced(case))
+        _draw(folder, experiment, case, prob, result, student.cases[case.name])
         write_projections(folder.projections(case.name), _projections(case, result))
     results = {
         "experiment": experiment.name,
         "seed": experiment.seed,
         "components": {kind: getattr(experiment, kind).name for kind in ("data", "student", "teacher", "strategy")},
         "trace": dataclasses.asdict(settings),
-        **_summary(student, clean),
-        "baselines": {"otsu": _summary(baseline, otsu_clean)},
+        **student.summary(),
+        "baselines": {"otsu": baseline.summary()},
         **folder.read_json(folder.fit),
     }
     write_json(folder.metrics, results)
@@ -133,7 +154,7 @@ def clean_settings(
 
 
 def case_scores(case: PreparedCase, result: Found, clean: Clean) -> Scores:
-    """Score what a method found in a case: its mask and, where the case has a gold tree, its tree in voxel units."""
+    """Score what a method found in a case: its mask and, where it and gold have one, its tree in voxel units."""
     scores = mask_scores(pred=result.mask, gold=case.mask, known=case.known, spacing_um=case.spacing_um)
     scores |= clean_scores(
         pred=result.mask,
@@ -143,7 +164,7 @@ def case_scores(case: PreparedCase, result: Found, clean: Clean) -> Scores:
         min_voxels=clean.min_voxels,
     )
     gold = case.tree()
-    if gold is not None:
+    if gold is not None and result.tree is not None:
         of_tree = tree_scores(pred=result.tree, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape)
         named = {f"tree_{name}": value for name, value in dataclasses.asdict(of_tree).items()}
         scores |= {key: float(value) for key, value in named.items() if key in SCORES}  # not their unit and tolerance
@@ -155,7 +176,23 @@ def otsu_traced(case: PreparedCase) -> Found:
 
     It gets the intensities as they were recorded: the clipping that helps a network would handicap it.
     """
-    return Found(above_otsu(case.raw), trace(np.asarray(case.raw), case.spacing_um, _OTSU))
+    return Found(above_otsu(case.raw), *_traced(case, np.asarray(case.raw), _OTSU))
+
+
+def _traced(case: PreparedCase, values: NDArray[np.number], settings: TraceConfig) -> tuple[Tree | None, str]:
+    """Return a case's tree, or why it has none."""
+    try:
+        return trace(values, case.spacing_um, settings, max_share=MAX_SHARE), ""
+    except DenseError as error:
+        return None, str(error)
+
+
+def _write_tree(path: Path, tree: Tree | None) -> None:
+    """Write a tree, or remove the one of an earlier evaluation."""
+    if tree is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_swc(path, tree, spacing_um=MICROMETERS)
 
 
 def case_pictures(folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Path]:
@@ -188,10 +225,6 @@ def _tree_picture(folder: RunFolder, case: str) -> Path:
     return folder.figures / f"{case}_tree.png"
 
 
-def _summary(scores: Mapping[str, Scores], clean: Clean) -> dict[str, Any]:
-    return {"cases": dict(scores), **dataclasses.asdict(summarize(scores)), "clean": dataclasses.asdict(clean)}
-
-
 def _projections(case: PreparedCase, result: Found) -> Projections:
     return project(
         case.raw, gold=case.mask, known=case.known, pred=result.mask, spacing_um=case.spacing_um, tree=case.tree()
@@ -217,7 +250,7 @@ def _draw(
         threshold=experiment.inference.threshold,
         spacing_um=case.spacing_um,
     )
-    gold = case.tree()
-    if gold is not None:
-        path = _tree_picture(folder, case.name)
+    gold, path = case.tree(), _tree_picture(folder, case.name)
+    path.unlink(missing_ok=True)
+    if gold is not None and result.tree is not None:
         tree_figure(path, title, image=case.image, pred=result.tree, gold=gold, spacing_um=case.spacing_um)

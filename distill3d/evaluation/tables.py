@@ -39,7 +39,14 @@ def score_table(results: Mapping[str, Any]) -> Table:
         table.add_row(f"mean of {len(scored['cases'])}", method, *_numbers(scored["mean"]), style="bold")
     missed = [f"{method}: {scored['n_missed']} missed" for method, scored in methods.items() if scored["n_missed"]]
     cleaned = [f"{method}: {_clean(scored['clean'])}" for method, scored in methods.items() if "clean" in scored]
-    lines = ["; ".join(missed), f"clean: {'; '.join(cleaned)}" if cleaned else ""]
+    untraced = [
+        f"{method}: {_untraced(scored['untraced'])}" for method, scored in methods.items() if scored.get("untraced")
+    ]
+    lines = [
+        "; ".join(missed),
+        f"not traced, so without scores of a tree: {'; '.join(untraced)}" if untraced else "",
+        f"clean: {'; '.join(cleaned)}" if cleaned else "",
+    ]
     table.caption, table.caption_justify = "\n".join(filter(None, lines)) or None, "left"
     return table
 
@@ -47,6 +54,10 @@ def score_table(results: Mapping[str, Any]) -> Table:
 def _clean(clean: Mapping[str, Any]) -> str:
     origin = f"chosen on {', '.join(clean['chosen_on'])}" if clean["chosen_on"] else "as traced"
     return f"without pieces below {clean['min_voxels']} voxels ({origin})"
+
+
+def _untraced(untraced: Mapping[str, str]) -> str:
+    return ", ".join(f"{case} ({why})" for case, why in untraced.items())
 
 
 def _title(results: Mapping[str, Any]) -> Text:

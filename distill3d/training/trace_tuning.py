@@ -21,7 +21,7 @@ from distill3d.evaluation.run_scores import trace_settings
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.terminal import progress_bar
-from distill3d.tracing.trace import trace
+from distill3d.tracing.trace import MAX_SHARE, DenseError, trace
 from distill3d.training.inference import inference_device, predict_prob
 from distill3d.training.module import load_module
 from distill3d.volumes.prob import read_prob, write_prob
@@ -94,13 +94,21 @@ def _suggested(base: TraceConfig, trial: Any) -> TraceConfig:  # noqa: ANN401 - 
 
 
 def _mean_f1(predictions: Predictions, settings: TraceConfig) -> float:
-    scores = []
-    for case, prob in predictions:
-        gold = case.tree()
-        if gold is not None:
-            pred = trace(prob, case.spacing_um, settings)
-            scores.append(tree_scores(pred=pred, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape).f1)
-    return float(np.mean(scores))
+    return float(np.mean([_f1(case, prob, settings) for case, prob in predictions]))
+
+
+def _f1(case: PreparedCase, prob: NDArray[np.float32], settings: TraceConfig) -> float:
+    """Return the length F1 of a case with a gold tree; 0 for a mask denser than a neuron."""
+    gold = case.tree()
+    try:
+        pred = trace(prob, case.spacing_um, settings, max_share=MAX_SHARE)
+    except DenseError:
+        return 0.0
+    return (
+        tree_scores(pred=pred, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape).f1
+        if gold is not None
+        else 0.0
+    )
 
 
 def _predictions(folder: RunFolder, experiment: Experiment, console: Console) -> Predictions:

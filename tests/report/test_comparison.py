@@ -94,6 +94,20 @@ def test_cases_without_a_score_are_missing_pairs(write_run):
     assert (result.n_cases, result.n_missing, result.mean) == (5, 3, pytest.approx((0 + 1 + 3 + 4 + 5) / 5))
 
 
+def test_cases_that_were_too_dense_to_trace_are_told_once_for_a_baseline_and_once_per_run(write_run):
+    runs = [write_run("a", seed=seed) for seed in range(2)] + [write_run("b", settings={"strategy.name": "inflate"})]
+    for run in runs:
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["baselines"]["otsu"]["untraced"] = {"case_0": "40 % of the volume"}
+        metrics["untraced"] = {"case_1": "12 % of the volume"} if run.parent.name == "b" else {}
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    lines = [line for line in compare(read_runs(runs)).remarks if "not traced" in line]
+    assert lines == [
+        "otsu: case_0 was not traced and has no scores of trees: 40 % of the volume",
+        "b, seed 0: case_1 was not traced and has no scores of trees: 12 % of the volume",
+    ]
+
+
 def test_only_shared_seeds_and_cases_are_paired(write_run):
     runs = [write_run(seed=k, dice={"a": 0.5, "b": 0.6}) for k in (0, 1)]
     runs += [write_run("arm", k, dice={"b": 0.7, "c": 0.1}, settings={"strategy.name": "x"}) for k in (1, 2)]

@@ -12,7 +12,7 @@ from shapes import random_mask, tree_of, tube
 
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
-from distill3d.tracing.trace import trace, trace_file
+from distill3d.tracing.trace import DenseError, trace, trace_file
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import read_swc
@@ -125,6 +125,14 @@ def test_a_full_volume_is_traced_and_the_log_says_that_something_is_wrong(caplog
         tree = trace(np.ones((8, 9, 30), np.float32), ONE)
     assert validate(tree).n_roots == 1
     assert "100 % of the volume is foreground" in caplog.text
+
+
+def test_more_foreground_than_allowed_is_refused_and_as_much_is_traced():
+    mask = np.zeros((10, 10, 20), bool)
+    mask[4:6, 4:6] = True  # 4 of 100
+    assert trace(mask, ONE, max_share=0.04).n_nodes > 0
+    with pytest.raises(DenseError, match="4 % of the volume is foreground; accepted: at most 3 %"):
+        trace(mask, ONE, max_share=0.03)
 
 
 def test_a_single_slice_works():

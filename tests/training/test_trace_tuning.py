@@ -1,15 +1,19 @@
 """Settings of a trace chosen on validation cases only, and used from then on."""
 
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from distill3d.data.datamodule import DistillDataModule
+from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
 from distill3d.evaluation import run_scores
 from distill3d.evaluation.run_scores import evaluate, trace_settings
+from distill3d.evaluation.tables import score_table
 from distill3d.experiment import experiment_from_plain, load_experiment
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
@@ -111,3 +115,37 @@ def test_a_case_that_is_missed_lowers_the_mean_of_trees_too(tiny, finished):
     assert results["n_missed"] == 1
     assert results["cases"][case.name]["tree_f1"] == 0
     assert results["cases"][case.name]["tree_esa"] > 10
+
+
+def test_a_mask_denser_than_a_neuron_has_scores_of_voxels_a_reason_and_no_tree(perfect, monkeypatch):
+    before = evaluate(perfect.path)
+    (name,) = before["cases"]
+    assert (perfect.swc(name).is_file(), before["untraced"], before["baselines"]["otsu"]["untraced"]) == (True, {}, {})
+    case = DistillDataModule(experiment_from_plain(perfect.read_config())).cases("test")[0]
+    prob = np.zeros(case.shape, np.float32)
+    prob[:, : case.shape[1] // 4] = 1
+    write_prob(perfect.prob(name), prob, case.spacing_um)
+    noise = np.random.default_rng(0).random(case.shape, np.float32)
+    monkeypatch.setattr(PreparedCase, "raw", property(lambda case: noise))
+    results = evaluate(perfect.path)
+    reason = "{} % of the volume is foreground; accepted: at most 10 %"
+    assert results["untraced"] == {name: reason.format(25)}
+    assert results["baselines"]["otsu"]["untraced"] == {name: reason.format(50)}
+    for scored in (results, results["baselines"]["otsu"]):
+        assert 0 < scored["cases"][name]["dice"] < 0.1
+        assert not [key for scores in (scored["cases"][name], scored["mean"]) for key in scores if key[:5] == "tree_"]
+    assert not perfect.swc(name).exists()
+    assert not (perfect.figures / f"{name}_tree.png").exists()
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(score_table(results))
+    assert f"otsu: {name} ({reason.format(50)})" in " ".join(console.export_text().split())
+
+
+def test_settings_that_make_a_mask_denser_than_a_neuron_are_never_the_best(perfect):
+    case = DistillDataModule(experiment_from_plain(perfect.read_config())).cases("val")[0]
+    write_prob(perfect.prob(case.name), 0.6 + 0.4 * case.mask, case.spacing_um)  # all is foreground at the default 0.5
+    result = tune_trace(perfect.path, trials=12)
+    assert result["f1_before"] == 0
+    assert {trial["f1"] for trial in result["trials"] if trial["threshold"] < 0.59} == {0}
+    assert result["f1"] > 0.9
+    assert result["best"]["threshold"] > 0.6

@@ -215,6 +215,7 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
         lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for run in group.runs if run.lacks]
         if any(str(run.provenance.get("commit", "")).endswith("+dirty") for run in group.runs):
             lines.append(f"{group.name}: run with local changes, which its commit does not have")
+    lines += dict.fromkeys(line for group in groups for run in group.runs for line in run.untraced)
     unfair = [check.arm for check in budget if not check.equal]
     if unfair:
         lines.append(f"unequal budget, see the check: {', '.join(unfair)}")

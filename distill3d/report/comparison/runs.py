@@ -33,6 +33,7 @@ class Run:
         teacher: its identity; empty without one.
         provenance: commit, packages, machine, command.
         lacks: keys that a run of this version has and this one has not.
+        untraced: cases without scores of trees, and why, one line each.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Run:
     teacher: Mapping[str, Any]
     provenance: Mapping[str, Any]
     lacks: tuple[str, ...] = ()
+    untraced: tuple[str, ...] = ()
 
 
 def read_run(path: Path) -> Run:
@@ -75,6 +77,11 @@ def read_run(path: Path) -> Run:
         teacher=_mapping(parts["teacher"]),
         provenance=_mapping(parts["provenance"]),
         lacks=tuple(key for key, value in parts.items() if not isinstance(value, Mapping)),
+        untraced=tuple(
+            f"{method}: {case} was not traced and has no scores of trees: {why}"
+            for method, scored in {f"{settings['name']}, seed {seed}": metrics, **references}.items()
+            for case, why in _mapping(_mapping(scored).get("untraced")).items()
+        ),
     )
 
 
