@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.data import DataLoader
 
-from distill3d.config.registry import DATA, LOSSES
+from distill3d.config.registry import DATA, LOSSES, STRATEGIES
 from distill3d.config.schema import Experiment
 from distill3d.data.augment import Augment
 from distill3d.data.base import SPLITS, DataSource, Split
@@ -37,7 +37,8 @@ class DistillDataModule(L.LightningDataModule):
     ``Trainer(use_distributed_sampler=False)``: the samplers know ranks, and an epoch is one validation interval.
 
     Args:
-        experiment: its data, patches, trainer, seed and cache are used, and the skeletons that its losses want.
+        experiment: its data, patches, trainer, seed and cache are used, and the skeletons that its losses and its
+            strategy want.
 
     Raises:
         ConfigError: unknown data source or loss.
@@ -47,7 +48,8 @@ class DistillDataModule(L.LightningDataModule):
         super().__init__()
         self.experiment = experiment
         self.source: DataSource = DATA.build(experiment.data, cache=Path(experiment.cache).expanduser())
-        wanted = [LOSSES[loss.name].cls.wants(loss.config) for loss in experiment.losses.values()]
+        chosen = [(LOSSES, loss) for loss in experiment.losses.values()] + [(STRATEGIES, experiment.strategy)]
+        wanted = [registry[part.name].cls.wants(part.config) for registry, part in chosen]
         self.skeletons = tuple(dict.fromkeys(target for targets in wanted for target in targets))
         self._prepared: dict[str, PreparedCase] = {}
 
@@ -77,7 +79,7 @@ class DistillDataModule(L.LightningDataModule):
         return tuple(self._case(name) for name in self.case_names(split))
 
     def train_cases(self) -> tuple[PreparedCase, ...]:
-        """Prepared cases of the training split, with the skeletons that losses want."""
+        """Prepared cases of the training split, with the skeletons that losses and strategy want."""
         return tuple(self._train_case(name) for name in self.case_names("train"))
 
     def prepare_data(self) -> None:

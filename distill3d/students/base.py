@@ -152,6 +152,10 @@ class Student(nn.Module, ABC):
             self.get_submodule(path).eval()
         return self
 
+    def magnification(self, net: nn.Module) -> float:  # noqa: ARG002 - subclasses use it
+        """Return how many times enlarged a 2D network must see an image for its features to be this student's."""
+        return 1.0
+
     def part_of(self, net: nn.Module) -> str:  # noqa: ARG002 - subclasses use it
         """Say which part of a 2D network that fits this student mirrors; empty for all of it."""
         return ""

@@ -151,6 +151,11 @@ class Vit3d(MirrorStudent):
         patches = table[:, prefix:].repeat(1, depth if encoder.depth_position == "full" else 1, 1)
         return torch.cat([table[:, : encoder.table_prefix], patches], dim=1)
 
+    def magnification(self, net: nn.Module) -> float:
+        """Return the ratio of its patch to this student's block."""
+        patch = vit_shape(net).get("patch")
+        return patch[0] / self.config.block_zyx[1] if isinstance(patch, tuple) else 1.0
+
     def misfit(self, net: nn.Module, architecture: str) -> str | None:
         """Return a line on the first size in which a 2D network does not give what this student mirrors."""
         teacher = vit_shape(net)

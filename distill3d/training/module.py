@@ -177,6 +177,7 @@ class DistillModule(L.LightningModule):
             ((name.removeprefix("student."), parameter) for name, parameter in self.named_parameters()),
             settings,
             scales=transferred_scales(self.student, self.transferred, settings),
+            others=self.strategy.lr_ratios(),
             conversion=self.conversion,
             steps=self.experiment.trainer.steps,
         )

@@ -19,6 +19,7 @@ def parameter_groups(
     settings: OptimizerConfig,
     *,
     scales: Mapping[str, float],
+    others: Mapping[str, float],
     conversion: Conversion,
     steps: int,
 ) -> list[dict[str, Any]]:
@@ -28,6 +29,7 @@ def parameter_groups(
         parameters: of the student, by name in it, and of whatever trains with it.
         settings: of the optimizer.
         scales: from `transferred_scales`.
+        others: layer, by path -> ratio of its entries' learning rate to the decoder's.
         conversion: says which are gates and how fast they learn.
         steps: of the whole run.
 
@@ -40,7 +42,8 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         gate, moved = entry in conversion.gates, entry in scales
-        scale = conversion.gate_lr_ratio if gate else scales.get(entry, 1.0)
+        other = next((ratio for path, ratio in others.items() if entry.startswith(f"{path}.")), 1.0)
+        scale = conversion.gate_lr_ratio if gate else scales.get(entry, other)
         kind = "gates" if gate else "transferred" if moved else "new"
         decays = parameter.ndim > 1 and not gate
         frozen_until = settings.freeze_transferred_steps if moved else 0

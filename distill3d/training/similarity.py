@@ -98,7 +98,8 @@ def layer_similarity(student: Student, teacher: Teacher, batch: Batch) -> Simila
     cells = [Cells.regular(-(-size // CELL_VOX), CELL_VOX) for size in image.shape[2:]]
     student_places, names = _student_places(student, image, cells), teacher.map_layers()
     spacing_um = batch.spacing_um[0].tolist()
-    by_axis = {axis: _teacher_places(teacher, image, spacing_um, names, axis, cells) for axis in AXES}
+    zoom = Zoom(student.magnification(teacher.net))
+    by_axis = {axis: _teacher_places(teacher, image, spacing_um, names, axis, cells, zoom) for axis in AXES}
     if not student_places:  # as in some students of MONAI
         return {"student": [], "teacher": list(names), "cka": {}}
     table = linear_cka_table(
@@ -121,7 +122,13 @@ def _student_places(student: Student, image: Tensor, cells: Sequence[Cells]) -> 
 
 
 def _teacher_places(
-    teacher: Teacher, image: Tensor, spacing_um: Sequence[float], layers: Sequence[str], axis: Axis, cells: list[Cells]
+    teacher: Teacher,
+    image: Tensor,
+    spacing_um: Sequence[float],
+    layers: Sequence[str],
+    axis: Axis,
+    cells: list[Cells],
+    zoom: Zoom,
 ) -> dict[str, Tensor]:
     order = slice_order(axis)
     chosen = range(SLICE_STEP // 2, image.shape[2 + order[0]], SLICE_STEP)
@@ -131,7 +138,7 @@ def _teacher_places(
         layers,
         axis=axis,
         across=Cells(np.array(chosen, np.float64), 1.0),
-        zoom=Zoom(),
+        zoom=zoom,
         spacing_yx_um=[spacing_um[a] for a in order[1:]],
     )
     return {layer: _places(torch.stack([box.on_grid(cells) for box in boxes])) for layer, boxes in maps.items()}

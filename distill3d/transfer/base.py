@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.transfer.requests import TeacherRequest
-from distill3d.types import Batch, LossTerm, Prediction
+from distill3d.types import Batch, LossTerm, Prediction, SkeletonTarget
 
 Fate = Literal["copied", "inflated", "averaged", "interpolated", "new", "skipped"]
 TRANSFERRED: frozenset[Fate] = frozenset({"copied", "inflated", "averaged", "interpolated"})
@@ -120,6 +120,15 @@ class TransferStrategy(nn.Module, ABC):
     def __init__(self, config: Any) -> None:  # noqa: ANN401 - each strategy has its own config class
         super().__init__()
         self.config = config
+
+    @classmethod
+    def wants(cls, config: Any) -> tuple[SkeletonTarget, ...]:  # noqa: ANN401, ARG003 - as above; subclasses use it
+        """Return the centerlines that batches for a strategy of these settings must carry."""
+        return ()
+
+    def lr_ratios(self) -> dict[str, float]:
+        """Return by how much the learning rate of new layers of the student, by path, differs from the decoder's."""
+        return {}
 
     def adapt(self, student: Student) -> None:
         """Change the student's structure; runs whenever a model is built, so a checkpoint loads without a teacher."""

@@ -14,7 +14,7 @@ from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.transfer.base import TRANSFERRED, TransferAudit, TransferStrategy
 from distill3d.transfer.requests import TeacherRequest
-from distill3d.types import Batch, LossTerm, Prediction
+from distill3d.types import Batch, LossTerm, Prediction, SkeletonTarget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +42,20 @@ class Combine(TransferStrategy):
         super().__init__(config)
         self.parts = nn.ModuleDict({name: STRATEGIES.build(part) for name, part in config.parts.items()})
         self.needs_weights = any(part.needs_weights for _, part in self._each())
+
+    @classmethod
+    def wants(cls, config: CombineConfig) -> tuple[SkeletonTarget, ...]:
+        """Return what any part wants."""
+        each = (STRATEGIES[part.name].cls.wants(part.config) for part in config.parts.values())
+        return tuple(dict.fromkeys(target for targets in each for target in targets))
+
+    def lr_ratios(self) -> dict[str, float]:
+        """Return those of all parts."""
+        return {path: ratio for _, part in self._each() for path, ratio in part.lr_ratios().items()}
+
+    def student_layers(self) -> tuple[str, ...]:
+        """Return what any part needs."""
+        return tuple(dict.fromkeys(path for _, part in self._each() for path in part.student_layers()))
 
     def adapt(self, student: Student) -> None:
         """Let each part change the structure."""

@@ -97,7 +97,7 @@ def test_a_block_is_embedded_as_the_teacher_embeds_it_enlarged(teacher):
 @torch.no_grad()
 def test_straight_tubes_are_the_resampled_kernel_unrolled(teacher):
     student, plain = student_of((4, 8, 8)), student_of((4, 8, 8))
-    strategy = Tubular(TubularConfig())
+    strategy = Tubular(TubularConfig(taps=64))
     strategy.adapt(student)
     audit = strategy.transfer(student=student, teacher=teacher)
     Inflate(InflateConfig(mode="center")).transfer(student=plain, teacher=teacher)

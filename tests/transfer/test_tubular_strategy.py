@@ -40,10 +40,10 @@ def _adapted(*, seed=0, **settings):
     return student, strategy
 
 
-def _transferred(teacher, **settings):
+def _transferred(teacher, *, taps=PIXELS, **settings):
     torch.manual_seed(0)
     student = Vit3d(Vit3dConfig(input_zyx=(16, 32, 32)))
-    strategy = Tubular(TubularConfig(**settings))
+    strategy = Tubular(TubularConfig(taps=taps, **settings))
     strategy.adapt(student)
     return student, {row.name: row for row in strategy.transfer(student=student, teacher=teacher).rows}
 
@@ -80,14 +80,17 @@ def test_adapt_replaces_the_embedding_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("settings", "taps"), [({}, PIXELS), ({"taps": 20}, 20), ({"axes": ("x",), "deformable": False}, PIXELS)]
+    ("settings", "taps"), [({}, 17), ({"taps": 20}, 20), ({"axes": ("x",), "deformable": False}, 17)]
 )
-def test_the_number_of_taps_is_that_of_the_patchs_pixels_unless_given(settings, taps):
+def test_tubes_are_two_blocks_long_unless_taps_are_given(settings, taps):
     student, strategy = _adapted(**settings)
     assert student.encoder.patch_embed.tubes.shape == (len(strategy.config.axes), 192, taps)
 
 
-@pytest.mark.parametrize("settings", [{}, {"fusion": "concat", "keep_block": True, "law": "angles", "taps": 20}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"law": "snake", "taps": 64}, {"fusion": "concat", "keep_block": True, "law": "angles", "taps": 20}],
+)
 def test_a_checkpoint_loads_into_a_fresh_student_with_no_teacher(teacher, settings, tmp_path):
     student, _ = _transferred(teacher, **settings)
     torch.nn.init.normal_(student.encoder.patch_embed.offsets[-1].weight, std=0.1)
@@ -101,7 +104,9 @@ def test_a_checkpoint_loads_into_a_fresh_student_with_no_teacher(teacher, settin
         assert torch.equal(fresh(volume).logits, student(volume).logits)
 
 
-@pytest.mark.parametrize("settings", [{}, {"law": "angles"}, {"taps": 21, "outside": "zeros", "fusion": "concat"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"law": "snake"}, {"law": "angles"}, {"taps": 21, "outside": "zeros", "fusion": "concat"}]
+)
 def test_at_step_0_the_deformable_student_is_the_static_one(either, settings):
     bending, _ = _transferred(either, **settings)
     static, _ = _transferred(either, deformable=False, **settings)
@@ -239,7 +244,7 @@ def test_the_audit_tells_what_became_of_the_embedding(teacher):
     assert (tubes.fate, tubes.note) == ("inflated", "sum over input channels; plane of 64 unrolled")
     assert rows[f"{EMBED}.bias"].source == "patch_embed.proj.bias"
     assert rows[f"{EMBED}.proj.weight"].fate == "inflated"
-    for name in ("fuse.weight", "offsets.0.weight", "offsets.4.weight", "offsets.4.bias"):
+    for name in ("fuse.weight", "offsets.attention.0.weight", "offsets.attention.4.weight"):
         assert (rows[f"{EMBED}.{name}"].fate, rows[f"{EMBED}.{name}"].source) == ("new", None)
     _, rows = _transferred(teacher, keep_block=True, block="average", taps=20, channels="mean", init="shuffled")
     assert rows[f"{EMBED}.proj.weight"].fate == "averaged"
@@ -250,10 +255,12 @@ def test_the_audit_tells_what_became_of_the_embedding(teacher):
 # ---------------------------------------------------------------- gradients
 
 
-def test_bending_is_learned_from_the_first_step_and_the_teacher_is_never_touched(teacher):
+@pytest.mark.parametrize("law", ["fit", "snake"])
+def test_bending_is_learned_from_the_first_step_and_the_teacher_is_never_touched(teacher, law):
     before = hash_weights(teacher.net.state_dict()), hash_weights(dict(teacher.net.named_parameters()))
-    student, _ = _transferred(teacher)
+    student, _ = _transferred(teacher, law=law)
     offsets = student.encoder.patch_embed.offsets
+    offsets = offsets.attention if law == "fit" else offsets
     volume = torch.rand(1, 1, 16, 32, 32)
     target = (volume > 0.9).float()
 

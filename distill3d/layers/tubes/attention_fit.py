@@ -41,9 +41,8 @@ class AttentionFit(nn.Module):
         self.axes, self.block_zyx, self.reach, self.extent = tuple(axes), block_zyx, reach, extent
         # Half resolution is enough to find a ridge, where a block's center lies on that grid.
         self.cell_zyx = cast("Grid", tuple(2 if edge >= 8 and edge % 4 == 0 else 1 for edge in block_zyx))
-        last = nn.Conv3d(hidden, 1, 1)
+        last = nn.Conv3d(hidden, 1, 1, bias=False)  # a constant would change no fit
         nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType] - it has a bias
         self.attention = nn.Sequential(
             nn.Conv3d(1, hidden, 3, stride=self.cell_zyx, padding=1),
             nn.GELU(),
