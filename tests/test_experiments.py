@@ -100,23 +100,24 @@ def test_weights_of_the_hub_are_named_as_timm_names_them(name):
         assert teacher.architecture in timm.list_pretrained()
 
 
-def _few_slices(name):
-    """Show the teacher less: few simulated stacks, of real ones the patches only."""
+def _less(name):
+    """Show the teacher less, few simulated stacks, of real ones the patches only; keep the first blocks of ViTs."""
     experiment = load_experiment(name)
+    depth = ("student.depth=4",) if experiment.student.name == "vit3d" else ()
     if experiment.data.name == "simulated":
-        return ("data.train=2", "data.val=1", "data.test=1")
+        return (*depth, "data.train=2", "data.val=1", "data.test=1")
     view = getattr(experiment.strategy.config, "view", None)
-    return () if view is None else ("strategy.view.source=patch",)
+    return depth if view is None else (*depth, "strategy.view.source=patch")
 
 
 @pytest.mark.parametrize("name", STEPPED)
 def test_it_takes_real_steps(name, cache, tmp_path, request):
     if name.startswith("op_"):
         request.getfixturevalue("data_dir")
-    overrides = (*SMALL, *_few_slices(name))
+    overrides = (*SMALL, *_less(name))
     if name.endswith("kd_logits"):  # its teacher is a run
         first = name.replace("kd_logits", "teacher2d")
-        first = replace(load_experiment(first, (*SMALL, *_few_slices(first))), cache=str(cache))
+        first = replace(load_experiment(first, (*SMALL, *_less(first))), cache=str(cache))
         overrides += (f"teacher.run={fit.fit(replace(first, runs=str(tmp_path)))}",)
     experiment = replace(_without_network(load_experiment(name, overrides)), cache=str(cache), runs=str(tmp_path))
     torch.manual_seed(0)
