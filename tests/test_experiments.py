@@ -105,7 +105,7 @@ def _less(name):
     experiment = load_experiment(name)
     depth = ("student.depth=4",) if experiment.student.name == "vit3d" else ()
     if experiment.data.name == "simulated":
-        return (*depth, "data.train=2", "data.val=1", "data.test=1")
+        return (*depth, "data.train=2", "data.val=1", "data.test=1", "data.shape_zyx=[16,64,64]")
     view = getattr(experiment.strategy.config, "view", None)
     return depth if view is None else (*depth, "strategy.view.source=patch")
 
