@@ -204,7 +204,7 @@ def test_a_macro_becomes_what_the_agent_makes_of_it(macro, monkeypatch):
 
 def test_every_shipped_sweep_says_what_it_asks_and_all_its_trials_resolve(tmp_path, data_dir):
     files = sweep_files()
-    assert len(files) == 7
+    assert len(files) >= 7
     for name, path in files.items():
         first, *lines = path.read_text().splitlines()[:4]
         assert first.startswith("# ")
