@@ -101,13 +101,13 @@ def test_weights_of_the_hub_are_named_as_timm_names_them(name):
 
 
 def _less(name):
-    """Show the teacher less, few simulated stacks, of real ones the patches only; keep the first blocks of ViTs."""
+    """Show the teacher less, few simulated stacks, of real ones the patches only; keep the first blocks of ViTs, and small patches."""
     experiment = load_experiment(name)
-    depth = ("student.depth=4",) if experiment.student.name == "vit3d" else ()
+    fewer = {"vit3d": ("student.depth=4",), "monai": ("patches.size_zyx=[32,32,64]",)}.get(experiment.student.name, ())
     if experiment.data.name == "simulated":
-        return (*depth, "data.train=2", "data.val=1", "data.test=1", "data.shape_zyx=[16,64,64]")
+        return (*fewer, "data.train=2", "data.val=1", "data.test=1", "data.shape_zyx=[16,64,64]")
     view = getattr(experiment.strategy.config, "view", None)
-    return depth if view is None else (*depth, "strategy.view.source=patch")
+    return fewer if view is None else (*fewer, "strategy.view.source=patch")
 
 
 @pytest.mark.parametrize("name", STEPPED)
