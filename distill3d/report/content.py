@@ -155,7 +155,8 @@ class Setting:
         key: dotted.
         arm: the arm's value, as text.
         baseline: the baseline's value, as text.
-        fair: whether it may differ: it is under ``strategy``, ``teacher`` or ``student``.
+        fair: whether it may differ: it is under ``strategy``, ``teacher`` or ``student``, or says how
+            transferred weights learn.
     """
 
     key: str
