@@ -175,7 +175,8 @@ def _trust(comparison: Comparison) -> list[Markup]:
     elif comparison.budget:
         sentences.append(
             Markup(
-                "All arms had the same budget: they differ in strategy, teacher, student or how transferred weights learn only."
+                "All arms had the same budget: they differ only in strategy, teacher, student or "
+                "how transferred weights learn."
             )
         )
     if random:
