@@ -42,7 +42,7 @@ def fit(
 ) -> None:
     """Train a student, predict and score the held-out cases, and show the table."""
     find_experiment(name)
-    from distill3d.evaluation.tables import little_kept, score_table
+    from distill3d.evaluation.tables import little_kept, score_table, tubes_line
     from distill3d.experiment import load_experiment
     from distill3d.storage.rank import is_main_process
     from distill3d.storage.run_folder import RunFolder
@@ -57,7 +57,9 @@ def fit(
     results = folder.read_json(folder.metrics)
     out.print(score_table(results))
     out.print(f"scores    {folder.metrics}", f"pictures  {folder.figures}/*.png", sep="\n", soft_wrap=True)
-    if warning := little_kept(results.get("kept")):  # runs of older versions do not have it
+    if line := tubes_line(results.get("tubes")):  # runs of older versions do not have it
+        out.print(line, soft_wrap=True)
+    if warning := little_kept(results.get("kept")):  # likewise
         out.print(warning, style="yellow", soft_wrap=True)
 
 

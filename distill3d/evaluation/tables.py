@@ -80,6 +80,36 @@ def little_kept(share: float | None) -> str | None:
     )
 
 
+def tubes_line(shares: Mapping[str, float | None] | None) -> str:
+    """Say how often bent tubes lie on neurites and how often straight ones would; empty for a student without tubes.
+
+    Args:
+        shares: ``tubes`` of ``metrics.json``.
+    """
+    if not shares or shares["on_neurite"] is None:
+        return ""
+    on, straight = (f"{100 * (shares[key] or 0):.1f} %" for key in ("on_neurite", "on_neurite_straight"))
+    if not can_bend(shares):
+        return f"tubes: {on} of taps on neurites"
+    line = f"tubes: {on} of taps on neurites, {straight} if straight"
+    if shares["followed"] is not None:
+        follow = [f"{100 * (shares[key] or 0):.0f} %" for key in ("followed", "followed_straight")]
+        line += f" (of tubes that start on one {follow[0]}, {follow[1]})"
+    if shares["saturated"] is not None:
+        line += f"; {100 * shares['saturated']:.0f} % of steps saturated"
+    return line + "; BENDING BRINGS THEM NO NEARER" * bends_in_vain(shares)
+
+
+def can_bend(shares: Mapping[str, float | None]) -> bool:
+    """Whether the tubes of a run could bend, as far as what was measured says it."""
+    return shares["saturated"] is not None or shares["on_neurite"] != shares["on_neurite_straight"]
+
+
+def bends_in_vain(shares: Mapping[str, float | None]) -> bool:
+    """Whether tubes that can bend lie on neurites no more often than straight ones would."""
+    return can_bend(shares) and (shares["on_neurite"] or 0) <= (shares["on_neurite_straight"] or 0)
+
+
 def add_teacher(title: Text, teacher: Mapping[str, Any]) -> Text:
     """Append whose weights a run started from; random ones are shouted."""
     if teacher["architecture"] != "none":

@@ -93,6 +93,27 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tubes:
+    """How closely the tubes of an arm follow neurites in held-out cases, the mean over seeds; None where unknown.
+
+    Args:
+        on_neurite: share of all taps within 2 voxels of gold.
+        on_neurite_straight: the same were no tube bent.
+        followed: as ``on_neurite``, of tubes that start on a neurite.
+        followed_straight: likewise.
+        saturated: share of their steps that bend as far as the law allows; None where tubes cannot bend.
+        bend_vox: mean distance of their taps from the straight tube.
+    """
+
+    on_neurite: float | None = None
+    on_neurite_straight: float | None = None
+    followed: float | None = None
+    followed_straight: float | None = None
+    saturated: float | None = None
+    bend_vox: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunEntry:
     """One run of an arm.
 
@@ -130,6 +151,7 @@ class Arm:
         cost: of a run.
         kept: share of its likeness to the teacher that a run has left, the mean over seeds; None where nothing was
             transferred, or no run says it.
+        tubes: how closely they follow neurites.
         teacher: a line such as ``tf_efficientnet_lite0, package ..., sha256 ...``; empty without a teacher.
         random_teacher: whether the teacher's weights are random.
     """
@@ -143,6 +165,7 @@ class Arm:
     scores: Mapping[str, Estimate]
     cost: Cost
     kept: float | None = None
+    tubes: Tubes = Tubes()
     teacher: str
     random_teacher: bool
 
@@ -155,7 +178,8 @@ class Setting:
         key: dotted.
         arm: the arm's value, as text.
         baseline: the baseline's value, as text.
-        fair: whether it may differ: it is under ``strategy``, ``teacher`` or ``student``.
+        fair: whether it may differ: it is under ``strategy``, ``teacher`` or ``student``, or says how
+            transferred weights learn.
     """
 
     key: str

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 
 from markupsafe import Markup
 
 from distill3d.evaluation.scores import Score
-from distill3d.report.content import Arm, Comparison, Difference, Estimate
+from distill3d.evaluation.tables import can_bend
+from distill3d.report.content import Arm, Comparison, Difference, Estimate, Tubes
 
 NONE = "\N{EN DASH}"  # where there is no value
 MINUS = "\N{MINUS SIGN}"
@@ -102,7 +104,7 @@ def breakable(name: str) -> Markup:
     return Markup("<wbr>").join(part for part in _PARTS.findall(name))
 
 
-COSTS = ("parameters", "FLOPs/patch", "s/step", "memory", "training", "kept")
+COSTS = ("parameters", "FLOPs/patch", "s/step", "memory", "training", "kept", "taps on neurites, bent / straight")
 
 
 def heading(score: Score) -> str:
@@ -130,7 +132,7 @@ def _with_interval(estimated: Estimate | Difference, score: Score, *, signed: bo
 
 
 def costs(arm: Arm) -> tuple[str, ...]:
-    """What a run costs and keeps of its teacher, in the order of `COSTS`."""
+    """What a run costs, keeps of its teacher and sees along its tubes, in the order of `COSTS`."""
     cost = arm.cost
     return (
         quantity(cost.parameters),
@@ -139,7 +141,20 @@ def costs(arm: Arm) -> tuple[str, ...]:
         quantity(cost.peak_memory_gib, "GiB"),
         quantity(cost.fit_seconds, "s"),
         number(arm.kept, 2),
+        taps_on_neurites(arm.tubes),
     )
+
+
+def taps_on_neurites(tubes: Tubes) -> str:
+    """Write the shares of bent and of straight tubes; only one where tubes cannot bend.
+
+    >>> taps_on_neurites(Tubes(on_neurite=0.081, on_neurite_straight=0.017, saturated=0.02))
+    '8.1 / 1.7 %'
+    """
+    if tubes.on_neurite is None or tubes.on_neurite_straight is None:
+        return NONE
+    bent, straight = (number(100 * share, 1) for share in (tubes.on_neurite, tubes.on_neurite_straight))
+    return f"{bent} / {straight} %" if can_bend(asdict(tubes)) else f"{straight} %"
 
 
 def reference_mean(comparison: Comparison, name: str, score: Score) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -14,9 +13,10 @@ from distill3d.evaluation.figures.filters import filters_figure
 from distill3d.evaluation.figures.gradients import gradient_figure
 from distill3d.evaluation.figures.similarity import similarity_figure
 from distill3d.evaluation.figures.tubes import tubes_figure
-from distill3d.layers.tubes.embed import TubularEmbed
+from distill3d.evaluation.tables import tubes_line
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training.module import DistillModule
+from distill3d.training.tubes import place, tubular_embed
 
 CANDIDATES = 200  # windows that are compared
 
@@ -67,34 +67,22 @@ def _input_figures(folder: RunFolder, run: str, module: DistillModule, case: Pre
     before, after = load_file(folder.start)[name], module.student.state_dict()[name].cpu()
     title = f"{run}: {name}"
     figures = {"learned/filters": filters_figure(folder.figures / "filters.png", title, before=before, after=after)}
-    for layer in module.student.modules():
-        if isinstance(layer, TubularEmbed):
-            figures["learned/tubes"] = _draw_tubes(folder.figures / "tubes.png", run, module, layer, case)
+    layer = tubular_embed(module)
+    if layer is not None:
+        size = np.minimum(case.shape, module.experiment.patches.size_zyx)
+        window = fullest_window(case.mask, tuple(map(int, size)))
+        image, measured = case.image[window], tubes_line(folder.read_json(folder.fit).get("tubes"))
+        title = f"{run}: where the tubes look, {case.name} from voxel {tuple(s.start for s in window)}"
+        figures["learned/tubes"] = tubes_figure(
+            folder.figures / "tubes.png",
+            f"{title}\nall test cases, {measured}" if measured else title,
+            image=image,
+            mask=np.asarray(case.mask[window]),
+            taps=place(module, layer, image),
+            axes=layer.axes,
+            spacing_um=case.spacing_um,
+        )
     return figures
-
-
-@torch.no_grad()
-def _draw_tubes(path: Path, run: str, module: DistillModule, layer: TubularEmbed, case: PreparedCase) -> Path:
-    size = _whole_blocks(case.shape, module.experiment.patches.size_zyx, layer.block_zyx)
-    window = fullest_window(case.mask, size)
-    image = np.ascontiguousarray(case.image[window])
-    normalized = module.student.normalize(torch.from_numpy(image)[None, None].to(module.device))
-    taps = layer.tap_points(normalized)[0].cpu().numpy()
-    straight = layer.tap_points(normalized, straight=True)[0].cpu().numpy()
-    return tubes_figure(
-        path,
-        f"{run}: where the tubes look, {case.name} from voxel {tuple(s.start for s in window)}",
-        image=image,
-        mask=np.asarray(case.mask[window]),
-        taps_zyx_vox=taps,
-        axes=layer.axes,
-        spacing_um=case.spacing_um,
-        straight_zyx_vox=straight,
-    )
-
-
-def _whole_blocks(shape: tuple[int, ...], size: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(max(b, min(n, s) // b * b) for n, s, b in zip(shape, size, block, strict=True))
 
 
 def fullest_window(mask: NDArray[np.bool_], size: tuple[int, ...]) -> tuple[slice, ...]:

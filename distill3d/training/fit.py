@@ -36,6 +36,7 @@ from distill3d.training.similarity import kept, layer_similarity, mirrored_block
 from distill3d.training.tables import audit_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
 from distill3d.training.trainer import make_trainer, quiet, step_of, train
+from distill3d.training.tubes import tube_shares
 from distill3d.transfer.base import TransferAudit
 from distill3d.transfer.view import TeacherView
 from distill3d.volumes.prob import write_prob
@@ -214,7 +215,8 @@ def _finish(
     _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
     fitted = folder.read_json(folder.fit)
     fitted["cost"]["predict_seconds"] = seconds
-    write_json(folder.fit, {**fitted, "kept": _kept(folder, module)})
+    tubes = tube_shares(module, data.cases("test"))
+    write_json(folder.fit, {**fitted, "kept": _kept(folder, module), "tubes": tubes})
     results = evaluate(folder.path)
     figures = case_pictures(folder, results) | learned_figures(folder, module, data.cases("test")[0])
     log_results(loggers, results, figures)

@@ -116,8 +116,9 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], figures: Mapp
         for case, scores in results["cases"].items():
             table.add_data(case, *(scores.get(column) for column in columns))  # no gold tree, no scores of one
         run.log({"cases": table} | {name: wandb.Image(str(path)) for name, path in figures.items()})
-    kept = {} if results["kept"] is None else {"kept": results["kept"]}
-    log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()} | kept)
+    learned = {"kept": results["kept"]} | {f"tubes/{key}": value for key, value in (results["tubes"] or {}).items()}
+    known = {key: value for key, value in learned.items() if value is not None}
+    log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()} | known)
 
 
 def log_summary(loggers: list[Logger], summary: Mapping[str, float]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, UNKNOWN
 from distill3d.evaluation.figures.case import case_figure, error_projection
-from distill3d.evaluation.tables import little_kept, score_table
+from distill3d.evaluation.tables import little_kept, score_table, tubes_line
 
 
 def masks(*places):
@@ -103,3 +103,31 @@ def test_keeping_less_than_half_is_said_with_the_options_that_change_it():
     assert "optimizer.transferred_lr_ratio" in line
     assert "optimizer.layer_decay" in line
     assert "\n" not in line
+
+
+BENT = {
+    "on_neurite": 0.0812,
+    "on_neurite_straight": 0.017,
+    "followed": 0.4,
+    "followed_straight": 0.176,
+    "saturated": 0.02,
+    "bend_vox": 2.0,
+}
+
+
+def test_how_closely_tubes_follow_is_said_in_one_line():
+    assert tubes_line(BENT) == (
+        "tubes: 8.1 % of taps on neurites, 1.7 % if straight (of tubes that start on one 40 %, 18 %); "
+        "2 % of steps saturated"
+    )
+    assert tubes_line(None) == ""
+    static = BENT | {"on_neurite": 0.017, "followed": 0.176, "saturated": None, "bend_vox": 0.0}
+    assert tubes_line(static) == "tubes: 1.7 % of taps on neurites"
+    none_starts_on_one = BENT | dict.fromkeys(("followed", "followed_straight", "saturated", "bend_vox"))
+    assert tubes_line(none_starts_on_one) == "tubes: 8.1 % of taps on neurites, 1.7 % if straight"
+
+
+def test_tubes_that_bend_in_vain_are_said_to():
+    assert "NO NEARER" not in tubes_line(BENT)
+    for share in (0.017, 0.01):
+        assert tubes_line(BENT | {"on_neurite": share}).endswith("; BENDING BRINGS THEM NO NEARER")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import KDTree
 
 from distill3d.evaluation.figures.filters import choose_filters, filters_figure, relative_change
-from distill3d.evaluation.figures.tubes import choose_blocks, share_on_neurite, tubes_figure
+from distill3d.evaluation.figures.tubes import best_view, choose_blocks, main_axis, tubes_figure
 
 SHAPE = (12, 40, 40)
 
@@ -81,33 +82,6 @@ def test_other_shapes_are_refused_with_what_is_accepted(tmp_path, before, after)
         filters_figure(tmp_path / "x.png", "x", before=torch.zeros(before), after=torch.zeros(after))
 
 
-def test_a_tube_along_the_neurite_lies_on_it_and_a_far_one_does_not():
-    along = np.stack([np.full(30, 6.0), np.full(30, 20.0), np.arange(5, 35)], axis=-1)
-    assert share_on_neurite(along, neurite()) == 1
-    assert share_on_neurite(along + np.array([0, 2, 0]), neurite()) == 1
-    assert share_on_neurite(along + np.array([0, 2.1, 0]), neurite()) == 0
-    assert share_on_neurite(along + np.array([0, 2.1, 0]), neurite(), 3.0) == 1
-    across = along[:, [0, 2, 1]]  # 5 of its 30 taps are at most 2 voxels away
-    assert share_on_neurite(across, neurite()) == pytest.approx(5 / 30)
-
-
-def test_the_share_counts_taps_inside_the_image_only():
-    along = np.stack([np.full(80, 6.0), np.full(80, 20.0), np.arange(-20, 60)], axis=-1)
-    assert share_on_neurite(along, neurite()) == 1
-    assert share_on_neurite(along + np.array([50, 0, 0]), neurite()) == 0
-    assert share_on_neurite(along, np.zeros(SHAPE, bool)) == 0
-
-
-def test_the_share_is_that_of_a_slow_count():
-    rng = np.random.default_rng(0)
-    mask = rng.random(SHAPE) > 0.995
-    taps = rng.uniform(-5, 45, (3, 50, 8, 3))
-    inside = [tap for tap in taps.reshape(-1, 3) if all(-0.5 <= v <= n - 0.5 for v, n in zip(tap, SHAPE, strict=True))]
-    near = [min(np.linalg.norm(tap - voxel) for voxel in np.argwhere(mask)) <= 2 for tap in inside]
-    assert 0 < np.mean(near) < 1
-    assert share_on_neurite(taps, mask) == pytest.approx(np.mean(near))
-
-
 def test_chosen_blocks_lie_on_the_neurite_and_far_apart():
     places = centers()
     chosen = choose_blocks(places, mask=neurite(), image=np.zeros(SHAPE), count=3)
@@ -132,6 +106,29 @@ def test_without_gold_the_brightest_blocks_inside_the_image_are_chosen():
     assert sorted(chosen - 1) == sorted(np.argsort(values)[-4:])
 
 
+@pytest.mark.parametrize("along", [0, 1, 2])
+def test_the_drawn_tube_is_that_of_the_axis_along_which_the_neurite_runs(along):
+    line = np.zeros((30, 3))
+    line[:, along] = np.arange(30)
+    line[:, along - 1] = np.arange(30) // 2  # slanted by half a voxel per voxel
+    far = line + np.array([0, 0, 200])
+    gold = KDTree(np.concatenate([line, far[:, [1, 2, 0]]]))
+    beside = line[15] + np.eye(3)[along - 2]
+    assert main_axis(beside, gold, "zyx") == along
+    assert main_axis(beside, gold, "xyz") == 2 - along
+    others = [axis for a, axis in enumerate("zyx") if a != along]
+    assert others[main_axis(beside, gold, others)] == "zyx"[along - 1]  # the next best: where it is slanted to
+
+
+def test_a_tube_is_seen_from_where_most_of_its_bending_is_seen():
+    straight = np.zeros((9, 3))
+    straight[:, 2] = np.arange(9)
+    assert best_view(straight + np.linspace(0, 3, 9)[:, None] * [0, 1, 0], straight, 2) == 0
+    assert best_view(straight + np.linspace(0, 3, 9)[:, None] * [1, 0.5, 0], straight, 2) == 1
+    assert best_view(straight, straight, 2) == 0
+    assert best_view(straight[:, ::-1], straight[:, ::-1], 0) == 1
+
+
 @pytest.mark.parametrize("axes", ["zyx", "x", "yx"])
 @pytest.mark.parametrize("gold", [True, False])
 def test_a_picture_of_tubes_is_written_with_and_without_gold(tmp_path, axes, gold):
@@ -141,14 +138,48 @@ def test_a_picture_of_tubes_is_written_with_and_without_gold(tmp_path, axes, gol
         "tubes",
         image=np.random.default_rng(0).random(SHAPE, np.float32),
         mask=neurite() & gold,
-        taps_zyx_vox=straight + np.sin(straight[..., ::-1]),
+        taps=(straight + np.sin(straight[..., ::-1]), straight),
         axes=tuple(axes),
         spacing_um=(3.0, 1.0, 1.0),
-        straight_zyx_vox=straight if gold else None,
-        reach=4.0 if gold else None,
         count=3,
     )
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """What `tubes_figure` draws, as matplotlib has it."""
+    drawn = []
+    monkeypatch.setattr("distill3d.evaluation.figures.tubes.save", lambda figure, path: drawn.append(figure) or path)
+    return drawn
+
+
+def test_each_close_up_shows_the_tube_along_the_neurite_bent_and_straight_with_its_shares(tmp_path, figure):
+    straight = straight_tubes()
+    bent = straight.copy()
+    bent[2, :, :8, 1] += 5  # half of every tube along x leaves the neurite along y
+    tubes_figure(
+        tmp_path / "tubes.png",
+        "tubes",
+        image=np.zeros(SHAPE, np.float32),
+        mask=neurite(),
+        taps=(bent, straight),
+        axes=("z", "y", "x"),
+        spacing_um=(1.0, 1.0, 1.0),
+        count=1,
+    )
+    (ax,) = [ax for ax in figure[0].axes if " tube, " in ax.get_title()]
+    assert ax.get_title().splitlines()[0] == "1: x tube, seen along z"
+    solid, dashed = ax.lines[:2]
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    xs, ys = solid.get_xydata()[8:].T  # from the center outwards
+    assert set(ys) == {20.0}
+    assert np.diff(xs).tolist() == [1.0] * 7
+    assert np.nanmax(np.abs(dashed.get_ydata() - 20)) == 0
+    inside = np.isfinite(solid.get_xdata()).sum()
+    share = round(100 * 8 / inside)
+    assert ax.get_title().splitlines()[1] == f"{share} % of taps on neurites, 100 % if straight"
+    assert figure[0].get_suptitle() == f"tubes\nthe drawn tubes: {share} % of taps on neurites, 100 % if straight"
 
 
 @pytest.mark.parametrize("shift", [(1.5, 3.5, 3.5), (-2.5, -4.5, -4.5), (100, 0, 0)], ids=["last", "first", "outside"])
@@ -159,7 +190,7 @@ def test_tubes_at_the_border_and_outside_do_not_stop_the_picture(tmp_path, shift
         "tubes",
         image=np.zeros(SHAPE, np.float32),
         mask=neurite(),
-        taps_zyx_vox=taps,
+        taps=(taps, taps),
         axes=("z", "y", "x"),
         spacing_um=(1.0, 1.0, 1.0),
     )

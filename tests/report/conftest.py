@@ -121,6 +121,7 @@ def write_folder(
     teacher=None,
     cost=None,
     kept=None,
+    tubes=None,
     provenance=None,
     done=True,
 ):
@@ -135,6 +136,7 @@ def write_folder(
         teacher: keys of the teacher's identity, a teacher with ImageNet weights unless they say otherwise.
         cost: keys of the cost that differ.
         kept: of the likeness to the teacher.
+        tubes: shares of taps.
         provenance: likewise.
         done: whether the run is finished.
     """
@@ -146,6 +148,7 @@ def write_folder(
     fitted = {
         "cost": COST | (cost or {}),
         "kept": kept,
+        "tubes": tubes,
         "teacher": NONE if teacher is None else {**LITE0, "random": False, **teacher},
         "provenance": {**PROVENANCE, "command": command, **(provenance or {})},
     }

@@ -31,6 +31,19 @@ def test_arms_that_differ_in_strategy_teacher_and_student_are_equal(check):
     }
 
 
+def test_how_transferred_weights_learn_belongs_to_the_transfer_and_may_differ(check):
+    learning = {
+        "optimizer.transferred_lr_ratio": 0.02,
+        "optimizer.layer_decay": 0.7,
+        "optimizer.freeze_transferred_steps": 50,
+    }
+    diff = check(learning)
+    assert diff.equal
+    assert {setting.key: (setting.arm, setting.fair) for setting in diff.settings} == {
+        key: (str(value), True) for key, value in learning.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -41,6 +54,8 @@ def test_arms_that_differ_in_strategy_teacher_and_student_are_equal(check):
         ("losses.overlap.dice", 2.0),
         ("balance.mode", "gradient"),
         ("optimizer.lr", 0.1),
+        ("optimizer.weight_decay", 0.1),
+        ("optimizer.warmup_steps", 3),
         ("trainer.strategy", "ddp"),
     ],
 )

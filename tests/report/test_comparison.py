@@ -11,6 +11,7 @@ from distill3d.report.build import compare_places, compare_two, write_numbers
 from distill3d.report.comparison.columns import DEFAULT, pick
 from distill3d.report.comparison.compare import as_json, compare, run_folders
 from distill3d.report.comparison.runs import read_run
+from distill3d.report.content import Tubes
 
 
 @pytest.fixture
@@ -75,6 +76,26 @@ def test_what_an_arm_keeps_of_its_teacher_is_the_mean_over_its_runs_and_little_i
     }
     (remark,) = [line for line in comparison.remarks if " kept " in line]
     assert remark.startswith("wiped: kept 0.30 of its likeness to the teacher")
+
+
+BENT = {"on_neurite": 0.08, "on_neurite_straight": 0.02, "saturated": 0.01, "bend_vox": 2.0}
+
+
+def test_how_closely_tubes_follow_is_the_mean_over_runs_and_bending_in_vain_is_remarked_on(write_run):
+    vain = BENT | {"on_neurite": 0.02}
+    runs = [write_run("scratch"), write_run("follows", 0, tubes=BENT), write_run("vain", tubes=vain)]
+    runs += [write_run("follows", 1, tubes=BENT | {"on_neurite": 0.04, "saturated": None})]
+    runs += [write_run("static", tubes=vain | {"saturated": None, "bend_vox": 0.0})]
+    comparison = compare(read_runs(runs), baseline="scratch")
+    arms = {arm.name: arm.tubes for arm in comparison.arms}
+    assert arms["scratch"] == Tubes()
+    assert arms["follows"] == Tubes(
+        on_neurite=pytest.approx(0.06), on_neurite_straight=pytest.approx(0.02), saturated=0.01, bend_vox=2.0
+    )
+    assert [line for line in comparison.remarks if "bent tubes" in line] == [
+        "vain: its bent tubes lie on neurites no more often than straight ones would"
+    ]
+    assert as_json(comparison)["arms"][0]["tubes"]["on_neurite"] is None
 
 
 def test_the_json_has_no_nan_and_is_the_comparison(comparison, tmp_path):

@@ -36,8 +36,22 @@ def test_all_rows_of_a_table_have_as_many_cells(three_arms):
 def test_what_is_kept_of_the_teacher_is_among_the_costs(write_run):
     text = as_markdown(compare(read_runs([write_run(), write_run("arm", kept=0.75)]), baseline="scratch"))
     head, rows = text.split("## Cost of a run")[1].split("\n\n")[1].split("\n", 1)
-    assert head.endswith("| kept |")
-    assert [row.split("|")[-2].strip() for row in rows.split("\n")[1:]] == [NONE, "0.75"]
+    assert head.split("|")[-3].strip() == "kept"
+    assert [row.split("|")[-3].strip() for row in rows.split("\n")[1:]] == [NONE, "0.75"]
+
+
+def test_taps_on_neurites_are_among_the_costs_for_bent_tubes_and_straight_ones(write_run):
+    bent = {"on_neurite": 0.081, "on_neurite_straight": 0.017, "saturated": 0.02}
+    runs = [
+        write_run(),
+        write_run("bent", tubes=bent),
+        write_run("static", tubes=bent | {"on_neurite": 0.017, "saturated": None}),
+    ]
+    text = as_markdown(compare(read_runs(runs), baseline="scratch"))
+    head, rows = text.split("## Cost of a run")[1].split("\n\n")[1].split("\n", 1)
+    assert head.endswith("| taps on neurites, bent / straight |")
+    cells = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in rows.split("\n")[1:]}
+    assert cells == {"scratch": NONE, "bent": "8.1 / 1.7 %", "static": "1.7 %"}
 
 
 def test_names_are_escaped(three_arms):

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from comparisons import HOSTILE, SCORES, compared, hostile, write_curves
 
+from distill3d.report.content import Tubes
 from distill3d.report.numerals import NONE, breakable, number
 from distill3d.report.page.html import render, write_page
 from distill3d.report.page.rows import case_panels, head_table
@@ -143,6 +144,22 @@ def test_what_is_kept_of_the_teacher_has_a_column_where_a_run_says_it(comparison
     cells = [row.costs[at] for row in table.rows]
     assert [cell.text for cell in cells[:3]] == [NONE, "0.25", "0.75"]
     assert [cell.note for cell in cells[:3]] == ["", "mostly replaced", ""]
+
+
+def test_taps_on_neurites_have_a_column_where_a_run_has_tubes(comparison):
+    baseline, *others = comparison.arms
+    shares = Tubes(on_neurite=0.081, on_neurite_straight=0.017, saturated=0.02)
+    tubes = [shares, dataclasses.replace(shares, on_neurite=0.017)]
+    arms = (baseline, *(dataclasses.replace(arm, tubes=of) for arm, of in zip(others, tubes, strict=False)))
+    table = head_table(dataclasses.replace(comparison, arms=arms))
+    at = [title for title, _ in table.costs].index("Tubes on neurites")
+    cells = [row.costs[at] for row in table.rows]
+    assert [(cell.text, cell.sort) for cell in cells[:3]] == [
+        (NONE, None),
+        ("8.1 / 1.7 %", 0.081),
+        ("1.7 / 1.7 %", 0.017),
+    ]
+    assert [cell.note for cell in cells[:3]] == ["", "", "bent in vain"]
 
 
 def test_gain_per_cost_is_the_gain_by_the_hours_that_training_takes_longer(comparison):

@@ -5,10 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distill3d.data.datamodule import DistillDataModule
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.figures import fullest_window
 from distill3d.training.module import load_module
+from distill3d.training.tubes import tube_shares
 
 TUBULAR = (
     "student={name: vit3d, encoder: test_vit, block_zyx: [8, 16, 16], input_zyx: [16, 32, 32], decoder: [4, 4, 4, 4]}",
@@ -41,9 +43,15 @@ def test_filters_and_tubes_are_drawn(tiny, resumed):
     trained = load_module(folder.last).student.state_dict()["encoder.patch_embed.tubes"]
     assert start.shape == trained.shape == (3, 64, 32)
     assert not torch.equal(start, trained)
+    data = DistillDataModule(tiny(*TUBULAR))
+    data.prepare_data()
+    again = tube_shares(load_module(folder.best), data.cases("test"))
+    assert folder.read_json(folder.metrics)["tubes"] == pytest.approx(again)
+    assert 0 < again["on_neurite_straight"] < again["followed_straight"] < 1
 
 
 def test_a_student_that_mirrors_nothing_has_no_filters_to_compare(tiny):
     folder = RunFolder(fit.fit(tiny()))
     assert not folder.start.exists()
     assert not (folder.figures / "filters.png").exists()
+    assert folder.read_json(folder.metrics)["tubes"] is None

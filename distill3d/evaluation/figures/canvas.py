@@ -38,11 +38,14 @@ def gray(image: NDArray[np.number]) -> NDArray[np.uint8]:
 
 
 def show(ax: Axes, part: Reals, start_zyx_vox: NDArray[np.int64], axis: int, spacing_um: Spacing) -> None:
-    """Draw a maximum projection along z (0) or y (1) at its place in the whole image."""
-    flat, row = part.max(axis=axis), 1 - axis
+    """Draw a maximum projection along an axis (0 is z) at its place in the whole image."""
+    flat = part.max(axis=axis)
+    row, column = (a for a in range(3) if a != axis)
     low, high = np.percentile(flat, (5, 99.5))
-    top, left = start_zyx_vox[row] - 0.5, start_zyx_vox[2] - 0.5
-    drawn = ax.imshow(flat, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing_um[row] / spacing_um[2])
+    top, left = start_zyx_vox[row] - 0.5, start_zyx_vox[column] - 0.5
+    drawn = ax.imshow(
+        flat, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing_um[row] / spacing_um[column]
+    )
     drawn.set_extent((left, left + flat.shape[1], top + flat.shape[0], top))
     ax.axis("off")
 

@@ -9,7 +9,9 @@ from typing import Any
 from distill3d.report.comparison.grouping import ABSENT, Group, differing
 from distill3d.report.content import BudgetCheck, Setting
 
-FAIR_SECTIONS = ("strategy", "teacher", "student")  # what a claim about transfer may be about
+# What a claim about transfer may be about: whole sections, and how transferred weights alone learn
+FAIR_SECTIONS = ("strategy", "teacher", "student")
+FAIR_KEYS = ("optimizer.transferred_lr_ratio", "optimizer.layer_decay", "optimizer.freeze_transferred_steps")
 MOST = 3  # packages, cases, seeds named in a remark
 
 
@@ -29,7 +31,7 @@ def check_budget(arm: Group, baseline: Group) -> BudgetCheck:
                 key=key,
                 arm=str(arm.settings.get(key, ABSENT)),
                 baseline=str(baseline.settings.get(key, ABSENT)),
-                fair=key.split(".")[0] in FAIR_SECTIONS,
+                fair=key in FAIR_KEYS or key.partition(".")[0] in FAIR_SECTIONS,
             )
         )
     settings.sort(key=lambda setting: setting.fair)

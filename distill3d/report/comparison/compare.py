@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill3d.evaluation.scores import Score
-from distill3d.evaluation.tables import little_kept
+from distill3d.evaluation.tables import bends_in_vain, little_kept
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.budget import check_budget
 from distill3d.report.comparison.columns import pick
@@ -21,7 +21,7 @@ from distill3d.report.comparison.runs import Run
 from distill3d.report.comparison.score_tables import axes, score_table
 from distill3d.report.comparison.statistics import CaseTest
 from distill3d.report.comparison.verdict import DEFAULT_TEST, MIN_CASES, MIN_SEEDS, estimate, in_words, judge
-from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, RunEntry
+from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, RunEntry, Tubes
 
 
 def compare(
@@ -135,8 +135,9 @@ def _arm(group: Group, picked: Sequence[Score], keys: Sequence[str]) -> Arm:
         labelled=_labelled(group.settings),
         runs=tuple(_entry(run, picked) for run in group.runs),
         scores={score.key: estimate(score_table(group.runs, score.key, *axes(group.runs))) for score in picked},
-        cost=_cost(group.runs),
+        cost=Cost(**_means(Cost, [run.cost for run in group.runs])),
         kept=_mean([run.kept for run in group.runs]),
+        tubes=Tubes(**_means(Tubes, [run.tubes for run in group.runs])),
         teacher=_teacher_line(teacher),
         random_teacher=any(run.teacher.get("random") is True for run in group.runs),
     )
@@ -150,8 +151,8 @@ def _labelled(settings: Mapping[str, Any]) -> int | None:
     return train if isinstance(train, int) else None
 
 
-def _cost(runs: Sequence[Run]) -> Cost:
-    return Cost(**{field.name: _mean([run.cost.get(field.name) for run in runs]) for field in dataclasses.fields(Cost)})
+def _means(kind: type[Cost | Tubes], of_runs: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    return {field.name: _mean([run.get(field.name) for run in of_runs]) for field in dataclasses.fields(kind)}
 
 
 def _mean(values: Sequence[object]) -> float | None:
@@ -212,6 +213,8 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
             lines.append(f"{group.name}: the teacher's weights are RANDOM; nothing was transferred from photographs")
         if warning := little_kept(arms[group.name].kept):
             lines.append(f"{group.name}: {warning}")
+        if bends_in_vain(dataclasses.asdict(arms[group.name].tubes)):
+            lines.append(f"{group.name}: its bent tubes lie on neurites no more often than straight ones would")
         lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for run in group.runs if run.lacks]
         if any(str(run.provenance.get("commit", "")).endswith("+dirty") for run in group.runs):
             lines.append(f"{group.name}: run with local changes, which its commit does not have")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Run:
         references: classical methods on the same cases.
         cost: as ``fit.json`` has it.
         kept: share of its likeness to the teacher that it has left; None where nothing was transferred or unknown.
+        tubes: how closely they follow neurites, as ``fit.json`` has it; empty without tubes.
         teacher: its identity; empty without one.
         provenance: commit, packages, machine, command.
         lacks: keys that a run of this version has and this one has not.
@@ -43,6 +44,7 @@ class Run:
     references: Mapping[str, Rows]
     cost: Mapping[str, Any]
     kept: float | None = None
+    tubes: Mapping[str, float | None] = field(default_factory=dict)
     teacher: Mapping[str, Any]
     provenance: Mapping[str, Any]
     lacks: tuple[str, ...] = ()
@@ -74,6 +76,7 @@ def read_run(path: Path) -> Run:
         references={name: _rows(_mapping(ref).get("cases"), folder.metrics) for name, ref in references.items()},
         cost=_mapping(parts["cost"]),
         kept=_number(fit.get("kept")),
+        tubes={key: _number(value) for key, value in _mapping(fit.get("tubes")).items()},
         teacher=_mapping(parts["teacher"]),
         provenance=_mapping(parts["provenance"]),
         lacks=tuple(key for key, value in parts.items() if not isinstance(value, Mapping)),

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import final
 
 from distill3d.evaluation.scores import Score
-from distill3d.evaluation.tables import little_kept
+from distill3d.evaluation.tables import bends_in_vain, little_kept
 from distill3d.report.comparison.score_tables import case_means, cases_that_gain
 from distill3d.report.content import Arm, Comparison, Difference, Estimate, Verdict
-from distill3d.report.numerals import NONE, interval, number, quantity, reference_mean, short
+from distill3d.report.numerals import NONE, interval, number, quantity, reference_mean, short, taps_on_neurites
 
 HOUR, MINUTE = 3600.0, 60.0
 COSTS = (
@@ -21,6 +21,7 @@ COSTS = (
     ("Memory", "GiB, peak"),
     ("Training", "min per run"),
     ("Kept", "CKA with the teacher, after / before"),
+    ("Tubes on neurites", "share of taps, bent / straight"),
     ("Gain per cost", "{} per h more"),
 )
 
@@ -182,8 +183,15 @@ def _costs(arm: Arm, comparison: Comparison, row: Difference | None) -> tuple[Ce
         Cell(text=number(cost.peak_memory_gib, 2), sort=cost.peak_memory_gib),
         Cell(text=number(minutes, 1), sort=minutes),
         Cell(text=number(arm.kept, 2), sort=arm.kept, note="mostly replaced" if little_kept(arm.kept) else ""),
+        _tubes(arm),
         _gain(arm, comparison, row),
     )
+
+
+def _tubes(arm: Arm) -> Cell:
+    in_vain = bends_in_vain(dataclasses.asdict(arm.tubes))
+    note = "bent in vain" if in_vain else ""
+    return Cell(text=taps_on_neurites(arm.tubes), sort=arm.tubes.on_neurite, note=note)
 
 
 def _gain(arm: Arm, comparison: Comparison, row: Difference | None) -> Cell:

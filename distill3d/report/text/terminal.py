@@ -91,7 +91,8 @@ def budget(comparison: Comparison) -> Table:
         ]
         fair = [setting for setting in check.settings if setting.fair]
         rows += [(s.key, s.arm, s.baseline, "") for s in fair if s.key.count(".") == 1 and s.key.endswith(".name")]
-        rows += [(f"{len(fair)} keys in all", f"under {', '.join(FAIR_SECTIONS)}", "", "dim")] if fair else []
+        where = f"of {', '.join(FAIR_SECTIONS)}, transferred weights"
+        rows += [(f"{len(fair)} keys in all", where, "", "dim")] if fair else []
         rows += [("remark", remark, "", "yellow") for remark in check.remarks]
         for key, here, there, style in rows or [("nothing", "", "", "dim")]:
             table.add_row(name, *(Text(text, style=style) for text in (key, here, there)))

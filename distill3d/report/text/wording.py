@@ -173,7 +173,12 @@ def _trust(comparison: Comparison) -> list[Markup]:
             ).format(_names(unequal), verb, bold(comparison.baseline))
         )
     elif comparison.budget:
-        sentences.append(Markup("All arms had the same budget: they differ in strategy, teacher or student only."))
+        sentences.append(
+            Markup(
+                "All arms had the same budget: they differ only in strategy, teacher, student or "
+                "how transferred weights learn."
+            )
+        )
     if random:
         sentences.append(Markup("The teacher of {} has random weights.").format(_names(random)))
     return sentences

@@ -1,0 +1,140 @@
+"""How closely the tubes of a student follow neurites in test cases: hand-made students and gold, and a whole run."""
+
+from types import SimpleNamespace
+
+import forked
+import numpy as np
+import pytest
+import torch
+from test_learned_figures import TUBULAR
+from torch import nn
+
+from distill3d.config.plain import as_plain
+from distill3d.layers.tubes.embed import TubularEmbed
+from distill3d.storage.run_folder import RunFolder, write_yaml
+from distill3d.training import loggers
+from distill3d.training.tubes import fullest_windows, place, tube_shares
+
+SHAPE = (8, 16, 32)
+
+
+def student(embed, size=SHAPE):
+    """A module that has nothing but tubes."""
+    net = nn.Module()
+    net.embed, net.normalize = embed, lambda image: image
+    settings = SimpleNamespace(patches=SimpleNamespace(size_zyx=size))
+    return SimpleNamespace(student=net, device=torch.device("cpu"), experiment=settings)
+
+
+def straight_case(y=4, shape=SHAPE):
+    """Gold along x through the centers of blocks of 8 voxels, or beside them; it is the image, too."""
+    mask = np.zeros(shape, bool)
+    mask[4, y] = True
+    return SimpleNamespace(mask=mask, image=mask.astype(np.float32))
+
+
+def embed(**settings):
+    return TubularEmbed(4, block_zyx=(8, 8, 8), taps=8, **settings)
+
+
+def sees_gold(image):
+    """Log-attention that is high where the image is, on cells of 2 x 2 x 2 voxels."""
+    return 8 * nn.functional.avg_pool3d(nn.functional.max_pool3d(image, 3, 1, 1), 2) - 4
+
+
+def test_windows_cut_a_case_into_once_to_twice_the_patch_and_the_fullest_are_first():
+    mask = np.zeros((20, 70, 32), bool)
+    mask[2, 30:60] = mask[15, 1] = True
+    windows = fullest_windows(mask, (8, 16, 32), most=99)
+    count = np.zeros(mask.shape, int)
+    for window in windows:
+        count[window] += 1
+        assert all(n <= m < 2 * n for n, m in zip((8, 16, 32), mask[window].shape, strict=True))
+    assert (count == 1).all()
+    held = [int(mask[window].sum()) for window in windows]
+    assert held == sorted(held, reverse=True)
+    assert fullest_windows(mask, (8, 16, 32), most=2) == windows[:2]
+    assert fullest_windows(mask, (32, 96, 96)) == [(slice(0, 20), slice(0, 70), slice(0, 32))]
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_straight_tubes_are_counted_right(deformable):
+    # 8 blocks, 24 tubes of 8 taps, all inside. Of the 4 blocks on the line all taps along x are near gold, and those
+    # along y and z that are 2 voxels before to 2 voxels behind the center: 8 + 5 + 5 of 24. Of the others none.
+    shares = tube_shares(student(embed(deformable=deformable)), [straight_case()])
+    assert shares["on_neurite"] == pytest.approx(4 * 18 / 192)
+    assert shares["followed"] == pytest.approx(18 / 24)
+    assert shares["on_neurite_straight"] == pytest.approx(4 * 18 / 192)
+    assert shares["followed_straight"] == pytest.approx(18 / 24)
+    assert shares["saturated"] == (0 if deformable else None)
+    assert shares["bend_vox"] == pytest.approx(0, abs=1e-4)
+
+
+def test_cases_and_their_windows_are_added_up():
+    module = student(embed(deformable=False))
+    without = SimpleNamespace(mask=np.zeros(SHAPE, bool), image=np.zeros(SHAPE, np.float32))
+    assert tube_shares(module, [straight_case(), without])["on_neurite"] == pytest.approx(4 * 18 / 384)
+    twice = straight_case(shape=(8, 16, 64))  # two windows; none looks beyond its own
+    assert tube_shares(module, [twice])["on_neurite"] == pytest.approx(4 * 18 / 192)
+
+
+def test_tubes_bent_by_attention_on_the_neurite_lie_on_it_more_often():
+    law = embed()
+    law.offsets.forward = sees_gold
+    beside = tube_shares(student(law), [straight_case(y=7)])  # 3 voxels beside one row of blocks, 5 beside the other
+    # Straight: none along x or z; along y those at 5 to 7 of the row at 4 and those at 8 and 9 of the row at 12.
+    assert beside["on_neurite_straight"] == pytest.approx(4 * (3 + 2) / 192)
+    assert beside["on_neurite"] > 2 * beside["on_neurite_straight"]
+    assert (beside["followed"], beside["saturated"]) == (None, None)  # none starts on it
+
+    slanted = straight_case()
+    slanted.mask[:] = False
+    slanted.mask[4, np.rint(4 + 0.6 * (np.arange(26) - 4)).clip(0, 15).astype(int), np.arange(26)] = True
+    shares = tube_shares(student(law), [SimpleNamespace(mask=slanted.mask, image=slanted.mask.astype(np.float32))])
+    assert 1 > shares["followed"] > 1.1 * shares["followed_straight"] > 0.5
+    assert 0.3 < shares["bend_vox"] < 3
+    assert shares["saturated"] == 0
+
+
+def test_steps_at_the_bound_of_a_snake_are_saturated():
+    law = embed(law="snake", extent=0.5)
+    nn.init.constant_(law.offsets[-1].bias, 10.0)
+    shares = tube_shares(student(law), [straight_case()])
+    assert shares["saturated"] == 1
+    # Step after step half a voxel on both transverse axes: taps of 8 are 4, 3, 2, 1, 0, 1, 2, 3 steps from the center.
+    assert shares["bend_vox"] == pytest.approx(np.mean([4, 3, 2, 1, 0, 1, 2, 3]) * 0.5 * 2**0.5, rel=1e-4)
+
+
+def test_a_case_that_is_no_multiple_of_the_block_is_filled_up():
+    case = straight_case(shape=(6, 12, 20))
+    taps = place(student(embed(deformable=False)), embed(deformable=False), case.image)
+    assert taps.bent.shape == (3, 1 * 2 * 3, 8, 3)
+    assert tube_shares(student(embed(deformable=False)), [case])["followed"] > 0.5
+
+
+def test_a_student_without_tubes_has_no_shares():
+    assert tube_shares(student(nn.Identity()), [straight_case()]) is None
+
+
+def test_a_run_of_two_processes_measures_its_tubes_once_and_says_so(tiny, tmp_path):
+    plain = {**as_plain(tiny(*TUBULAR)), "runs": str(tmp_path / "two")}
+    file = tmp_path / "settings" / "tiny.yaml"
+    write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
+    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1")
+    assert done.returncode == 0, done.stderr
+    folder = RunFolder(tmp_path / "two" / "tiny" / "seed0")
+    shares = folder.read_json(folder.metrics)["tubes"]
+    assert shares["on_neurite_straight"] > 0
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("tubes: ")]
+    assert f"{100 * shares['on_neurite']:.1f} % of taps on neurites" in line
+
+
+def test_known_shares_are_in_the_summary_of_a_run(monkeypatch):
+    sent = {}
+    monkeypatch.setattr(loggers, "log_summary", lambda _, summary: sent.update(summary))
+    results = {"cases": {}, "mean": {"dice": 0.5}, "kept": None, "tubes": {"on_neurite": 0.08, "saturated": None}}
+    loggers.log_results([], results, {})
+    assert sent == {"test/dice": 0.5, "tubes/on_neurite": 0.08}
+    sent.clear()
+    loggers.log_results([], results | {"kept": 0.5, "tubes": None}, {})
+    assert sent == {"test/dice": 0.5, "kept": 0.5}
