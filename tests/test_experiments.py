@@ -100,10 +100,15 @@ def test_weights_of_the_hub_are_named_as_timm_names_them(name):
         assert teacher.architecture in timm.list_pretrained()
 
 
+SMALLER = ("patches.size_zyx=[16,32,32]",)
+
+
 def _less(name):
-    """Show the teacher less, few simulated stacks, of real ones the patches only; keep the first blocks of ViTs, and small patches."""
+    """Show the teacher less: few simulated stacks, of real ones the patches only; keep the first blocks of ViTs."""
     experiment = load_experiment(name)
-    fewer = {"vit3d": ("student.depth=4",), "monai": ("patches.size_zyx=[32,32,64]",)}.get(experiment.student.name, ())
+    fewer = {"vit3d": ("student.depth=4",), "monai": ("patches.size_zyx=[32,32,64]",), "convnet3d": SMALLER}.get(
+        experiment.student.name, ()
+    )
     if experiment.data.name == "simulated":
         return (*fewer, "data.train=2", "data.val=1", "data.test=1", "data.shape_zyx=[16,64,64]")
     view = getattr(experiment.strategy.config, "view", None)

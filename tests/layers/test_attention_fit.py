@@ -63,7 +63,7 @@ def test_no_step_is_steeper_than_the_extent(extent):
 
 def test_it_moves_with_the_image():
     fit = fit_of().double()
-    torch.nn.init.normal_(fit.attention[-1].weight)
+    torch.nn.init.normal_(fit.net[-1].weight)
     image = torch.rand(1, 1, 48, 48, 48, dtype=torch.float64)
     whole = fit.curves(fit(image), 1)
     moved = fit.curves(fit(image[:, :, 8:]), 1)
@@ -73,7 +73,7 @@ def test_it_moves_with_the_image():
 def test_it_learns_from_the_first_step():
     embed = TubularEmbed(4, block_zyx=(8, 8, 8), taps=9)
     embed(torch.rand(1, 1, 16, 24, 24)).square().sum().backward()
-    assert embed.offsets.attention[-1].weight.grad.abs().max() > 0
+    assert embed.offsets.net[-1].weight.grad.abs().max() > 0
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -84,7 +84,7 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_it_runs_under_autocast_and_keeps_its_precision():
     embed = TubularEmbed(4, block_zyx=(4, 8, 8), taps=9)
-    torch.nn.init.normal_(embed.offsets.attention[-1].weight)
+    torch.nn.init.normal_(embed.offsets.net[-1].weight)
     image = torch.rand(1, 1, 8, 16, 16)
     exact = embed.tap_points(image)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -55,7 +55,7 @@ def sweeps(draw):
 
 
 @given(case=sweeps())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_grid_is_the_full_product_once_and_each_trial_resolves_to_what_was_asked(case, tiny_file, tmp_path):
     body, choices, form = case
     command = ["${env}", "${interpreter}", "-m", "${program}", "fit", str(tiny_file), form]

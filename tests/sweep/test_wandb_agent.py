@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launched import DISTILL3D, Launched, marked, run, wait_for
+from launched import Command, Launched, marked, wait_for
 from wandb_server import ENTITY, PROJECT, StandIn
 
 from distill3d.storage.run_folder import RunFolder
@@ -119,7 +119,7 @@ def test_a_run_whose_settings_are_not_those_of_its_sweep_stops_before_it_trains(
     parameters.write_text(json.dumps({"wandb_version": 1, "optimizer.lr": {"value": 1.0}}))
     with StandIn() as server:
         env = environment(server) | {"WANDB_SWEEP_ID": "sweep1", "WANDB_SWEEP_PARAM_PATH": str(parameters)}
-        code, printed = run(*DISTILL3D, "fit", tiny_file, "optimizer.lr=0.01", folder=tmp_path, **env)
-    assert code == 2, printed
-    assert printed.strip() == "distill3d: W&B sweep: optimizer.lr=1.0 was asked for, the settings have 0.01"
+        with Command("fit", tiny_file, "optimizer.lr=0.01", folder=tmp_path, **env) as process:
+            assert process.wait() == 2, process.printed
+    assert process.printed.strip() == "distill3d: W&B sweep: optimizer.lr=1.0 was asked for, the settings have 0.01"
     assert not server.runs

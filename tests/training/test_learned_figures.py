@@ -32,13 +32,12 @@ def test_without_gold_the_window_is_the_first_corner():
     assert fullest_window(np.zeros((8, 40, 40), bool), (8, 20, 20)) == (slice(0, 8), slice(0, 20), slice(0, 20))
 
 
-@pytest.mark.parametrize("resumed", [False, True])
-def test_filters_and_tubes_are_drawn(tiny, resumed):
-    if resumed:
-        fit.fit(tiny(*TUBULAR, "trainer.steps=2"))
-    folder = RunFolder(fit.fit(tiny(*TUBULAR), resume=resumed))
-    for name in ("filters", "tubes"):
-        assert (folder.figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+def test_filters_and_tubes_are_drawn_also_when_a_run_goes_on(tiny):
+    for settings in (("trainer.steps=2",), ()):
+        folder = RunFolder(fit.fit(tiny(*TUBULAR, *settings), resume=not settings))
+        for name in ("filters", "tubes"):
+            assert (folder.figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+            (folder.figures / f"{name}.png").unlink()
     start = load_file(folder.start)["encoder.patch_embed.tubes"]
     trained = load_module(folder.last).student.state_dict()["encoder.patch_embed.tubes"]
     assert start.shape == trained.shape == (3, 64, 32)

@@ -246,7 +246,7 @@ def test_overfitting_one_batch_drives_the_loss_down(tiny):
     batch = next(iter(data.train_dataloader()))
     optimizer = module.configure_optimizers()["optimizer"]
     values = []
-    for _ in range(150):
+    for _ in range(60):
         loss = torch.stack([term.value for term in module.terms(batch).all.values()]).sum()
         optimizer.zero_grad()
         loss.backward()

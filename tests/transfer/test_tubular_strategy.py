@@ -244,7 +244,7 @@ def test_the_audit_tells_what_became_of_the_embedding(teacher):
     assert (tubes.fate, tubes.note) == ("inflated", "sum over input channels; plane of 64 unrolled")
     assert rows[f"{EMBED}.bias"].source == "patch_embed.proj.bias"
     assert rows[f"{EMBED}.proj.weight"].fate == "inflated"
-    for name in ("fuse.weight", "offsets.attention.0.weight", "offsets.attention.4.weight"):
+    for name in ("fuse.weight", "offsets.net.0.weight", "offsets.net.4.weight"):
         assert (rows[f"{EMBED}.{name}"].fate, rows[f"{EMBED}.{name}"].source) == ("new", None)
     _, rows = _transferred(teacher, keep_block=True, block="average", taps=20, channels="mean", init="shuffled")
     assert rows[f"{EMBED}.proj.weight"].fate == "averaged"
@@ -260,7 +260,7 @@ def test_bending_is_learned_from_the_first_step_and_the_teacher_is_never_touched
     before = hash_weights(teacher.net.state_dict()), hash_weights(dict(teacher.net.named_parameters()))
     student, _ = _transferred(teacher, law=law)
     offsets = student.encoder.patch_embed.offsets
-    offsets = offsets.attention if law == "fit" else offsets
+    offsets = offsets.net if law == "fit" else offsets
     volume = torch.rand(1, 1, 16, 32, 32)
     target = (volume > 0.9).float()
 

@@ -43,7 +43,7 @@ class AttentionFit(nn.Module):
         self.cell_zyx = cast("Grid", tuple(2 if edge >= 8 and edge % 4 == 0 else 1 for edge in block_zyx))
         last = nn.Conv3d(hidden, 1, 1, bias=False)  # a constant would change no fit
         nn.init.zeros_(last.weight)
-        self.attention = nn.Sequential(
+        self.net = nn.Sequential(
             nn.Conv3d(1, hidden, 3, stride=self.cell_zyx, padding=1),
             nn.GELU(),
             nn.Conv3d(hidden, hidden, 3, padding=1),
@@ -55,7 +55,7 @@ class AttentionFit(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the log-attention of [B, 1, Z, Y, X] on the grid of cells, [B, 1, Z / cz, Y / cy, X / cx]."""
-        return SHARPEST * (2 / SHARPEST * self.attention(image)).tanh()
+        return SHARPEST * (2 / SHARPEST * self.net(image)).tanh()
 
     def curves(self, log_attention: Tensor, axis: int) -> Tensor:
         """Fit the curves of the tubes along ``axis``.
