@@ -48,7 +48,7 @@ check: $(STAMP) ## format, lint, types, layers
 	$(BIN)/lint-imports
 
 test: $(STAMP) ## the suite on two processes; WORKERS=0 for one, as a debugger wants it
-	$(BIN)/pytest -n $(or $(WORKERS),2) --dist worksteal --durations=10 $(ARGS)
+	$(BIN)/pytest -n $(or $(WORKERS),3) --dist worksteal --durations=10 $(ARGS)
 
 bench: $(STAMP) ## speed, measured side by side; writes nothing
 	$(BIN)/pytest tests/benchmarks --override-ini=addopts= -s -q $(ARGS)
