@@ -47,8 +47,8 @@ check: $(STAMP) ## format, lint, types, layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: $(STAMP) ## the suite on three processes; WORKERS=0 for one, as a debugger wants it
-	$(BIN)/pytest -n $(or $(WORKERS),3) --dist worksteal --durations=10 $(ARGS)
+test: $(STAMP) ## the suite on two processes; WORKERS=0 for one, as a debugger wants it
+	$(BIN)/pytest -n $(or $(WORKERS),2) --dist worksteal --durations=10 $(ARGS)
 
 bench: $(STAMP) ## speed, measured side by side; writes nothing
 	$(BIN)/pytest tests/benchmarks --override-ini=addopts= -s -q $(ARGS)

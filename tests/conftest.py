@@ -12,7 +12,7 @@ collect_ignore_glob = ["*/conftest.py"]
 
 # As the command line does, before anything imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Three workers on two cores, since some tests wait: one thread each, also for the processes that tests start.
+# Two workers on two cores (a third made it slower): one thread each, also for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPO = Path(__file__).resolve().parents[1]
 # The real client, but never a server: W&B would otherwise look for credentials.
