@@ -1,8 +1,11 @@
 """What tests of training share: settings of small students that take weights over, a batch, a power cut."""
 
+import forked
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from distill3d.config.plain import as_plain
+from distill3d.storage.run_folder import RunFolder, write_yaml
 from distill3d.types import Batch
 
 VIT_SIZES = "encoder: test_vit, depth: 4, block_zyx: [8, 16, 16], input_zyx: [16, 32, 32], decoder: [4, 4, 4, 4]"
@@ -29,6 +32,16 @@ def make_batch(size=2):
         origin_zyx_vox=torch.zeros(size, 3, dtype=torch.int64),
         cases=tuple(f"case{i}" for i in range(size)),
     )
+
+
+def fit_on_two(experiment, folder):
+    """Run an experiment's settings in two processes, its batch shared between them; returns the run's folder."""
+    plain = {**as_plain(experiment), "runs": str(folder / "two")}
+    file = folder / "settings" / f"{experiment.name}.yaml"
+    write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
+    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1")
+    assert done.returncode == 0, done.stderr
+    return RunFolder(folder / "two" / experiment.name / "seed0")
 
 
 def weights(folder):

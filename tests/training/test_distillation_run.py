@@ -4,14 +4,12 @@ import csv
 import json
 from dataclasses import replace
 
-import forked
 import pytest
 import torch
-from small_transfers import Crash, close, weights
+from small_transfers import Crash, close, fit_on_two, weights
 
-from distill3d.config.plain import as_plain
 from distill3d.errors import ConfigError
-from distill3d.storage.run_folder import RunFolder, write_yaml
+from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.module import load_module
 
@@ -36,12 +34,7 @@ def curve(folder, name):
 def test_two_processes_match_features_as_one_does_and_go_on_when_the_schedule_stops(tiny, tmp_path):
     experiment = tiny(*FEATURES, STOP, "trainer.log_every=1")
     one = RunFolder(fit.fit(experiment))
-    plain = {**as_plain(experiment), "runs": str(tmp_path / "two")}
-    file = tmp_path / "settings" / "tiny.yaml"
-    write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
-    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1")
-    assert done.returncode == 0, done.stderr
-    two = RunFolder(tmp_path / "two" / "tiny" / "seed0")
+    two = fit_on_two(experiment, tmp_path)
     assert close(weights(one), weights(two), rtol=1e-4, atol=1e-5)
     assert cost(two)["devices"] == 2
     values = curve(two, "train/features_deepest")

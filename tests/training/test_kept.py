@@ -6,7 +6,7 @@ from dataclasses import replace
 import forked
 import pytest
 import torch
-from small_transfers import CNN, Crash, close, weights
+from small_transfers import CNN, Crash, close, fit_on_two, weights
 
 from distill3d.config.plain import as_plain
 from distill3d.storage.run_folder import RunFolder, write_yaml
@@ -49,13 +49,7 @@ def test_a_frozen_encoder_is_kept_whole_to_the_last_bit(frozen):
 
 
 def test_frozen_entries_are_bit_equal_after_a_run_of_two_processes_too(frozen, tiny_cnn, tmp_path):
-    experiment = tiny_cnn(FROZEN, "trainer.audit_every=1")
-    plain = {**as_plain(experiment), "runs": str(tmp_path / "two")}
-    file = tmp_path / "settings" / "tiny.yaml"
-    write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
-    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1")
-    assert done.returncode == 0, done.stderr
-    two = RunFolder(tmp_path / "two" / "tiny" / "seed0")
+    two = fit_on_two(tiny_cnn(FROZEN, "trainer.audit_every=1"), tmp_path)
     one, other = weights(frozen), weights(two)
     names = moved_parameters(frozen) & one.keys()
     assert "student.encoder.bn1.running_mean" in names
