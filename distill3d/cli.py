@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,7 @@ def fit(
     find_experiment(name)
     from distill3d.evaluation.tables import little_kept, score_table, tubes_line
     from distill3d.experiment import load_experiment
+    from distill3d.storage.curves import history
     from distill3d.storage.rank import is_main_process
     from distill3d.storage.run_folder import RunFolder
     from distill3d.training.fit import fit as fit_run
@@ -55,6 +57,10 @@ def fit(
         return
     folder, out = RunFolder(path), stdout()
     results = folder.read_json(folder.metrics)
+    if not results:
+        best = max(history(folder, "val/dice"), default=math.nan)
+        out.print(f"no test case, so no scores; best validation Dice {best:.3f}: {folder.best}", soft_wrap=True)
+        return
     out.print(score_table(results))
     out.print(f"scores    {folder.metrics}", f"pictures  {folder.figures}/*.png", sep="\n", soft_wrap=True)
     if line := tubes_line(results.get("tubes")):  # runs of older versions do not have it

@@ -25,7 +25,7 @@ def find_runs(
         runs: folder of runs.
 
     Returns:
-        The folders, and a line about each unfinished run that is left out.
+        The folders, and a line about each run that is left out: unfinished, or without a test case and so unscored.
 
     Raises:
         InputError: something given holds no run.
@@ -42,11 +42,17 @@ def find_runs(
         if not inside:
             raise InputError(f"{root}: holds no run; accepted: a folder with config.yaml, or one that holds such")
         folders |= {path.resolve(): path for path in inside if path.resolve() not in folders}
-    done = [path for path in folders.values() if RunFolder(path).state == "done"]
-    left_out = [f"{path.as_posix()}: unfinished, left out" for path in folders.values() if path not in done]
-    if not done:
-        raise InputError(f"no finished run among {len(folders)} found; accepted: run folders with done.json")
-    return done, left_out
+    lacks = {path: _lacks(RunFolder(path)) for path in folders.values()}
+    if all(lacks.values()):
+        raise InputError(f"no finished run among {len(folders)} found; accepted: run folders with done.json and scores")
+    left_out = [f"{path.as_posix()}: {reason}, left out" for path, reason in lacks.items() if reason]
+    return [path for path, reason in lacks.items() if not reason], left_out
+
+
+def _lacks(folder: RunFolder) -> str:
+    if folder.state != "done":
+        return "unfinished"
+    return "" if folder.read_json(folder.done).get("cases", 1) else "no test case"
 
 
 def _matches(place: str, runs: Path) -> list[Path]:

@@ -207,20 +207,25 @@ def _images_seen(module: DistillModule) -> int:
 def _finish(
     folder: RunFolder, teacher: Teacher, data: DistillDataModule, loggers: list[Logger], console: Console
 ) -> None:
-    started = time.perf_counter()
+    """Predict and score the test cases, if there are any, and say that the run is done."""
     module = load_module(folder.best if folder.best.is_file() else folder.last)
-    _predict_cases(folder, module, data.cases("test"), console)
-    seconds = time.perf_counter() - started
-    _predict_cases(folder, module, data.cases("val"), console)  # what `evaluate` may choose settings on
+    names = data.case_names("test")
+    if names:
+        started = time.perf_counter()
+        _predict_cases(folder, module, data.cases("test"), console)
+        predicting = {"predict_seconds": time.perf_counter() - started}
+        _predict_cases(folder, module, data.cases("val"), console)  # what `evaluate` may choose settings on
+    else:
+        predicting = {}
     _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
     fitted = folder.read_json(folder.fit)
-    fitted["cost"]["predict_seconds"] = seconds
-    tubes = tube_shares(module, data.cases("test"))
-    write_json(folder.fit, {**fitted, "kept": _kept(folder, module), "tubes": tubes})
-    results = evaluate(folder.path)
-    figures = case_pictures(folder, results) | learned_figures(folder, module, data.cases("test")[0])
-    log_results(loggers, results, figures)
-    write_json(folder.done, {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "cases": len(results["cases"])})
+    fitted |= {"cost": fitted["cost"] | predicting, "kept": _kept(folder, module)}
+    write_json(folder.fit, fitted | {"tubes": tube_shares(module, data.cases("test"))})
+    if names:
+        results = evaluate(folder.path)
+        figures = case_pictures(folder, results) | learned_figures(folder, module, data.cases("test")[0])
+        log_results(loggers, results, figures)
+    write_json(folder.done, {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "cases": len(names)})
 
 
 def _kept(folder: RunFolder, module: DistillModule) -> float | None:

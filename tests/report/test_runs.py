@@ -48,6 +48,17 @@ def test_unfinished_runs_are_left_out_and_named(write_run, tmp_path):
     assert left_out == [f"{(tmp_path / 'runs/scratch/seed1').as_posix()}: unfinished, left out"]
 
 
+def test_runs_without_a_test_case_are_left_out_and_named(write_run, tmp_path):
+    write_run(seed=0)
+    unscored = tmp_path / "runs/scratch/seed1"
+    write_run(seed=1)
+    (unscored / "metrics.json").unlink()
+    (unscored / "done.json").write_text('{"cases": 0}')
+    folders, left_out = find_runs([tmp_path / "runs"])
+    assert len(folders) == 1
+    assert left_out == [f"{unscored.as_posix()}: no test case, left out"]
+
+
 def test_smoke_runs_are_not_results(write_run, tmp_path):
     write_run()
     write_run(root=tmp_path / "runs" / "smoke")

@@ -54,6 +54,16 @@ def test_a_run_leaves_scores_pictures_and_done(finished):
     assert list((folder.path / "curves").glob("*/metrics.csv"))
 
 
+def test_a_run_without_a_test_case_is_done_when_it_is_trained(tiny_file):
+    command = forked.run("fit", str(tiny_file), "data.test=0")
+    folder = RunFolder(tiny_file.parent / "runs" / "tiny" / "seed0")
+    assert command.returncode == 0
+    assert "no test case, so no scores; best validation Dice 0." in command.stdout
+    assert folder.read_json(folder.done)["cases"] == 0
+    assert not folder.metrics.exists()
+    assert not (folder.path / "prob").exists()
+
+
 def test_a_finished_run_is_not_repeated(tiny, finished):
     folder = finished
     before = folder.metrics.stat().st_mtime_ns
