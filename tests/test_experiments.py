@@ -104,13 +104,14 @@ SMALLER = ("patches.size_zyx=[16,32,32]",)
 
 
 def _less(name):
-    """Show the teacher less: few simulated stacks, of real ones the patches only; keep the first blocks of ViTs."""
+    """Show the teacher less: few simulated stacks, of two real ones the patches only; keep the first blocks of ViTs."""
     experiment = load_experiment(name)
     fewer = {"vit3d": ("student.depth=4",), "monai": ("patches.size_zyx=[32,32,64]",), "convnet3d": SMALLER}.get(
         experiment.student.name, ()
     )
     if experiment.data.name == "simulated":
         return (*fewer, "data.train=2", "data.val=1", "data.test=1", "data.shape_zyx=[16,64,64]")
+    fewer = (*fewer, "data.train=[OP_1]", "data.test=[]")
     view = getattr(experiment.strategy.config, "view", None)
     return fewer if view is None else (*fewer, "strategy.view.source=patch")
 
