@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill3d.config.files import parse_overrides
+from distill3d.config.files import ARM, parse_overrides
 from distill3d.config.plain import as_plain, flatten
 from distill3d.config.schema import Experiment
 from distill3d.errors import ConfigError
@@ -38,6 +38,7 @@ def disagreements(requested: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         ['optimizer.lr=1.0 was asked for, the settings have 0.01']
     """
     lines = []
+    settings = {ARM: settings.get("name"), **settings}
     for key, value in requested.items():
         actual = _look_up(settings, key)
         if actual is _ABSENT:

@@ -16,23 +16,28 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distill3d.config.builder import Builder, RawExperiment, first_line
-from distill3d.config.catalog import ExperimentFile, on_ground
+from distill3d.config.catalog import ExperimentFile, find_experiment, on_ground
 from distill3d.config.plain import Plain
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import ConfigError
 
 COMMAND_LINE = "command line"
+ARM = "experiment"  # the override that takes another file
 _GROUND = "ground"
 
 
 def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
     """Read a file, its chain of parents on its ground, and the overrides ``key=value`` (or ``--key=value``).
 
-    ``${ground}`` in a file is the prefix of the ground's names, such as ``op_``.
+    ``${ground}`` in a file is the prefix of the ground's names, such as ``op_``. ``experiment=NAME`` among the overrides
+    takes that experiment's file instead, so that a parameter of a sweep can be the arm.
 
     Raises:
         ConfigError: a file is missing, is not a mapping, or the chain has a cycle; an override is not ``key=value``.
     """
+    if arms := [item for item in overrides if item.removeprefix("--").startswith(f"{ARM}=")]:
+        file = find_experiment(arms[-1].partition("=")[2])
+        overrides = [item for item in overrides if item not in arms]
     origins: dict[str, str] = {}
     merged = _chained(file.path, file.ground, origins, [])
     if file.path.stem != file.name and "question" in merged:

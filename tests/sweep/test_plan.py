@@ -1,6 +1,7 @@
 """Which trials a sweep has, and that each is called with what was asked."""
 
 import itertools
+import json
 from math import prod
 
 import pytest
@@ -76,6 +77,18 @@ def test_a_grid_is_the_full_product_once_and_each_trial_resolves_to_what_was_ask
         for settings_ in (reference, resolved):
             del settings_["name"], settings_["runs"]
         assert resolved == reference
+
+
+def test_arms_can_be_the_values_of_a_parameter(tmp_path):
+    body = f"{GRID}  experiment: {{values: [op_hard_vit_scratch, op_hard_vit_center]}}"
+    command = ["${env}", "${interpreter}", "-m", "${program}", "fit", "op_hard_vit_scratch", "${args}"]
+    sweep = parse_sweep(f"program: distill3d\ncommand: {json.dumps(command)}\n{body}", "arms", origin="s")
+    trials = [make_trial(sweep, number, point, tmp_path) for number, point in enumerate(grid(sweep))]
+    assert [trial.experiment.name for trial in trials] == ["op_hard_vit_scratch", "op_hard_vit_center"]
+    assert [trial.experiment.strategy.name for trial in trials] == ["none", "inflate"]
+    assert trials[1].run.path == tmp_path / "trials" / "0001" / "op_hard_vit_center" / "seed0"
+    with pytest.raises(ConfigError, match=r"unknown experiment 'op_hard_vit_centre' \(did you mean"):
+        make_trial(sweep, 0, {"experiment": "op_hard_vit_centre"}, tmp_path)
 
 
 def sorted_items(point):
