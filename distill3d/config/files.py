@@ -29,8 +29,8 @@ _GROUND = "ground"
 def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
     """Read a file, its chain of parents on its ground, and the overrides ``key=value`` (or ``--key=value``).
 
-    ``${ground}`` in a file is the prefix of the ground's names, such as ``op_``. ``experiment=NAME`` among the overrides
-    takes that experiment's file instead, so that a parameter of a sweep can be the arm.
+    ``${ground}`` in a file is the prefix of the ground's names, such as ``op_``. ``experiment=NAME`` among the
+    overrides takes that experiment's file instead, so that a parameter of a sweep can be the arm.
 
     Raises:
         ConfigError: a file is missing, is not a mapping, or the chain has a cycle; an override is not ``key=value``.
