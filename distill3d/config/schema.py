@@ -152,6 +152,7 @@ class InferenceConfig:
     """How a whole volume is predicted."""
 
     overlap: float = 0.25  # of neighboring windows, in [0, 1)
+    validation: bool = True  # a run predicts its validation cases too; clean scores leave out what suits them
     batch_size: int = 2  # windows per forward
     threshold: float = 0.5  # probability from which a voxel counts as neuron, in (0, 1)
 

@@ -214,7 +214,8 @@ def _finish(
         started = time.perf_counter()
         _predict_cases(folder, module, data.cases("test"), console)
         predicting = {"predict_seconds": time.perf_counter() - started}
-        _predict_cases(folder, module, data.cases("val"), console)  # what `evaluate` may choose settings on
+        if module.experiment.inference.validation:
+            _predict_cases(folder, module, data.cases("val"), console)  # what `evaluate` may choose settings on
     else:
         predicting = {}
     _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")

@@ -64,6 +64,13 @@ def test_a_run_without_a_test_case_is_done_when_it_is_trained(tiny_file):
     assert not (folder.path / "prob").exists()
 
 
+def test_validation_cases_need_not_be_predicted_and_then_clean_means_as_traced(tiny):
+    folder = RunFolder(fit.fit(tiny("inference.validation=false", "trace.min_voxels=3")))
+    assert folder.prob("sim_003").exists()
+    assert not folder.prob("sim_002").exists()
+    assert folder.read_json(folder.metrics)["clean"] == {"min_voxels": 3, "chosen_on": []}
+
+
 def test_a_finished_run_is_not_repeated(tiny, finished):
     folder = finished
     before = folder.metrics.stat().st_mtime_ns
