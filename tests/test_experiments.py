@@ -8,12 +8,14 @@ import pytest
 import timm
 import torch
 import yaml
+from made_gold166 import write_gold166
 from rich.console import Console
 
 from distill3d.config.catalog import GROUNDS, experiment_files, experiments, split_name
 from distill3d.config.plain import as_plain
 from distill3d.config.schema import Experiment
 from distill3d.config.tables import with_origins
+from distill3d.errors import InputError
 from distill3d.experiment import load_experiment
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
@@ -55,6 +57,7 @@ def test_every_arm_is_on_every_ground_above_the_one_it_was_written_for():
         there = [ground + arm in EVERY for ground in ("", "op_", "op_hard_")]
         assert there == sorted(there), arm
         assert there[-1]
+        assert there[0] == (f"bigneuron_{arm}" in EVERY)
     assert sum(not split_name(name)[0] for name in EVERY) >= len(arms) - 1
     assert len(EVERY) >= 3 * len(arms) - 1
 
@@ -70,6 +73,7 @@ def test_it_loads_and_what_show_prints_is_what_it_is(name):
         "": ("simulated", False),
         "op_": ("neurons", False),
         "op_hard_": ("neurons", True),
+        "bigneuron_": ("neurons", False),
     }[ground]
 
 
@@ -116,11 +120,33 @@ def _less(name):
     return fewer if view is None else (*fewer, "strategy.view.source=patch")
 
 
+@pytest.fixture(scope="session")
+def gold166(tmp_path_factory):
+    """The folder that `bigneuron_` experiments look for, with four small neurons."""
+    return write_gold166(tmp_path_factory.mktemp("data") / "gold166")
+
+
+def test_bigneuron_tests_on_the_subset_that_others_test_on(gold166):
+    data = fit.DistillDataModule(load_experiment("bigneuron_vit_center", (f"data.folder={gold166}",)))
+    assert [name.split("__")[0] for name in data.case_names("test")] == ["p_checked6_janelia_flylight_part2"]
+    assert [len(data.case_names(split)) for split in ("train", "val")] == [2, 1]
+
+
+def test_without_bigneuron_one_line_says_where_it_is_looked_for_and_where_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL3D_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=r"zenodo\.org/records/168168.*DISTILL3D_DATA") as caught:
+        fit.DistillDataModule(load_experiment("bigneuron_scratch")).case_names("test")
+    assert str(caught.value).startswith(f"{tmp_path}/gold166: no such folder")
+    assert (len(caught.value.lines), caught.value.exit_code) == (1, 2)
+
+
 @pytest.mark.parametrize("name", STEPPED)
 def test_it_takes_real_steps(name, cache, tmp_path, request):
     if name.startswith("op_"):
         request.getfixturevalue("data_dir")
     overrides = (*SMALL, *_less(name))
+    if name.startswith("bigneuron_"):
+        overrides += (f"data.folder={request.getfixturevalue('gold166')}",)
     if name.endswith("kd_logits"):  # its teacher is a run
         first = name.replace("kd_logits", "teacher2d")
         first = replace(load_experiment(first, (*SMALL, *_less(first))), cache=str(cache))

@@ -19,7 +19,7 @@ from distill3d.errors import ConfigError, did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
 # Prefix of a name -> prefixes under which a file is looked for, nearest first. Without a prefix: simulated neurons.
-GROUNDS = {"op_hard_": ("op_hard_", "op_", ""), "op_": ("op_", ""), "": ("",)}
+GROUNDS = {"bigneuron_": ("bigneuron_", ""), "op_hard_": ("op_hard_", "op_", ""), "op_": ("op_", ""), "": ("",)}
 ROOT = "scratch"  # the arm that says on what data a ground is
 
 
@@ -117,12 +117,13 @@ def on_ground(path: Path, ground: str, seen: list[Path]) -> tuple[Path, str]:
 
 
 def questions() -> dict[str, str]:
-    """Arm -> the question it asks, inherited from its base where it asks none."""
+    """Arm -> the question it asks on the simplest ground that has it, inherited from its base where it asks none."""
     asked = {}
-    for name, file in experiments().items():
+    simplest = list(reversed(GROUNDS))
+    for name, file in sorted(experiments().items(), key=lambda item: simplest.index(split_name(item[0])[0])):
         settings = _settings(file.path)
         asked.setdefault(split_name(name)[1], str(settings.get("question", f"see {settings.get('base', file.path)}")))
-    return asked
+    return dict(sorted(asked.items()))
 
 
 def find_experiment(name: str | Path) -> ExperimentFile:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import logging
 import re
 from collections.abc import Sequence
@@ -23,38 +25,67 @@ class CaseFiles:
     mask: Path | None
 
 
-def find_case_files(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> dict[str, CaseFiles]:
+def find_case_files(
+    folder: Path, *, volume: str, tree: str, masks: Sequence[str], nested: bool = False, origin: str = ""
+) -> dict[str, CaseFiles]:
     """Find the volumes that have a tree or a mask of the same stem.
 
     Args:
-        folder: searched without its subfolders.
+        folder: where they are.
         volume: name of a volume without its suffix; holds ``{stem}``.
-        tree: name of a tree; likewise.
-        masks: names of masks without suffix; likewise, the first that exists is taken.
+        tree: name of a tree; likewise, and ``*`` may stand for anything. Of several files that fit the last by name is
+            taken, which is the newest where names end with a date.
+        masks: names of masks without suffix; likewise, without ``*``.
+        nested: look in subfolders too; each holds trees and masks beside its volumes.
+        origin: where the data can be had, for the error.
 
     Returns:
-        Stem -> files, by name.
+        Name -> files, by name. A name is the stem; of a nested case it is the subfolders, joined by two underscores,
+        and the stem where one folder holds several volumes.
 
     Raises:
-        InputError: the folder is missing or holds no labelled volume, or two volumes share a name.
+        InputError: the folder is missing or holds no labelled volume, or two volumes share a name or a tree.
     """
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: no such folder of neurons; accepted: data.folder=PATH, or set the environment variable "
-            "DISTILL3D_DATA to the folder that holds the data (experiments look there)"
+            f"{folder}: no such folder of neurons{origin and f' ({origin})'}; accepted: data.folder=PATH, or set the "
+            "environment variable DISTILL3D_DATA to the folder that holds the data (experiments look there)"
         )
-    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
-    paths = _volumes(files, volume, folder)
-    candidates = {stem: _case_files(stem, path, files, tree, masks) for stem, path in paths.items()}
-    cases = {stem: case for stem, case in candidates.items() if case.tree or case.mask}
+    below = sorted(path for path in folder.rglob("*") if path.is_dir()) if nested else []
+    candidates: dict[str, CaseFiles] = {}
+    for each in (folder, *below):
+        in_folder = _in_folder(each, volume, tree, masks)
+        for stem, case in in_folder.items():
+            parts = each.relative_to(folder).parts
+            name = "__".join(parts if parts and len(in_folder) == 1 else (*parts, stem))
+            if name in candidates:
+                raise InputError(f"{case.volume} and {candidates[name].volume} are both case {name!r}; accepted: one")
+            candidates[name] = case
+    cases = {name: case for name, case in sorted(candidates.items()) if case.tree or case.mask}
     if not cases:
         wanted = " or ".join([tree, *masks])
-        raise InputError(f"{folder}: none of {len(paths)} volumes has a gold file; accepted: {wanted} beside {volume}")
-    masks_in_use = {case.mask for case in cases.values()}
-    unlabelled = sorted(stem for stem, path in paths.items() if stem not in cases and path not in masks_in_use)
-    if unlabelled:
-        _LOG.info("%s: left out, because there is neither tree nor mask: %s", folder, ", ".join(unlabelled))
+        raise InputError(
+            f"{folder}: none of {len(candidates)} volumes has a gold file; accepted: {wanted} beside {volume}"
+        )
+    if unlabelled := [name for name in candidates if name not in cases]:
+        _LOG.info("%s: left out, because there is neither tree nor mask: %s", folder, ", ".join(sorted(unlabelled)))
     return cases
+
+
+def _in_folder(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> dict[str, CaseFiles]:
+    """Stem -> files, of all volumes of a folder but those that are masks of others."""
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+    volumes = _volumes(files, volume, folder)
+    cases = {stem: _case_files(stem, path, files, tree, masks) for stem, path in volumes.items()}
+    taken: dict[Path, str] = {}
+    for stem, case in cases.items():
+        if case.tree is not None and taken.setdefault(case.tree, stem) != stem:
+            raise InputError(
+                f"{case.tree}: the tree of both {taken[case.tree]!r} and {stem!r}; accepted: data.tree "
+                "that fits one volume each"
+            )
+    masks_in_use = {case.mask for case in cases.values()}
+    return {stem: case for stem, case in cases.items() if case.tree or case.mask or case.volume not in masks_in_use}
 
 
 def _volumes(files: dict[str, Path], template: str, folder: Path) -> dict[str, Path]:
@@ -77,7 +108,8 @@ def _volumes(files: dict[str, Path], template: str, folder: Path) -> dict[str, P
 def _case_files(stem: str, path: Path, files: dict[str, Path], tree: str, masks: Sequence[str]) -> CaseFiles:
     names = [mask.replace("{stem}", stem) + suffix for mask in masks for suffix in VOLUME_SUFFIXES]
     mask = next((files[name] for name in names if name in files and files[name] != path), None)
-    return CaseFiles(path, files.get(tree.replace("{stem}", stem)), mask)
+    fitting = fnmatch.filter(files, tree.replace("{stem}", glob.escape(stem)))
+    return CaseFiles(path, files[max(fitting)] if fitting else None, mask)
 
 
 def _base(name: str) -> str | None:

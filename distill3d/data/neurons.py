@@ -40,7 +40,19 @@ _CODE = (  # what `load` runs through
     "distill3d.volumes.vaa3d",
     "distill3d.volumes.volume",
 )
-_SPLITTING = ("folder", "include", "exclude", "train", "val", "test", "fractions", "folds", "fold", "split_seed")
+_SPLITTING = (
+    "folder",
+    "origin",
+    "include",
+    "exclude",
+    "train",
+    "val",
+    "test",
+    "fractions",
+    "folds",
+    "fold",
+    "split_seed",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +60,10 @@ class NeuronsConfig:
     """Settings of ``neurons``. Splits are lists (train, val, test), or folds, or else seeded fractions."""
 
     folder: str  # holds volumes, and trees or masks beside them; ~ is expanded
+    nested: bool = False  # cases are in subfolders, whose names they bear: subset__neuron
+    origin: str = ""  # where the data can be had, said where the folder is missing
     volume: str = "{stem}"  # name of a volume without its suffix
-    tree: str = "{stem}.swc"  # name of a gold tree
+    tree: str = "{stem}.swc"  # name of a gold tree; * stands for anything, of several the last by name is taken
     masks: tuple[str, ...] = (
         "{stem}_mask",
         "{stem}_label",
@@ -66,9 +80,9 @@ class NeuronsConfig:
     unknown_label: int | None = None  # mask value of voxels nobody labelled (TRAILMAP: 0)
     include: tuple[str, ...] = ()  # names or patterns such as OP_*; empty: all
     exclude: tuple[str, ...] = ()  # names or patterns
-    train: tuple[str, ...] = ()  # names
-    val: tuple[str, ...] = ()  # names
-    test: tuple[str, ...] = ()  # names
+    train: tuple[str, ...] = ()  # names or patterns
+    val: tuple[str, ...] = ()  # names or patterns
+    test: tuple[str, ...] = ()  # names or patterns; without train and val, fractions deal the others to those two
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)  # train, val, test; sum 1
     folds: int = 0  # K >= 3 cross-validates; 0 does not
     fold: int = 0  # which of them tests, 0 to folds - 1
@@ -99,8 +113,8 @@ def _check_splits(config: NeuronsConfig) -> None:
         raise ValueError(f"{', '.join(twice)} listed more than once in train, val, test; accepted: each case once")
     if listed and config.folds:
         raise ValueError(f"folds={config.folds} and lists of cases exclude each other; accepted: one of them")
-    if listed and not (config.train and config.val):
-        raise ValueError("lists of cases need at least one name in train and one in val")
+    if bool(config.train) != bool(config.val):
+        raise ValueError("lists of cases need at least one name in train and one in val, or in neither")
     if config.folds and not (config.folds >= 3 and 0 <= config.fold < config.folds):
         raise ValueError(
             f"folds={config.folds}, fold={config.fold}; accepted: 3 or more folds, fold below their number"
@@ -126,7 +140,14 @@ class Neurons(DataSource):
             ConfigError: a pattern matches nothing.
         """
         folder = Path(self.config.folder).expanduser()
-        cases = find_case_files(folder, self.config.volume, self.config.tree, self.config.masks)
+        cases = find_case_files(
+            folder,
+            volume=self.config.volume,
+            tree=self.config.tree,
+            masks=self.config.masks,
+            nested=self.config.nested,
+            origin=self.config.origin,
+        )
         return {name: cases[name] for name in splits.select(list(cases), self.config.include, self.config.exclude)}
 
     def splits(self) -> dict[Split, tuple[str, ...]]:
@@ -137,9 +158,11 @@ class Neurons(DataSource):
             InputError: see `case_files`.
         """
         config, names = self.config, list(self.case_files)
+        lists: dict[Split, tuple[str, ...]] = {"train": config.train, "val": config.val, "test": config.test}
         if config.train:
-            lists: dict[Split, tuple[str, ...]] = {"train": config.train, "val": config.val, "test": config.test}
             return splits.split_by_lists(names, lists)
+        if config.test:
+            return splits.split_around_test(names, config.test, config.fractions, config.split_seed)
         if config.folds:
             return splits.split_by_folds(names, config.folds, config.fold, config.split_seed)
         return splits.split_by_fractions(names, config.fractions, config.split_seed)

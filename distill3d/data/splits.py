@@ -35,24 +35,50 @@ def select(names: Sequence[str], include: Sequence[str], exclude: Sequence[str])
 
 
 def split_by_lists(names: Sequence[str], lists: Mapping[Split, Sequence[str]]) -> Splits:
-    """Take the splits as listed; names in no list are left out.
+    """Take the splits as listed, by name or by pattern; names in no list are left out.
 
     Raises:
-        ConfigError: a name that is unknown or listed twice; one line each.
+        ConfigError: a name or a pattern that is unknown, or a case that is listed twice; one line each.
+
+    Example:
+        >>> split_by_lists(["fly_1", "fly_2", "mouse_1"], {"train": ["fly_*"], "val": ["mouse_1"]})
+        {'train': ('fly_1', 'fly_2'), 'val': ('mouse_1',), 'test': ()}
     """
     problems: list[str] = []
     seen: dict[str, Split] = {}
     for split in SPLITS:
-        for name in lists.get(split, ()):
-            if name not in names:
-                hint = did_you_mean(name, names) or f"found: {_listed(names)}"
-                problems.append(f"data.{split}: unknown case {name!r}; {hint}")
-            elif name in seen:
-                problems.append(f"data.{split}: {name!r} is in {seen[name]} already; accepted: each case once")
-            seen.setdefault(name, split)
+        for wanted in lists.get(split, ()):
+            matching = [wanted] if wanted in names else sorted(name for name in names if fnmatchcase(name, wanted))
+            if not matching:
+                hint = did_you_mean(wanted, names) or f"found: {_listed(names)}"
+                problems.append(f"data.{split}: unknown case {wanted!r}; {hint}")
+            problems += [
+                f"data.{split}: {name!r} is in {seen[name]} already; accepted: each case once"
+                for name in matching
+                if name in seen
+            ]
+            seen |= {name: split for name in matching if name not in seen}
     if problems:
         raise ConfigError(*problems)
-    return {split: tuple(lists.get(split, ())) for split in SPLITS}
+    return {split: tuple(name for name, of in seen.items() if of == split) for split in SPLITS}
+
+
+def split_around_test(
+    names: Sequence[str], test: Sequence[str], fractions: tuple[float, float, float], seed: int
+) -> Splits:
+    """Test on the cases listed, by name or by pattern; deal the others to train and val, in the ratio of their shares.
+
+    Raises:
+        ConfigError: see `split_by_lists` and `split_by_fractions`.
+
+    Example:
+        >>> split_around_test(["fly_1", "fly_2", "mouse_1"], ["mouse_*"], (0.5, 0.5, 0.0), 0)["test"]
+        ('mouse_1',)
+    """
+    held_out = split_by_lists(names, {"test": test})["test"]
+    train, val, _ = fractions
+    others = [name for name in names if name not in held_out]
+    return split_by_fractions(others, (train / (train + val), val / (train + val), 0.0), seed) | {"test": held_out}
 
 
 def split_by_fractions(names: Sequence[str], fractions: tuple[float, float, float], seed: int) -> Splits:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_cases import SHAPE, SPACING, tree_of, write_case, write_labels
+from made_gold166 import NEURONS, TEST, line, write_gold166
 
 from distill3d.config.registry import DATA, Component
 from distill3d.data.background import HardConfig
@@ -161,6 +162,54 @@ def test_two_volumes_of_one_name_are_refused(folder):
     np.save(folder / "n0.npy", np.ones(SHAPE, np.uint8))
     with pytest.raises(InputError, match=r"n0\.npy and n0\.tif are both volumes"):
         source_of(folder).splits()
+
+
+def test_a_tree_of_several_is_the_last_by_name_and_belongs_to_one_volume(tmp_path):
+    write_case(tmp_path, "a[1]")
+    for name in ("a[1].v3dpbd_stamp_2015_06_15.swc", "a[1].v3dpbd_stamp_2015_06_16.swc"):
+        write_swc(tmp_path / name, tree_of())
+    case = source_of(tmp_path, tree="{stem}*.swc").case_files["a[1]"]
+    assert case.tree == tmp_path / "a[1].v3dpbd_stamp_2015_06_16.swc"
+    write_case(tmp_path, "n1")
+    write_case(tmp_path, "n10")
+    with pytest.raises(InputError, match=r"n10\.swc: the tree of both 'n1' and 'n10'"):
+        source_of(tmp_path, tree="{stem}*.swc").splits()
+
+
+# ---------------------------------------------------------------- nested folders
+
+
+def test_cases_of_nested_folders_bear_the_names_of_their_folders(tmp_path):
+    write_gold166(tmp_path)
+    write_case(tmp_path / TEST, "loose")
+    write_case(tmp_path / TEST, "second")
+    (tmp_path / "p_empty").mkdir()
+    source = source_of(tmp_path, nested=True, tree="*{stem}*.swc")
+    assert set(source.case_files) == {*NEURONS, f"{TEST}__loose", f"{TEST}__second"}
+    for k, name in enumerate(NEURONS):
+        case = source.load(name)
+        assert case.tree is not None
+        assert np.array_equal(case.tree.points_zyx_um, line(10.0 + 8 * k).points_zyx_um)
+        assert case.volume.data[case.mask].min() > 180 > case.volume.data[~case.mask].max()
+
+
+def test_a_pattern_under_test_holds_a_subset_out_and_the_others_are_dealt(tmp_path):
+    write_gold166(tmp_path)
+    arguments = {"nested": True, "tree": "*{stem}*.swc", "test": (f"{TEST}__*",)}
+    parts = source_of(tmp_path, **arguments, fractions=(0.5, 0.25, 0.25)).splits()
+    assert [len(parts[split]) for split in ("train", "val", "test")] == [2, 1, 1]
+    assert {name for part in parts.values() for name in part} == set(NEURONS)
+    assert parts["test"][0].startswith(TEST)
+    with pytest.raises(ConfigError, match=r"data\.test: unknown case 'p_checked9__\*'"):
+        source_of(tmp_path, **arguments | {"test": ("p_checked9__*",)}).splits()
+
+
+def test_two_neurons_that_would_bear_one_name_are_refused(tmp_path):
+    for folder in (tmp_path / "a" / "b", tmp_path / "a__b"):
+        folder.mkdir(parents=True)
+        write_case(folder, "n")
+    with pytest.raises(InputError, match="are both case 'a__b'"):
+        source_of(tmp_path, nested=True).splits()
 
 
 # ---------------------------------------------------------------- masks with unknown voxels
