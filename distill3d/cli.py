@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from distill3d.config.catalog import experiments, find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
 from distill3d.terminal import stdout
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(
     name="distill3d",
@@ -28,6 +31,9 @@ EPILOG = "Any setting can follow as key=value or --key=value, for example traine
 TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for example input=image gap_um=5."
 
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a name under experiments/, or a YAML file")]
+SurfaceUm = Annotated[float | None, typer.Option(min=0.0, help="masks: tolerance of the surface Dice (NSD), else 2")]
+MaskUm = Annotated[float | None, typer.Option(min=0.0, help="masks: Dice within so many um beside voxels")]
+TreeUm = Annotated[float | None, typer.Option(min=0.0, help="trees: F1 of length within so many um beside voxels")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>")]
 
 
@@ -127,6 +133,7 @@ def trace(
 @app.command()
 def evaluate(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="a run's folder")] = None,
+    *,
     pred: Annotated[Path | None, typer.Option(help="instead of a run: a mask or an SWC file")] = None,
     gold: Annotated[Path | None, typer.Option(help="the gold mask or SWC file to score it against")] = None,
     spacing: Annotated[
@@ -134,29 +141,36 @@ def evaluate(
     ] = None,
     vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
     tolerance: Annotated[float, typer.Option(min=0.0, help="trees: length this near counts as found")] = 4.0,
+    surface_um: SurfaceUm = None,
+    mask_um: MaskUm = None,
+    tree_um: TreeUm = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Trace and score a run's predictions again (metrics.json, swc/, figures/), or score one file against another."""
     if (run is None) == (pred is None) or (pred is None) != (gold is None):
         raise typer.BadParameter("accepted: a run's folder, or --pred FILE and --gold FILE")
-    import json
-
+    in_um = {"surface_um": surface_um, "mask_um": mask_um, "tree_um": tree_um}
+    in_um = {name: value for name, value in in_um.items() if value is not None}
     if pred is not None and gold is not None:
         from distill3d.evaluation.file_scores import score_files
         from distill3d.evaluation.tables import file_table
 
-        scores = score_files(pred, gold, spacing_um=_spacing(spacing), vaa3d_compat=vaa3d_compat, tolerance=tolerance)
+        scores = score_files(
+            pred,
+            gold,
+            spacing_um=_spacing(spacing),
+            vaa3d_compat=vaa3d_compat,
+            tolerance=tolerance,
+            tolerances_um=in_um,
+        )
         table = file_table(scores)
     else:
         from distill3d.evaluation.run_scores import evaluate as evaluate_run
         from distill3d.evaluation.tables import score_table
 
-        scores = evaluate_run(run or Path())
+        scores = evaluate_run(run or Path(), tolerances_um=in_um)
         table = score_table(scores)
-    if as_json:
-        typer.echo(json.dumps(scores, allow_nan=False))
-    else:
-        stdout().print(table)
+    _show(scores, table, as_json=as_json)
 
 
 @app.command(name="tune-trace")
@@ -207,19 +221,12 @@ def audit(
 ) -> None:
     """Show what a fresh run takes from the teacher, a row per entry of the student, and totals; needs no data."""
     find_experiment(name)
-    import json
-
     from distill3d.experiment import load_experiment
     from distill3d.training.audit import audit_experiment
     from distill3d.training.tables import audit_rows_table, audit_table
 
     report = audit_experiment(load_experiment(name, context.args))
-    if as_json:
-        typer.echo(json.dumps(report.as_dict(), allow_nan=False))
-        return
-    out = stdout()
-    out.print(audit_rows_table(report.as_dict()))
-    out.print(audit_table(report.audit))
+    _show(report.as_dict(), audit_rows_table(report.as_dict()), audit_table(report.audit), as_json=as_json)
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -266,6 +273,16 @@ def check(context: typer.Context, name: Name) -> None:
     stdout().print(check_table(report))
     if report.problems:
         raise typer.Exit(1)
+
+
+def _show(content: dict[str, Any], *tables: Table, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(content, allow_nan=False))
+        return
+    for table in tables:
+        stdout().print(table)
 
 
 def _spacing(text: str | None) -> tuple[float, float, float] | None:

@@ -163,6 +163,18 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """Tolerances in um, which are even where slices are thick; scores within 2 and 4 voxels are always there."""
+
+    surface_um: float = 2.0  # of the surface Dice (NSD)
+    mask_um: float | None = None  # Dice, precision and recall of voxels within it too; null leaves them out
+    tree_um: float | None = None  # precision, recall and F1 of length within it too; null leaves them out
+
+    def __post_init__(self) -> None:
+        _at_least(0, surface_um=self.surface_um, mask_um=self.mask_um or 0, tree_um=self.tree_um or 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LoggingConfig:
     """Where curves, tables and figures go; CSV is always written."""
 
@@ -243,6 +255,7 @@ class Experiment:
     trainer: TrainerConfig = TrainerConfig()
     inference: InferenceConfig = InferenceConfig()
     trace: TraceConfig = TraceConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
     seed: int = 0
     runs: str = "runs"  # folder that holds <name>/seed<seed>/

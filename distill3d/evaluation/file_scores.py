@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.config.schema import EvaluationConfig
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
-from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, tree_scores
+from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_scores, tree_scores
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.scores import mask_scores
 from distill3d.tracing.trace import trace
@@ -30,6 +31,7 @@ def score_files(
     spacing_um: tuple[float, float, float] | None = None,
     vaa3d_compat: bool = False,
     tolerance: float = DEFAULT_TREE_TOLERANCE,
+    tolerances_um: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Score a file against a gold one.
 
@@ -43,28 +45,42 @@ def score_files(
         spacing_um: ZYX voxel size; of masks it wins over the file's, trees that state none are multiplied by it.
         vaa3d_compat: of trees, see `distill3d.evaluation.metrics.tree.tree_scores`.
         tolerance: of trees, the same, in the unit of the scores.
+        tolerances_um: settings of `EvaluationConfig`.
 
     Returns:
-        Masks: ``dice, precision, recall, f1, hd95, cldice, betti0_error, betti1_error`` and more; distances in um, or
-        in voxels where nothing says the spacing. Trees: ``esa, dsa, pds, precision, recall, f1, length_pred,
-        length_gold`` and more, in ``unit``.
+        Masks: ``dice, precision, recall, f1, nsd, hd95, cldice, betti0_error, betti1_error`` and more; distances in um,
+        or in voxels where nothing says the spacing. Trees: ``esa, dsa, pds, precision, recall, f1, length_pred,
+        length_gold`` and more, in ``unit``. The tolerances that were used are there too.
 
     Raises:
-        InputError: a file cannot be read, or the masks have different shapes.
+        InputError: a file cannot be read, the masks have different shapes, or a tolerance of trees is in um and nothing
+            says the voxel size.
     """
-    pred, gold = Path(pred), Path(gold)
+    pred, gold, evaluation = Path(pred), Path(gold), EvaluationConfig(**(tolerances_um or {}))
     is_tree = [path.suffix.lower() == TREE_SUFFIX for path in (pred, gold)]
     if all(is_tree):
-        return _tree_files(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat, tolerance=tolerance)
-    if any(is_tree):
-        return _mixed(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat, tolerance=tolerance)
-    return _mask_files(pred, gold, spacing_um)
+        scores_of = _tree_files
+    elif any(is_tree):
+        scores_of = _mixed
+    else:
+        return _mask_files(pred, gold, spacing_um, evaluation)
+    return scores_of(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat, tolerance=tolerance, tree_um=evaluation.tree_um)
 
 
 def _tree_files(
-    pred: Path, gold: Path, spacing_um: tuple[float, float, float] | None, *, vaa3d_compat: bool, tolerance: float
+    pred: Path,
+    gold: Path,
+    spacing_um: tuple[float, float, float] | None,
+    *,
+    vaa3d_compat: bool,
+    tolerance: float,
+    tree_um: float | None,
 ) -> dict[str, Any]:
     stated = [stated_spacing(path) for path in (pred, gold)]
+    if tree_um is not None and not (spacing_um or all(stated)):
+        raise InputError(
+            f"--tree-um {tree_um:g}: {pred} and {gold} do not say the voxel size; accepted: with --spacing"
+        )
     trees = [
         read_swc(path, spacing_um=own or spacing_um or MICROMETERS, allow_empty=True)
         for path, own in zip((pred, gold), stated, strict=True)
@@ -77,11 +93,26 @@ def _tree_files(
         vaa3d_compat=vaa3d_compat,
         tolerance=tolerance,
     )
-    return {"pred": str(pred), "gold": str(gold), "kind": "trees", **asdict(scores)}
+    in_um = _in_um(*trees, spacing_um or MICROMETERS, tree_um)
+    return {"pred": str(pred), "gold": str(gold), "kind": "trees", **asdict(scores), **in_um}
+
+
+def _in_um(pred: Tree, gold: Tree, spacing_um: tuple[float, float, float], tree_um: float | None) -> dict[str, float]:
+    """Return scores of length within a tolerance in um and the tolerance; nothing without one."""
+    if tree_um is None:
+        return {}
+    scores = length_scores(pred=pred, gold=gold, spacing_um=spacing_um, unit="um", tolerance=tree_um)
+    return {**{f"{name}_um": value for name, value in scores._asdict().items()}, "tree_um": tree_um}
 
 
 def _mixed(
-    pred: Path, gold: Path, spacing_um: tuple[float, float, float] | None, *, vaa3d_compat: bool, tolerance: float
+    pred: Path,
+    gold: Path,
+    spacing_um: tuple[float, float, float] | None,
+    *,
+    vaa3d_compat: bool,
+    tolerance: float,
+    tree_um: float | None,
 ) -> dict[str, Any]:
     """Trace the mask, whichever of the two it is, and compare in voxels."""
     mask = next(path for path in (pred, gold) if path.suffix.lower() != TREE_SUFFIX)
@@ -92,18 +123,22 @@ def _mixed(
             return trace(volume.data, volume.spacing_um, TraceConfig(input="mask"))
         return read_swc(path, spacing_um=stated_spacing(path) or volume.spacing_um, allow_empty=True)
 
+    trees = tree_of(pred), tree_of(gold)
     scores = tree_scores(
-        pred=tree_of(pred),
-        gold=tree_of(gold),
+        pred=trees[0],
+        gold=trees[1],
         spacing_um=volume.spacing_um,
         vaa3d_compat=vaa3d_compat,
         tolerance=tolerance,
         shape_zyx=volume.shape,
     )
-    return {"pred": str(pred), "gold": str(gold), "kind": "mask and tree", **asdict(scores)}
+    in_um = _in_um(*trees, volume.spacing_um, tree_um)
+    return {"pred": str(pred), "gold": str(gold), "kind": "mask and tree", **asdict(scores), **in_um}
 
 
-def _mask_files(pred: Path, gold: Path, spacing_um: Sequence[float] | None) -> dict[str, Any]:
+def _mask_files(
+    pred: Path, gold: Path, spacing_um: Sequence[float] | None, evaluation: EvaluationConfig
+) -> dict[str, Any]:
     volumes = [read_volume(path, spacing_um=spacing_um, allow_blank=True) for path in (pred, gold)]
     if volumes[0].shape != volumes[1].shape:
         raise InputError(
@@ -115,12 +150,20 @@ def _mask_files(pred: Path, gold: Path, spacing_um: Sequence[float] | None) -> d
             "or --spacing z,y,x"
         )
     spacing = volumes[1].spacing_um
-    scores = mask_scores(pred=_mask(volumes[0]), gold=_mask(volumes[1]), spacing_um=spacing)
+    scores = mask_scores(
+        pred=_mask(volumes[0]),
+        gold=_mask(volumes[1]),
+        spacing_um=spacing,
+        tolerance_um=evaluation.mask_um,
+        surface_um=evaluation.surface_um,
+    )
     named = {
         "f1": scores["dice"],  # the harmonic mean of precision and recall
         "hd95": scores.pop("hd95_um"),
         "asd": scores.pop("asd_um"),
         "tolerance_vox": DEFAULT_TOLERANCE_VOX,
+        "mask_um": evaluation.mask_um,
+        "surface_um": evaluation.surface_um,
     }
     return {"pred": str(pred), "gold": str(gold), "kind": "masks", "spacing_um": list(spacing), **scores, **named}
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.config.schema import Experiment
+from distill3d.config.schema import EvaluationConfig, Experiment
 from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
@@ -19,7 +19,8 @@ from distill3d.errors import InputError
 from distill3d.evaluation.cleaning import Segmented, choose_min_voxels
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.tree import tree_figure
-from distill3d.evaluation.metrics.tree import tree_scores
+from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_scores, tree_scores
+from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.projections import Projections, project, write_projections
 from distill3d.evaluation.scores import SCORES, clean_scores, mask_scores, summarize
 from distill3d.experiment import experiment_from_plain
@@ -70,9 +71,9 @@ class Scored:
     cases: dict[str, Scores] = field(default_factory=dict)
     untraced: dict[str, str] = field(default_factory=dict)
 
-    def add(self, case: PreparedCase, result: Found) -> None:
+    def add(self, case: PreparedCase, result: Found, evaluation: EvaluationConfig) -> None:
         """Score a case."""
-        self.cases[case.name] = case_scores(case, result, self.clean)
+        self.cases[case.name] = case_scores(case, result, self.clean, evaluation)
         if result.untraced:
             self.untraced[case.name] = result.untraced
 
@@ -81,18 +82,19 @@ class Scored:
         return {**dataclasses.asdict(self), **dataclasses.asdict(summarize(self.cases))}
 
 
-def evaluate(run: Path | str) -> dict[str, Any]:
+def evaluate(run: Path | str, *, tolerances_um: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Trace and score every test case of a run; write ``swc/``, ``projections/``, ``figures/``, ``metrics.json``.
 
     Args:
         run: a run's folder with predictions in ``prob/``.
+        tolerances_um: settings of `EvaluationConfig` that replace the run's.
 
     Returns:
         The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
         and ``cost``, ``teacher``, ``kept``, ``tubes``, ``provenance`` of the training. Scores of trees start with
         ``tree_``; those that end in ``_clean`` are of the mask without small pieces, as a trace drops them too; `Clean`
         is under ``clean``. Cases whose mask is denser than a neuron have no scores of trees, and the reason under
-        ``untraced``.
+        ``untraced``. ``tolerances`` has all that scores were taken at.
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.
@@ -104,14 +106,15 @@ def evaluate(run: Path | str) -> dict[str, Any]:
         raise InputError(f"{folder.path}: its data has no test case; accepted: one or more under data.test")
     data.prepare_data()
     settings = trace_settings(folder, experiment)
+    evaluation = dataclasses.replace(experiment.evaluation, **(tolerances_um or {}))
     clean, otsu_clean = clean_settings(folder, experiment, data, settings)
     student, baseline = Scored(clean), Scored(otsu_clean)
     for case in data.cases("test"):
         prob = prediction(folder, case)
         result = Found(prob >= experiment.inference.threshold, *_traced(case, prob, settings))
         _write_tree(folder.swc(case.name), result.tree)
-        student.add(case, result)
-        baseline.add(case, otsu_traced(case))
+        student.add(case, result, evaluation)
+        baseline.add(case, otsu_traced(case), evaluation)
         _draw(folder, experiment, case, prob, result, student.cases[case.name])
         write_projections(folder.projections(case.name), _projections(case, result))
     results = {
@@ -119,6 +122,7 @@ def evaluate(run: Path | str) -> dict[str, Any]:
         "seed": experiment.seed,
         "components": {kind: getattr(experiment, kind).name for kind in ("data", "student", "teacher", "strategy")},
         "trace": dataclasses.asdict(settings),
+        "tolerances": _tolerances(evaluation),
         **student.summary(),
         "baselines": {"otsu": baseline.summary()},
         **folder.read_json(folder.fit),
@@ -154,22 +158,42 @@ def clean_settings(
     return Clean(choose_min_voxels(segmented, settings.min_voxels), names), Clean(of_otsu, names)
 
 
-def case_scores(case: PreparedCase, result: Found, clean: Clean) -> Scores:
+def _tolerances(evaluation: EvaluationConfig) -> dict[str, float | None]:
+    return {"mask_vox": DEFAULT_TOLERANCE_VOX, "tree_vox": DEFAULT_TREE_TOLERANCE, **dataclasses.asdict(evaluation)}
+
+
+def case_scores(case: PreparedCase, result: Found, clean: Clean, evaluation: EvaluationConfig) -> Scores:
     """Score what a method found in a case: its mask and, where it and gold have one, its tree in voxel units."""
-    scores = mask_scores(pred=result.mask, gold=case.mask, known=case.known, spacing_um=case.spacing_um)
+    scores = mask_scores(
+        pred=result.mask,
+        gold=case.mask,
+        known=case.known,
+        spacing_um=case.spacing_um,
+        tolerance_um=evaluation.mask_um,
+        surface_um=evaluation.surface_um,
+    )
     scores |= clean_scores(
         pred=result.mask,
         gold=case.mask,
         known=case.known,
         spacing_um=case.spacing_um,
         min_voxels=clean.min_voxels,
+        tolerance_um=evaluation.mask_um,
+        surface_um=evaluation.surface_um,
     )
     gold = case.tree()
     if gold is not None and result.tree is not None:
-        of_tree = tree_scores(pred=result.tree, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape)
-        named = {f"tree_{name}": value for name, value in dataclasses.asdict(of_tree).items()}
-        scores |= {key: float(value) for key, value in named.items() if key in SCORES}  # not their unit and tolerance
+        scores |= _scores_of_trees(result.tree, gold, case, evaluation.tree_um)
     return scores
+
+
+def _scores_of_trees(pred: Tree, gold: Tree, case: PreparedCase, tree_um: float | None) -> Scores:
+    of_tree = tree_scores(pred=pred, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape)
+    named = {f"tree_{name}": value for name, value in dataclasses.asdict(of_tree).items()}
+    if tree_um is not None:
+        in_um = length_scores(pred=pred, gold=gold, spacing_um=case.spacing_um, unit="um", tolerance=tree_um)
+        named |= {f"tree_{name}_um": value for name, value in in_um._asdict().items()}
+    return {key: float(value) for key, value in named.items() if key in SCORES}  # not their unit and tolerance
 
 
 def otsu_traced(case: PreparedCase) -> Found:

@@ -13,7 +13,7 @@ import numpy as np
 
 from distill3d.errors import InputError
 from distill3d.evaluation.metrics.topology import topology_scores
-from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX, voxel_scores
+from distill3d.evaluation.metrics.voxel import DEFAULT_SURFACE_UM, DEFAULT_TOLERANCE_VOX, voxel_scores
 from distill3d.volumes.components import drop_small
 
 
@@ -62,6 +62,16 @@ _OF_VOXELS = (
     ),
     Score(key="precision_tol", label="precision tol", higher_is_better=True),
     Score(key="recall_tol", label="recall tol", higher_is_better=True),
+    Score(
+        key="dice_tol_um",
+        label="Dice within um",
+        higher_is_better=True,
+        heading="Dice\nin um",
+        sentence="Dice within the tolerance in um",
+    ),
+    Score(key="precision_tol_um", label="precision tol um", higher_is_better=True),
+    Score(key="recall_tol_um", label="recall tol um", higher_is_better=True),
+    Score(key="nsd", label="NSD", higher_is_better=True, sentence="surface Dice (NSD) within its tolerance in um"),
     Score(key="hd95_um", label="HD95", unit="um", digits=1, sentence="HD95, in the unit of the spacing"),
     Score(key="asd_um", label="asd", unit="um", digits=2, sentence="mean surface distance"),
 )
@@ -124,6 +134,15 @@ SCORES = {
             sentence="error in the number of branch points",
         ),
         Score(key="tree_missed", label="tree missed", digits=1, averaged=False),
+        Score(key="tree_precision_um", label="length prec. within um", higher_is_better=True),
+        Score(key="tree_recall_um", label="length recall within um", higher_is_better=True),
+        Score(
+            key="tree_f1_um",
+            label="length F1 within um",
+            higher_is_better=True,
+            heading="length\nF1, um",
+            sentence="F1 of length within the tolerance in um",
+        ),
     )
 }
 
@@ -180,6 +199,8 @@ def mask_scores(
     known: np.ndarray | None = None,
     spacing_um: Sequence[float] = (1.0, 1.0, 1.0),
     tolerance_vox: float = DEFAULT_TOLERANCE_VOX,
+    tolerance_um: float | None = None,
+    surface_um: float = DEFAULT_SURFACE_UM,
 ) -> dict[str, float]:
     """Score a predicted mask against the gold one in every way; never nan.
 
@@ -190,11 +211,19 @@ def mask_scores(
     >>> scores["dice"], scores["cldice"], scores["missed"]
     (1.0, 1.0, 0.0)
     """
-    voxel = voxel_scores(pred=pred, gold=gold, known=known, spacing_um=spacing_um, tolerance_vox=tolerance_vox)
+    voxel = voxel_scores(
+        pred=pred,
+        gold=gold,
+        known=known,
+        spacing_um=spacing_um,
+        tolerance_vox=tolerance_vox,
+        tolerance_um=tolerance_um,
+        surface_um=surface_um,
+    )
     topology = topology_scores(pred=pred, gold=gold, known=known, tolerance_vox=tolerance_vox)
     of_voxels = asdict(voxel)
     del of_voxels["missed"]  # both have it; it comes last
-    return {name: float(value) for name, value in (of_voxels | asdict(topology)).items()}
+    return {name: float(value) for name, value in (of_voxels | asdict(topology)).items() if value is not None}
 
 
 def clean_scores(
@@ -204,6 +233,8 @@ def clean_scores(
     known: np.ndarray | None = None,
     spacing_um: Sequence[float] = (1.0, 1.0, 1.0),
     min_voxels: int,
+    tolerance_um: float | None = None,
+    surface_um: float = DEFAULT_SURFACE_UM,
 ) -> dict[str, float]:
     """Score a predicted mask as voxels once its small pieces are dropped.
 
@@ -213,6 +244,8 @@ def clean_scores(
         known: bool [Z, Y, X], False where nobody labelled; a piece counts with its voxels there.
         spacing_um: ZYX voxel size.
         min_voxels: smaller pieces (26-connected) are dropped.
+        tolerance_um: see `voxel_scores`.
+        surface_um: likewise.
 
     Returns:
         ``dice_clean`` and so on, as `voxel_scores` has them of the whole mask.
@@ -222,5 +255,14 @@ def clean_scores(
     >>> clean_scores(pred=pred, gold=gold, min_voxels=2)["hd95_um_clean"]
     0.0
     """
-    voxel = asdict(voxel_scores(pred=drop_small(pred, min_voxels), gold=gold, known=known, spacing_um=spacing_um))
-    return {clean.key: float(voxel[key]) for key, clean in _CLEAN.items()}
+    voxel = asdict(
+        voxel_scores(
+            pred=drop_small(pred, min_voxels),
+            gold=gold,
+            known=known,
+            spacing_um=spacing_um,
+            tolerance_um=tolerance_um,
+            surface_um=surface_um,
+        )
+    )
+    return {clean.key: float(voxel[key]) for key, clean in _CLEAN.items() if voxel[key] is not None}

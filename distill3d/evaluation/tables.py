@@ -15,11 +15,12 @@ COLUMNS = tuple(SCORES[key] for key in (
     "dice", "dice_tol", "cldice", "hd95_um", "hd95_um_clean", "tree_precision", "tree_recall", "tree_f1", "tree_esa",
 ))  # fmt: skip
 ROWS_OF_FILES = tuple(SCORES[key] for key in (
-    "dice", "precision", "recall", "tree_f1", "dice_tol", "hd95_um", "asd_um", "cldice", "betti0_error",
-    "betti1_error", "n_breaks", "n_spurious", "tree_esa", "tree_dsa", "tree_pds", "tree_length_pred",
-    "tree_length_gold", "tree_tips_error", "tree_branches_error",
+    "dice", "precision", "recall", "tree_f1", "tree_f1_um", "dice_tol", "dice_tol_um", "nsd", "hd95_um", "asd_um",
+    "cldice", "betti0_error", "betti1_error", "n_breaks", "n_spurious", "tree_esa", "tree_dsa", "tree_pds",
+    "tree_length_pred", "tree_length_gold", "tree_tips_error", "tree_branches_error",
 ))  # fmt: skip
 
+WITHIN_UM = {"nsd": "surface_um", "dice_tol_um": "mask_um", "tree_f1_um": "tree_um"}  # score -> its tolerance
 ENOUGH_KEPT = 0.5  # of the likeness to the teacher
 
 
@@ -46,9 +47,21 @@ def score_table(results: Mapping[str, Any]) -> Table:
         "; ".join(missed),
         f"not traced, so without scores of a tree: {'; '.join(untraced)}" if untraced else "",
         f"clean: {'; '.join(cleaned)}" if cleaned else "",
+        *_in_um(results.get("tolerances") or {}, methods),
     ]
     table.caption, table.caption_justify = "\n".join(filter(None, lines)) or None, "left"
     return table
+
+
+def _in_um(tolerances: Mapping[str, float | None], methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say the means of the scores whose tolerance is in um, a line each."""
+    lines = []
+    for key, tolerance in WITHIN_UM.items():
+        score, far = SCORES[key], tolerances.get(tolerance)
+        means = [f"{method} {m['mean'][key]:.{score.digits}f}" for method, m in methods.items() if key in m["mean"]]
+        if means and far is not None:
+            lines.append(f"{score.label} ({far:g} um): {', '.join(means)}")
+    return lines
 
 
 def _clean(clean: Mapping[str, Any]) -> str:
@@ -130,11 +143,20 @@ def file_table(scores: Mapping[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", width=WIDTH)
     table.add_column("score")
     table.add_column(f"in {scores['unit']}" if "unit" in scores else "value", justify="right")
-    if "tolerance" in scores:
-        table.caption = f"precision, recall, F1: of length, within {scores['tolerance']:g} {scores['unit']}"
-        table.caption_justify = "left"
+    table.caption, table.caption_justify = _tolerances_of_files(scores), "left"
     for score in ROWS_OF_FILES:
-        key = score.key.removeprefix("tree_").removesuffix("_um")  # the table says which trees or masks, and the unit
+        key = score.key.removeprefix("tree_")  # the table says which trees or masks, and the unit
+        key = key.removesuffix("_um") if score.unit == "um" else key
         if key in scores:
             table.add_row(score.sentence or score.label, f"{scores[key]:.4g}")
     return table
+
+
+def _tolerances_of_files(scores: Mapping[str, Any]) -> str:
+    """Say at which tolerances two files were scored, a line each."""
+    if "tolerance" in scores:
+        says = [f"precision, recall, F1: of length, within {scores['tolerance']:g} {scores['unit']}"]
+    else:
+        says = [f"{SCORES['dice_tol'].sentence}: {scores['tolerance_vox']:g} vox"]
+    in_um = {SCORES[key].sentence: scores.get(tolerance) for key, tolerance in WITHIN_UM.items()}
+    return "\n".join([*says, *(f"{score}: {far:g} um" for score, far in in_um.items() if far is not None)])

@@ -10,7 +10,7 @@ from distill3d.storage.run_folder import RunFolder, write_yaml
 
 # A resumed run may change these; anything else would make it another experiment.
 RESUMABLE = ("trainer.steps", "trainer.accelerator", "trainer.precision", "trainer.log_every")
-RESUMABLE_SECTIONS = ("logging.", "inference.", "patches.workers", "crops.workers", "runs", "cache")
+RESUMABLE_SECTIONS = ("logging.", "inference.", "evaluation.", "patches.workers", "crops.workers", "runs", "cache")
 
 
 def finished_or_refused(folder: RunFolder, settings: Plain, *, resume: bool) -> bool:

@@ -89,6 +89,28 @@ def test_length_counts_as_found_up_to_the_tolerance_which_the_table_says(tmp_pat
     assert file_table(score_files(*files, tolerance=3.1)).caption == "precision, recall, F1: of length, within 3.1 vox"
 
 
+def test_a_tolerance_in_um_stands_beside_the_one_in_voxels_and_is_said(tmp_path):
+    """Aside by 3 voxels of 0.5 um: 1.5 um."""
+    spacing = (1.0, 0.5, 0.5)
+    masks = [mask_file(tmp_path / name, line(y)) for name, y in (("a.tif", 13.0), ("b.tif", 10.0))]
+    for tolerance_um in (1.4, 1.6):
+        in_um = {"mask_um": tolerance_um, "surface_um": tolerance_um}
+        scores = score_files(*masks, spacing_um=spacing, tolerances_um=in_um)
+        assert [scores[key] == 1 for key in ("dice_tol_um", "nsd")] == [tolerance_um > 1.5] * 2
+        assert scores["dice_tol"] == score_files(*masks)["dice_tol"] < 1
+        assert f"in um: {tolerance_um} um" in file_table(scores).caption
+    for path, tree in ((tmp_path / "a.swc", line(13.0)), (tmp_path / "b.swc", line(10.0))):
+        write_swc(path, tree)
+    trees = tmp_path / "a.swc", tmp_path / "b.swc"
+    for pair in (trees, (tmp_path / "b.tif", tmp_path / "a.swc")):
+        for tree_um, right in ((1.0, 0), (2.6, 1)):
+            scores = score_files(*pair, spacing_um=spacing, tolerances_um={"tree_um": tree_um})
+            assert (scores["f1_um"], scores["tree_um"]) == (right, tree_um)
+    assert "F1 of length within the tolerance in um: 2.6 um" in file_table(scores).caption
+    with pytest.raises(InputError, match=r"--tree-um 2: .* accepted: with --spacing"):
+        score_files(*trees, tolerances_um={"tree_um": 2.0})
+
+
 def test_the_command_s_tolerance_is_that_of_the_scores():
     """It stands in the command line a second time, which must not import the metrics to print its help."""
     assert inspect.signature(evaluate).parameters["tolerance"].default == DEFAULT_TREE_TOLERANCE

@@ -16,7 +16,11 @@ def test_the_scores_of_masks_are_those_of_both_functions():
     masks = {name: rng.random((6, 7, 8)) < share for name, share in (("pred", 0.2), ("gold", 0.3), ("known", 0.9))}
     spacing = (3.0, 1.0, 0.5)
     voxel, topology = voxel_scores(**masks, spacing_um=spacing), topology_scores(**masks)
-    assert mask_scores(**masks, spacing_um=spacing) == asdict(voxel) | asdict(topology)
+    scored = {name: value for name, value in (asdict(voxel) | asdict(topology)).items() if value is not None}
+    assert mask_scores(**masks, spacing_um=spacing) == scored
+    in_um = {"tolerance_um": 1.0, "surface_um": 0.5}  # the tolerances too
+    scored = asdict(voxel_scores(**masks, spacing_um=spacing, **in_um)) | asdict(topology)
+    assert mask_scores(**masks, spacing_um=spacing, **in_um) == scored
     assert voxel.hd95_um != voxel_scores(**masks).hd95_um  # the spacing is passed on
     assert voxel.dice != voxel_scores(pred=masks["pred"], gold=masks["gold"]).dice  # and so is what is known
 
@@ -37,8 +41,9 @@ def test_a_mask_without_small_pieces_is_clean_already(seed, share):
     labels, count = label_components(pred)
     smallest = int(np.bincount(labels.ravel(), minlength=2)[1:].min()) if count else 50
     masks = {"pred": pred, "gold": gold, "known": known, "spacing_um": (3.0, 1.0, 0.5)}
+    masks |= {"tolerance_um": 1.0, "surface_um": 0.5}
     whole, clean = mask_scores(**masks), clean_scores(**masks, min_voxels=smallest)
-    assert len(clean) == 8
+    assert len(clean) == 12
     assert clean == {key: whole[key.removesuffix("_clean")] for key in clean}
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 from made_trees import EMPTY, make, straight
 
-from distill3d.evaluation.metrics.tree import tree_scores
+from distill3d.evaluation.metrics.tree import length_scores, tree_scores
 from distill3d.evaluation.scores import SCORES, clean_scores, mask_scores
 from distill3d.report.comparison.columns import DEFAULT
 
@@ -21,7 +21,10 @@ BRANCHED = make([(0, 0, 0), (15, 0, 0), (15, 20, 0), (30, 0, 20)], [-1, 0, 1, 1]
 
 def scores_of(mask: np.ndarray, tree) -> dict[str, float]:
     of_tree = asdict(tree_scores(pred=tree, gold=LINE, shape_zyx=GOLD.shape))
-    of_mask = mask_scores(pred=mask, gold=GOLD) | clean_scores(pred=mask, gold=GOLD, min_voxels=2)
+    in_um = length_scores(pred=tree, gold=LINE, unit="um", tolerance=2.0)._asdict()
+    of_mask = mask_scores(pred=mask, gold=GOLD, tolerance_um=2.0)
+    of_mask |= clean_scores(pred=mask, gold=GOLD, min_voxels=2, tolerance_um=2.0)
+    of_tree |= {f"{name}_um": value for name, value in in_um.items()}
     return of_mask | {f"tree_{name}": value for name, value in of_tree.items()}
 
 

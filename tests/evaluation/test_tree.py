@@ -8,7 +8,7 @@ from made_trees import EMPTY, make, moved, slow_share, straight, trees
 from scipy.spatial.transform import Rotation
 
 from distill3d.errors import InputError
-from distill3d.evaluation.metrics.tree import tree_scores
+from distill3d.evaluation.metrics.tree import length_scores, tree_scores
 from distill3d.volumes.swc import read_swc
 from distill3d.volumes.tree import Tree
 
@@ -49,6 +49,24 @@ def test_the_order_of_nodes_and_a_motion_of_both_change_nothing(pred, gold, seed
     one = tree_scores(pred=pred, gold=gold, tolerance=3.7)
     other = tree_scores(pred=changed(pred), gold=changed(gold), tolerance=3.7)
     assert asdict(other) == pytest.approx(asdict(one), abs=1e-9)
+
+
+@given(pred=trees(), gold=trees(), unit=st.sampled_from(["vox", "um"]))
+@settings(max_examples=30, deadline=None)
+def test_length_alone_is_scored_as_beside_all_else(pred, gold, unit):
+    arguments = {"gold": gold, "spacing_um": (3.0, 1.0, 0.5), "unit": unit, "tolerance": 2.5}
+    for each in (pred, EMPTY):
+        scores = tree_scores(pred=each, **arguments)
+        assert length_scores(pred=each, **arguments) == (scores.precision, scores.recall, scores.f1)
+
+
+def test_a_tolerance_in_um_is_even_where_slices_are_thick():
+    """Slices of 3 um: a line one slice off is 3 um off, one two rows off 2 um; both are within 2 voxels."""
+    gold = straight(20)
+    for shift, in_um in (((3.0, 0, 0), 0.0), ((0, 2.0, 0), 1.0)):
+        pair = {"pred": moved(gold, shift), "gold": gold, "spacing_um": (3.0, 1.0, 1.0), "tolerance": 2.0}
+        assert length_scores(**pair, unit="vox") == (1.0, 1.0, 1.0)
+        assert length_scores(**pair, unit="um") == (in_um, in_um, in_um)
 
 
 def test_scores_order_perfect_slightly_wrong_half_and_elsewhere():

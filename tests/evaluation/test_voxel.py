@@ -6,14 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.metrics import HausdorffDistanceMetric, SurfaceDistanceMetric
+from monai.metrics import HausdorffDistanceMetric, SurfaceDiceMetric, SurfaceDistanceMetric
 
 from distill3d.errors import InputError
 from distill3d.evaluation.metrics import surface
 from distill3d.evaluation.metrics.voxel import voxel_scores
 from distill3d.evaluation.scores import summarize
 
-OVERLAPS = ("dice", "precision", "recall", "dice_tol", "precision_tol", "recall_tol")
+OVERLAPS = ("dice", "precision", "recall", "dice_tol", "precision_tol", "recall_tol", "nsd")
+IN_UM = ("dice_tol_um", "precision_tol_um", "recall_tol_um")
 
 
 def line(*voxels: int, length: int = 20) -> np.ndarray:
@@ -46,6 +47,39 @@ def test_golden_values_of_two_short_lines():
     assert (scores.missed, scores.n_pred, scores.n_gold) == (False, 5, 4)
 
 
+def test_golden_surface_dice_of_two_short_lines():
+    """The lines above: within 0.5 um, one voxel, of gold's surface lie predicted 4, 5, 6 of 5, of the prediction's gold
+    3, 4, 5 of 4: 6 of 9. Within 0.499 um only 4 and 5 of both: 4 of 9. Within 1 um predicted 4..7 and all of gold.
+    """
+    lines = {"pred": line(4, 5, 6, 7, 8), "gold": line(2, 3, 4, 5), "spacing_um": (1.0, 1.0, 0.5)}
+    for surface_um, right in ((0.5, 6), (0.499, 4), (1.0, 8)):
+        assert voxel_scores(**lines, surface_um=surface_um).nsd == right / 9
+
+
+def test_golden_surface_dice_leaves_the_inside_of_solids_out():
+    """Cubes of 5 and 3 voxels around one center: 98 and 26 surface voxels, those of the small one exactly 1 um inside.
+
+    The 6 faces of the large one hold 9 voxels each opposite to the small one, 1 um away; the next nearest, at its
+    edges, are sqrt(2), at its 8 corners sqrt(3) away.
+    """
+    large, small = np.zeros((9, 9, 9), bool), np.zeros((9, 9, 9), bool)
+    large[2:7, 2:7, 2:7] = small[3:6, 3:6, 3:6] = True
+    for surface_um, right in ((0.9, 0), (1.0, 26 + 54), (1.5, 26 + 90), (1.8, 26 + 98)):
+        assert voxel_scores(pred=small, gold=large, surface_um=surface_um).nsd == right / (26 + 98)
+
+
+def test_a_tolerance_in_um_is_even_where_slices_are_thick():
+    """Slices of 3 um: a line one slice off is 3 um off, one two rows off 2 um; both are within 2 voxels."""
+    gold, spacing = np.zeros((7, 9, 5), bool), (3.0, 1.0, 1.0)
+    gold[3, 4] = True
+    for shift, axis, within in ((1, 0, (0.0, 1.0)), (2, 1, (1.0, 1.0))):
+        for tolerance_um, right in zip((2.0, 3.0), within, strict=True):
+            pred = np.roll(gold, shift, axis)
+            scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing, tolerance_um=tolerance_um)
+            assert scores.dice_tol == 1.0
+            assert [getattr(scores, name) for name in IN_UM] == [right] * 3
+
+
 def test_the_tolerance_includes_its_end_and_is_euclidean():
     gold, pred = np.zeros((9, 9, 9), bool), np.zeros((9, 9, 9), bool)
     gold[1, 1, 1] = pred[3, 4, 7] = True  # 2, 3, 6 apart: exactly 7
@@ -66,12 +100,12 @@ def test_empty_masks_follow_the_honest_rule():
     """1 x 1 x 20 voxels of 2 x 3 x 0.3 um: the diagonal is sqrt(4 + 9 + 36) = 7 um."""
     some, none, spacing = line(1), line(), (2.0, 3.0, 0.3)
     for pred, gold in ((some, none), (none, some)):
-        scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing)
-        assert [getattr(scores, name) for name in OVERLAPS] == [0.0] * 6
+        scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing, tolerance_um=9.0, surface_um=9.0)
+        assert [getattr(scores, name) for name in (*OVERLAPS, *IN_UM)] == [0.0] * 10
         assert (scores.hd95_um, scores.asd_um) == (pytest.approx(7.0), pytest.approx(7.0))
         assert scores.missed
-    scores = voxel_scores(pred=none, gold=none, spacing_um=spacing)
-    assert [getattr(scores, name) for name in OVERLAPS] == [1.0] * 6
+    scores = voxel_scores(pred=none, gold=none, spacing_um=spacing, tolerance_um=0.0)
+    assert [getattr(scores, name) for name in (*OVERLAPS, *IN_UM)] == [1.0] * 10
     assert (scores.hd95_um, scores.asd_um, scores.missed) == (0.0, 0.0, False)
 
 
@@ -87,7 +121,8 @@ def test_scores_order_perfect_slightly_wrong_wrong_inverted():
     gold[8:11, 10:13, 5:35] = True
     ladder = [gold, np.roll(gold, 1, 1), np.roll(gold, 8, 1), ~gold]
     scores = [voxel_scores(pred=pred, gold=gold, spacing_um=(3, 1, 1)) for pred in ladder]
-    assert [getattr(scores[0], name) for name in OVERLAPS] == [1.0] * 6
+    assert [getattr(scores[0], name) for name in OVERLAPS] == [1.0] * 7
+    assert scores[0].nsd == scores[1].nsd > scores[2].nsd == 0.0
     assert (scores[0].hd95_um, scores[0].asd_um) == (0.0, 0.0)
     assert scores[0].dice > scores[1].dice > scores[2].dice == scores[3].dice == 0.0
     assert scores[1].dice_tol == 1.0 > scores[2].dice_tol
@@ -99,14 +134,16 @@ def test_scores_order_perfect_slightly_wrong_wrong_inverted():
 @settings(max_examples=30, deadline=None)
 def test_distances_are_monais_on_masks_that_are_not_empty(seed, share):
     pred, gold, spacing = blobs(seed, share=share), blobs(seed + 1, share=share), (3.03, 0.7, 1.1)
-    scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing)
+    scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing, surface_um=1.3)
     tensors = [torch.from_numpy(mask)[None, None].float() for mask in (pred, gold)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MONAI's own, on masks of one class
         hd95 = HausdorffDistanceMetric(percentile=95)(*tensors, spacing=spacing)
         asd = SurfaceDistanceMetric(symmetric=True)(*tensors, spacing=spacing)
+        nsd = SurfaceDiceMetric(class_thresholds=[1.3], include_background=True)(*tensors, spacing=spacing)
     assert scores.hd95_um == pytest.approx(float(hd95), rel=1e-5)
     assert scores.asd_um == pytest.approx(float(asd), rel=1e-5)
+    assert scores.nsd == pytest.approx(float(nsd), rel=1e-5)
 
 
 @given(
@@ -117,10 +154,13 @@ def test_distances_are_monais_on_masks_that_are_not_empty(seed, share):
 @settings(max_examples=30, deadline=None)
 def test_overlaps_at_a_tolerance_are_those_of_all_pairs(seed, share, tolerance):
     pred, gold = blobs(seed, share=share), blobs(seed + 7, share=share / 2)
-    scores = voxel_scores(pred=pred, gold=gold, tolerance_vox=tolerance)
-    gaps = np.linalg.norm(np.argwhere(pred)[:, None] - np.argwhere(gold)[None], axis=-1)
-    assert scores.precision_tol == pytest.approx((gaps.min(axis=1) <= tolerance).mean())
-    assert scores.recall_tol == pytest.approx((gaps.min(axis=0) <= tolerance).mean())
+    spacing = (3.03, 0.7, 1.1)
+    scores = voxel_scores(pred=pred, gold=gold, tolerance_vox=tolerance, tolerance_um=tolerance, spacing_um=spacing)
+    steps = np.argwhere(pred)[:, None] - np.argwhere(gold)[None]
+    for size, suffix in (((1, 1, 1), ""), (spacing, "_um")):
+        near = np.linalg.norm(steps * size, axis=-1) <= tolerance + 1e-9
+        assert getattr(scores, f"precision_tol{suffix}") == pytest.approx(near.any(axis=1).mean())
+        assert getattr(scores, f"recall_tol{suffix}") == pytest.approx(near.any(axis=0).mean())
     if tolerance == 0.0:
         assert scores.dice_tol == pytest.approx(scores.dice)
 
@@ -133,7 +173,7 @@ def test_tree_and_transform_give_the_same_scores(seed, share):
     for limit in (0.0, 1.0):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(surface, "_TREE_SHARE", limit)
-            means.append(asdict(voxel_scores(pred=pred, gold=gold, spacing_um=(3.0, 1.0, 0.5))))
+            means.append(asdict(voxel_scores(pred=pred, gold=gold, spacing_um=(3.0, 1.0, 0.5), tolerance_um=4.0)))
     assert means[0] == pytest.approx(means[1])
 
 
@@ -141,12 +181,14 @@ def test_tree_and_transform_give_the_same_scores(seed, share):
 @settings(max_examples=20, deadline=None)
 def test_swapping_roles_or_axes_changes_nothing_but_the_names(seed, axes):
     pred, gold, spacing = blobs(seed), blobs(seed + 1), np.array([3.0, 1.0, 0.5])
-    scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing)
-    turned = voxel_scores(pred=pred.transpose(axes), gold=gold.transpose(axes), spacing_um=spacing[axes])
+    scores = voxel_scores(pred=pred, gold=gold, spacing_um=spacing, tolerance_um=1.0)
+    turned = voxel_scores(
+        pred=pred.transpose(axes), gold=gold.transpose(axes), spacing_um=spacing[axes], tolerance_um=1.0
+    )
     assert asdict(turned) == pytest.approx(asdict(scores))
     swapped = voxel_scores(pred=gold, gold=pred, spacing_um=spacing)
     assert (swapped.precision, swapped.recall_tol) == (scores.recall, scores.precision_tol)
-    assert (swapped.dice, swapped.hd95_um) == pytest.approx((scores.dice, scores.hd95_um))
+    assert (swapped.dice, swapped.hd95_um, swapped.nsd) == pytest.approx((scores.dice, scores.hd95_um, scores.nsd))
 
 
 def test_voxels_nobody_labelled_change_nothing():
@@ -169,6 +211,8 @@ def test_voxels_nobody_labelled_change_nothing():
         {"pred": np.zeros((2, 3, 4), bool), "gold": np.zeros((2, 3, 4), bool), "known": np.ones((2, 3, 4))},
         {"pred": np.zeros((2, 3, 4), bool), "gold": np.zeros((2, 3, 4), bool), "tolerance_vox": -1.0},
         {"pred": np.zeros((2, 3, 4), bool), "gold": np.zeros((2, 3, 4), bool), "tolerance_vox": np.nan},
+        {"pred": np.zeros((2, 3, 4), bool), "gold": np.zeros((2, 3, 4), bool), "tolerance_um": -1.0},
+        {"pred": np.zeros((2, 3, 4), bool), "gold": np.zeros((2, 3, 4), bool), "surface_um": np.nan},
     ],
 )
 def test_what_are_no_masks_is_refused(arguments):
@@ -178,8 +222,8 @@ def test_what_are_no_masks_is_refused(arguments):
 
 def test_a_missed_case_lowers_the_mean_and_is_counted():
     gold = blobs(0)
-    good = voxel_scores(pred=gold, gold=gold)
-    missed = voxel_scores(pred=np.zeros_like(gold), gold=gold)
+    good = voxel_scores(pred=gold, gold=gold, tolerance_um=2.0)
+    missed = voxel_scores(pred=np.zeros_like(gold), gold=gold, tolerance_um=2.0)
     summary = summarize({"a": asdict(good), "b": asdict(missed)})
     assert (summary.n_cases, summary.n_missed) == (2, 1)
     assert (summary.mean["dice"], summary.sd["dice"]) == (0.5, pytest.approx(np.sqrt(0.5)))

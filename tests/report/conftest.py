@@ -10,6 +10,7 @@ import pytest
 from distill3d.config.plain import as_plain
 from distill3d.config.schema import (
     BalanceConfig,
+    EvaluationConfig,
     InferenceConfig,
     LoggingConfig,
     OptimizerConfig,
@@ -59,6 +60,7 @@ def plain_settings(name, seed):
         "trainer": as_plain(TrainerConfig()),
         "inference": as_plain(InferenceConfig()),
         "trace": as_plain(TraceConfig()),
+        "evaluation": as_plain(EvaluationConfig()),
         "logging": as_plain(LoggingConfig()),
         "seed": seed,
         "runs": "runs",

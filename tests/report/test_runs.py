@@ -103,6 +103,16 @@ def test_scores_that_are_no_numbers_are_missing_not_good(write_run):
     assert (row["hd95_um"], row["cldice"], row["recall"], row["dice"]) == (None, None, None, 0.5)
 
 
+def test_the_tolerances_of_a_later_evaluation_are_settings_of_the_run(write_run):
+    path = write_run()
+    metrics = json.loads((path / "metrics.json").read_text())
+    metrics["tolerances"] = {"mask_vox": 2.0, "surface_um": 3.0, "mask_um": None}
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    settings = read_run(path).settings
+    taken = {key: value for key, value in settings.items() if key.startswith("evaluation.")}
+    assert taken == {"evaluation.surface_um": 3.0, "evaluation.mask_um": None, "evaluation.tree_um": None}
+
+
 def test_what_an_older_run_lacks_is_said(write_run):
     path = write_run()
     metrics = json.loads((path / "metrics.json").read_text())

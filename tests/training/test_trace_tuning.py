@@ -45,7 +45,12 @@ def test_a_perfect_probability_becomes_a_perfect_tree(perfect, monkeypatch):
     monkeypatch.setattr(
         run_scores, "experiment_from_plain", lambda plain: built.append(plain) or experiment_from_plain(plain)
     )
-    results = evaluate(perfect.path)
+    results = evaluate(perfect.path, tolerances_um={"mask_um": 1.5, "tree_um": 5.0})
+    assert results["tolerances"] == {"mask_vox": 2, "tree_vox": 4, "surface_um": 2, "mask_um": 1.5, "tree_um": 5}
+    assert results["mean"]["nsd"] == results["mean"]["dice_tol_um"] == results["mean"]["dice_tol_um_clean"] == 1
+    said = str(score_table(results).caption)
+    for words in ("NSD (2 um): tiny 1.000, otsu ", "Dice within um (1.5 um)", "length F1 within um (5 um)"):
+        assert words in said
     assert len(built) == 1  # not once per case
     assert results["mean"]["dice"] == 1
     assert results["mean"]["tree_f1"] > 0.95  # side branches within a spur's length are cut

@@ -8,7 +8,7 @@ from distill3d.errors import InputError
 
 
 def known_pair(
-    *, pred: np.ndarray, gold: np.ndarray, known: np.ndarray | None, tolerance_vox: float
+    *, pred: np.ndarray, gold: np.ndarray, known: np.ndarray | None, **tolerances: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return both masks without the voxels nobody labelled.
 
@@ -16,10 +16,10 @@ def known_pair(
         pred: bool [Z, Y, X].
         gold: bool [Z, Y, X].
         known: bool [Z, Y, X], False where nobody labelled.
-        tolerance_vox: in voxels, at least 0.
+        **tolerances: name -> distance, at least 0; None where none was asked for.
 
     Raises:
-        InputError: the shapes differ, a mask is not bool, or the tolerance is below 0.
+        InputError: the shapes differ, a mask is not bool, or a tolerance is below 0.
 
     >>> ones = np.ones((1, 1, 2), bool)
     >>> known_pair(pred=ones, gold=ones, known=~ones, tolerance_vox=0.0)[0].any()
@@ -29,8 +29,9 @@ def known_pair(
     shapes = ", ".join(f"{name} {mask.dtype} {mask.shape}" for name, mask in masks.items())
     if any(mask.dtype != bool or mask.shape != pred.shape or mask.ndim != 3 for mask in masks.values()):
         raise InputError(f"masks: {shapes}; bool masks of one shape [Z, Y, X] are accepted")
-    if not tolerance_vox >= 0:
-        raise InputError(f"tolerance_vox: {tolerance_vox} found; a number >= 0 is accepted")
+    for name, tolerance in tolerances.items():
+        if tolerance is not None and not tolerance >= 0:
+            raise InputError(f"{name}: {tolerance} found; a number >= 0 is accepted")
     return (pred, gold) if known is None else (pred & known, gold & known)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 
@@ -72,6 +72,14 @@ class TreeScores:
     tolerance: float
 
 
+class LengthScores(NamedTuple):
+    """Precision, recall and F1 of length at a tolerance, as `TreeScores` has them."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
 def tree_scores(
     *,
     pred: Tree,
@@ -110,28 +118,20 @@ def tree_scores(
     >>> scores.esa, scores.dsa, scores.pds, scores.f1, scores.unit
     (3.0, 3.0, 1.0, 1.0, 'vox')
     """
-    spacing = _require(pred, gold, spacing_um, unit, tolerance)
-    scale = spacing if unit == "vox" else np.ones(3)
-    voxel = spacing / scale  # size of a voxel in the unit
+    scale, voxel = _require(pred, gold, spacing_um, unit, tolerance)
     of_pred, of_gold = _segments(pred, scale), _segments(gold, scale)
     missed = (pred.n_nodes == 0) != (gold.n_nodes == 0)
     if pred.n_nodes and gold.n_nodes:
         with_orphans = [_segments(tree, scale, draw_orphans=vaa3d_compat) for tree in (pred, gold)]
         apart = esa_dsa_pds(pred=with_orphans[0], gold=with_orphans[1])
-        precision, recall = (
-            _share_within(tree, other, voxel, tolerance) for tree, other in ((of_pred, of_gold), (of_gold, of_pred))
-        )
     else:
         worst = _worst_distance(of_pred, of_gold, voxel, shape_zyx, tolerance) if missed else 0.0
         apart = TreeDistances(esa=worst, dsa=worst, pds=float(missed))
-        precision = recall = float(not missed)
     return TreeScores(
         esa=apart.esa,
         dsa=apart.dsa,
         pds=apart.pds,
-        precision=precision,
-        recall=recall,
-        f1=harmonic_mean(precision, recall),
+        **_length_scores(of_pred, of_gold, voxel, tolerance)._asdict(),
         **_compared("length", float(of_pred.lengths.sum()), float(of_gold.lengths.sum())),
         **_compared("tips", len(pred.tips), len(gold.tips)),
         **_compared("branches", len(pred.branch_points), len(gold.branch_points)),
@@ -141,13 +141,31 @@ def tree_scores(
     )
 
 
+def length_scores(
+    *, pred: Tree, gold: Tree, spacing_um: Sequence[float] = (1.0, 1.0, 1.0), unit: Unit = "vox", tolerance: float
+) -> LengthScores:
+    """Return precision, recall and F1 of length alone; arguments, errors and rules are those of `tree_scores`."""
+    scale, voxel = _require(pred, gold, spacing_um, unit, tolerance)
+    return _length_scores(_segments(pred, scale), _segments(gold, scale), voxel, tolerance)
+
+
+def _length_scores(pred: Segments, gold: Segments, voxel: np.ndarray, tolerance: float) -> LengthScores:
+    if len(pred.start) and len(gold.start):
+        precision, recall = (_share_within(*pair, voxel, tolerance) for pair in ((pred, gold), (gold, pred)))
+    else:
+        precision = recall = float(len(pred.start) == len(gold.start))
+    return LengthScores(precision, recall, harmonic_mean(precision, recall))
+
+
 def _compared(name: str, of_pred: float, of_gold: float) -> dict[str, Any]:
     """Return both values and their absolute difference, named as `TreeScores` names them."""
     return {f"{name}_pred": of_pred, f"{name}_gold": of_gold, f"{name}_error": abs(of_pred - of_gold)}
 
 
-def _require(pred: Tree, gold: Tree, spacing_um: Sequence[float], unit: str, tolerance: float) -> np.ndarray:
-    """Return the spacing as an array, once all is what it must be."""
+def _require(
+    pred: Tree, gold: Tree, spacing_um: Sequence[float], unit: str, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what divides coordinates, and the size of a voxel in the unit, once all is what it must be."""
     spacing = np.asarray(spacing_um, np.float64)
     if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise InputError(f"spacing_um: {tuple(spacing_um)} found; three finite numbers > 0 (z, y, x) are accepted")
@@ -162,7 +180,8 @@ def _require(pred: Tree, gold: Tree, spacing_um: Sequence[float], unit: str, tol
         if tree.length_um / spacing.min() > _MAX_LENGTH:
             length = tree.length_um / spacing.min()
             raise InputError(f"{name}: {length:g} voxels long; up to {_MAX_LENGTH:g} accepted, is the spacing right?")
-    return spacing
+    ones = np.ones(3)
+    return (spacing, ones) if unit == "vox" else (ones, spacing)
 
 
 def _segments(tree: Tree, scale: np.ndarray, *, draw_orphans: bool = False) -> Segments:

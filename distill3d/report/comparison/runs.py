@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from distill3d.config.plain import flatten
+from distill3d.config.schema import EvaluationConfig
 from distill3d.errors import InputError
 from distill3d.storage.run_folder import RunFolder
 
@@ -67,10 +69,12 @@ def read_run(path: Path) -> Run:
     seed = settings.get("seed")
     if not isinstance(seed, int) or not isinstance(settings.get("name"), str):
         raise InputError(f"{folder.config}: has no seed or no name; accepted: a config.yaml that `fit` wrote")
+    at = _mapping(metrics.get("tolerances"))  # of the last `evaluate`, which may have been told others than `fit`
+    taken = {f"evaluation.{f.name}": at[f.name] for f in dataclasses.fields(EvaluationConfig) if f.name in at}
     parts = {key: fit.get(key) for key in ("cost", "teacher", "provenance")}
     return Run(
         folder=path,
-        settings=flatten(settings),
+        settings=flatten(settings) | taken,
         seed=seed,
         cases=cases,
         references={name: _rows(_mapping(ref).get("cases"), folder.metrics) for name, ref in references.items()},
