@@ -115,7 +115,8 @@ def _less(name):
     )
     if experiment.data.name == "simulated":
         return (*fewer, "data.train=2", "data.val=1", "data.test=1", "data.shape_zyx=[16,64,64]")
-    fewer = (*fewer, "data.train=[OP_1]", "data.test=[]")
+    if name.startswith("op_"):
+        fewer = (*fewer, "data.train=[OP_1]", "data.test=[]")
     view = getattr(experiment.strategy.config, "view", None)
     return fewer if view is None else (*fewer, "strategy.view.source=patch")
 
