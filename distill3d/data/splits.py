@@ -78,7 +78,8 @@ def split_around_test(
     held_out = split_by_lists(names, {"test": test})["test"]
     train, val, _ = fractions
     others = [name for name in names if name not in held_out]
-    return split_by_fractions(others, (train / (train + val), val / (train + val), 0.0), seed) | {"test": held_out}
+    dealt = split_by_fractions(others, (train / (train + val), val / (train + val), 0.0), seed)
+    return {**dealt, "test": held_out}
 
 
 def split_by_fractions(names: Sequence[str], fractions: tuple[float, float, float], seed: int) -> Splits:

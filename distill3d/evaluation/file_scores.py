@@ -93,7 +93,7 @@ def _tree_files(
         vaa3d_compat=vaa3d_compat,
         tolerance=tolerance,
     )
-    in_um = _in_um(*trees, spacing_um or MICROMETERS, tree_um)
+    in_um = _in_um(trees[0], trees[1], spacing_um or MICROMETERS, tree_um)
     return {"pred": str(pred), "gold": str(gold), "kind": "trees", **asdict(scores), **in_um}
 
 
