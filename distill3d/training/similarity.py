@@ -15,7 +15,7 @@ from distill3d.layers.grids import Cells, resample
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.slices import Zoom, cut_slices, slice_order, stacked_maps
-from distill3d.transfer.matching.relations import linear_cka_table
+from distill3d.transfer.matching.alignment import linear_cka_table
 from distill3d.transfer.view import map_cells
 from distill3d.types import AXES, Axis, Batch
 
@@ -79,7 +79,8 @@ def kept(before: Similarity, after: Similarity, blocks: Mapping[str, str]) -> fl
 def layer_similarity(student: Student, teacher: Teacher, batch: Batch) -> Similarity:
     """Compare every block of the student with every block of the teacher.
 
-    Range of each value: [0, 1]; 1 where one layer's features are a rotation and scaling of the other's. Features of
+    Range of each value: [0, 1]; 1 where one layer's features are a rotation and scaling of the other's, 0 where nothing
+    is alike (the unbiased estimate may be below it, which counts as 0). Features of
     cells of `CELL_VOX` voxels are compared, over all patches at once. Neither network nor its statistics change.
 
     Source: Kornblith et al. 2019, Similarity of neural network representations revisited, arXiv 1905.00414; comparing a
@@ -105,6 +106,7 @@ def layer_similarity(student: Student, teacher: Teacher, batch: Batch) -> Simila
     table = linear_cka_table(
         [*student_places.values()], [places for of_axis in by_axis.values() for places in of_axis.values()]
     )
+    table = table.clamp(0, 1)
     cka = {axis: part.tolist() for axis, part in zip(AXES, table.split(len(names), dim=1), strict=True)}
     return {"student": list(student_places), "teacher": list(names), "cka": cka}
 
