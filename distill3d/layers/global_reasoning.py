@@ -7,8 +7,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-EPS = 1e-5  # added to the variance
-MOMENTUM = 0.1  # of the running statistics; both are torch's defaults
+EPS = 1e-4  # added to the variance; as in the authors' code
+MOMENTUM = 0.1  # of the running statistics; torch's default, as there
 
 
 @final
@@ -21,14 +21,15 @@ class GlobalReasoning3d(nn.Module):
     * reasoning: ``Z = W_g relu(G A^T + a + G)`` [S, M], A [M, M] the learned adjacency;
     * back: ``y = x + norm(W_e Z B)``, a batch normalization whose scale and offset start at 0.
 
-    X, B and W_e Z B are never formed. G and the batch's statistics follow from the mean of x and its second moments
-    [C, C], so that x and y are joined by one C x C matrix and one offset per patch. The result is the same, but only
-    x and y are stored instead of seven maps, and a voxel costs 2 C^2 products instead of 4 C S. Moments and matrices
-    are float32 at least, under autocast too; only the last product has the type of the convolutions around it. In
-    training the statistics are those of the process's own batch, as in torch's batch normalization.
+    X, B and W_e Z B are never formed. G and the batch's statistics follow from the mean of x and its covariance [C, C],
+    so that x and y are joined by one C x C matrix and one offset per patch. The result is the same, but only x less its
+    mean and y are stored instead of seven maps, and a voxel costs 2 C^2 products instead of 4 C S. What varies is never
+    computed as a difference of large numbers, so features far from 0 keep float32's precision. Moments and matrices are
+    float32 at least, under autocast too; only the last product has the type of the convolutions around it. In training
+    the statistics are those of the process's own batch, as in torch's batch normalization.
 
     Source: Chen et al. 2019, Graph-based global reasoning networks (CVPR), section 3; in a 3D U-Net: Wang et al. 2021,
-    arXiv 2101.08910. Our choice: projections and adjacency have biases, W_g and W_e none; initial values are torch's.
+    arXiv 2101.08910. Biases, and the BN's eps, are those of the authors' code; initial values are torch's.
 
     Args:
         channels: C, of the map.
@@ -63,43 +64,40 @@ class GlobalReasoning3d(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return [B, C, Z, Y, X] for [B, C, Z, Y, X]."""
-        voxels = image.flatten(2)
         with torch.autocast(image.device.type, enabled=False):
-            precise = voxels.to(torch.promote_types(image.dtype, torch.float32))
+            precise = image.flatten(2).to(torch.promote_types(image.dtype, torch.float32))
             mean = precise.mean(2, keepdim=True)
-            moments = torch.bmm(precise, precise.transpose(1, 2)) / voxels.shape[2]
-            mixing, offset = self._reason(mean, moments)
-            mixing, offset = self._normalize(mixing, offset, mean, moments, count=voxels.shape[2])
-        mixing, offset = mixing.to(image.dtype), offset.to(image.dtype)
+            varied = precise - mean
+            covariance = torch.bmm(varied, varied.mT) / varied.shape[2]
+            mixing, offset = self._reason(mean, covariance)
+            mixing, offset = self._normalize(mixing, mixing @ mean + offset, covariance, count=varied.shape[2])
+        mixing, offset, varied = (each.to(image.dtype) for each in (mixing, offset, varied))
         if image.is_contiguous():
-            added = torch.baddbmm(offset, mixing, voxels)
+            added = torch.baddbmm(offset, mixing, varied)
         else:  # channels last, as convolutions leave it on a CPU; the sum is slow unless both terms have one layout
-            added = torch.baddbmm(offset.mT, voxels.mT, mixing.mT).mT
+            added = torch.baddbmm(offset.mT, varied.mT, mixing.mT).mT
         return image + added.to(image.dtype).view(image.shape)
 
-    def _reason(self, mean: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
+    def _reason(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Return matrix [B, C, C] and offset [B, C, 1] that take x to ``W_e Z B``, from the moments of x."""
         states, nodes = self.to_states, self.to_nodes
-        # X B^T / V of two affine maps of x.
-        linear = (states.weight @ moments + states.bias[:, None] * mean.mT) @ nodes.weight.T
-        graph = linear + (states.weight @ mean + states.bias[:, None]) * nodes.bias
+        # X B^T / V of two affine maps of x: what varies, and the product of the means.
+        varied = states.weight @ covariance @ nodes.weight.T
+        graph = varied + (states.weight @ mean + states.bias[:, None]) @ (nodes.weight @ mean + nodes.bias[:, None]).mT
         back = self.extend.weight @ self.update.weight @ (self.adjacency(graph) + graph).relu()
         return back @ nodes.weight, back @ nodes.bias[:, None]
 
-    def _normalize(
-        self, mixing: Tensor, offset: Tensor, mean: Tensor, moments: Tensor, *, count: int
-    ) -> tuple[Tensor, Tensor]:
-        """Put the batch normalization of ``mixing x + offset`` into the matrix and the offset."""
+    def _normalize(self, mixing: Tensor, per_patch: Tensor, covariance: Tensor, *, count: int) -> tuple[Tensor, Tensor]:
+        """Put the batch normalization of ``mixing (x - mean) + per_patch`` into the matrix and the offset."""
         if self.training:
-            per_patch = mixing @ mean + offset
             center = per_patch.mean(0)
-            within = (mixing @ (moments - mean @ mean.mT) * mixing).sum(2, keepdim=True)
+            within = (mixing @ covariance * mixing).sum(2, keepdim=True)
             variance = (within + (per_patch - center).square()).mean(0).clamp(min=0)
-            self._track(center[:, 0], variance[:, 0], samples=count * len(mean))
+            self._track(center[:, 0], variance[:, 0], samples=count * len(per_patch))
         else:
             center, variance = self.running_mean[:, None], self.running_var[:, None]
         scale = self.scale[:, None] * (variance + EPS).rsqrt()
-        return scale * mixing, scale * (offset - center) + self.shift[:, None]
+        return scale * mixing, scale * (per_patch - center) + self.shift[:, None]
 
     @torch.no_grad()
     def _track(self, center: Tensor, variance: Tensor, *, samples: int) -> None:

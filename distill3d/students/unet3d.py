@@ -28,7 +28,8 @@ class UNet3dConfig:
     channels: tuple[int, ...] = (8, 16, 32, 64)  # per resolution, full first
     depth_strides: tuple[int, ...] = (2, 2, 2)  # 1 or 2 per halving in the plane, finest first; 1 first for coarse z
     norm: Norm = "instance"  # see distill3d.layers.norm3d
-    reasoning: Literal["none", "bottleneck", "skips"] = "none"  # global reasoning on the coarsest map, or on each other
+    # Units of global reasoning: on the coarsest map, on every other one that the decoder takes, or on all
+    reasoning: Literal["none", "bottleneck", "skips", "both"] = "none"
     reasoning_nodes: int = 16  # per unit, >= 1; each has twice as many states
     skeleton_head: Literal["none", "shared", "own_decoder"] = "none"  # its input; trained by the loss skeleton_head
     tubular: tuple[int, ...] = ()  # encoder stages, 0 the finest, whose second convolution becomes a tubular block
@@ -53,8 +54,10 @@ class UNet3dConfig:
             )
         if self.reasoning_nodes < 1:
             raise ValueError(f"reasoning_nodes={self.reasoning_nodes} is too small; accepted: 1 or more")
-        if self.reasoning == "skips" and len(self.channels) == 1:
-            raise ValueError("reasoning=skips with a single resolution reasons nowhere; accepted: 2 or more channels")
+        if self.reasoning in ("skips", "both") and len(self.channels) == 1:
+            raise ValueError(
+                f"reasoning={self.reasoning} with a single resolution has no skip; accepted: 2 or more channels"
+            )
 
 
 @STUDENTS.register("unet3d", config=UNet3dConfig)
@@ -62,10 +65,10 @@ class UNet3dConfig:
 class UNet3d(Student):
     """Two convolutions per resolution, strided ones between them, skips by concatenation.
 
-    A unit of global reasoning takes the coarsest map on its way to the decoder, or the map of every skip; it starts as
-    the identity. The skeleton head is a 1x1x1 convolution on the last map of the decoder, or of a second decoder of its
-    own, and works in training mode only, so that prediction costs nothing more. Options draw their random values last,
-    so that the same seed gives the same U-Net whatever they are.
+    A unit of global reasoning takes the coarsest map on its way to the decoder, the map of every skip, or both; it
+    starts as the identity. The skeleton head is a 1x1x1 convolution on the last map of the decoder, or of a second
+    decoder of its own, and works in training mode only, so that prediction costs nothing more. Options draw their
+    random values last, so that the same seed gives the same U-Net whatever they are.
 
     Source: Cicek et al. 2016, 3D U-Net, arXiv 1606.06650; strided convolutions, instance normalization and leaky
     ReLU as in nnU-Net (Isensee et al. 2021), upsampling by repetition. Reasoning and an auxiliary skeleton loss: Wang
@@ -87,7 +90,8 @@ class UNet3d(Student):
         init_leaky(self)
         self.head = segmentation_head(widths[0])
         last = len(widths) - 1
-        where = {"none": set(), "bottleneck": {last}, "skips": set(range(last))}[config.reasoning]
+        skips = set(range(last))
+        where = {"none": set(), "bottleneck": {last}, "skips": skips, "both": skips | {last}}[config.reasoning]
         self.reasoning = nn.ModuleList(
             GlobalReasoning3d(width, config.reasoning_nodes) if i in where else nn.Identity()
             for i, width in enumerate(widths)

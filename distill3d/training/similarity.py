@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.patches import ValPatches, collate
@@ -15,7 +17,7 @@ from distill3d.layers.grids import Cells, resample
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.slices import Zoom, cut_slices, slice_order, stacked_maps
-from distill3d.transfer.matching.relations import linear_cka_table
+from distill3d.transfer.matching.alignment import linear_cka_table
 from distill3d.transfer.view import map_cells
 from distill3d.types import AXES, Axis, Batch
 
@@ -79,8 +81,13 @@ def kept(before: Similarity, after: Similarity, blocks: Mapping[str, str]) -> fl
 def layer_similarity(student: Student, teacher: Teacher, batch: Batch) -> Similarity:
     """Compare every block of the student with every block of the teacher.
 
-    Range of each value: [0, 1]; 1 where one layer's features are a rotation and scaling of the other's. Features of
+    Range of each value: [0, 1]; 1 where one layer's features are a rotation and scaling of the other's, 0 where nothing
+    is alike (the unbiased estimate may be below it, which counts as 0). Features of
     cells of `CELL_VOX` voxels are compared, over all patches at once. Neither network nor its statistics change.
+
+    What a block of a ViT adds is only ever read through a LayerNorm, the next block's or the last one, so each token is
+    compared as it is read: centered over channels and scaled to the variance 1, without the affine map, which is the
+    reader's own. Maps of convnets are read as they are.
 
     Source: Kornblith et al. 2019, Similarity of neural network representations revisited, arXiv 1905.00414; comparing a
     3D network with a 2D one on cells of a common grid is ours.
@@ -105,6 +112,7 @@ def layer_similarity(student: Student, teacher: Teacher, batch: Batch) -> Simila
     table = linear_cka_table(
         [*student_places.values()], [places for of_axis in by_axis.values() for places in of_axis.values()]
     )
+    table = table.clamp(0, 1)
     cka = {axis: part.tolist() for axis, part in zip(AXES, table.split(len(names), dim=1), strict=True)}
     return {"student": list(student_places), "teacher": list(names), "cka": cka}
 
@@ -115,10 +123,11 @@ def _student_places(student: Student, image: Tensor, cells: Sequence[Cells]) -> 
     features = student.eval().observe(image, student.map_layers(image[:1])).features
     student.train(was_training)
     size = tuple(image.shape[2:])
-    return {
-        path: _places(resample(maps, source=map_cells(maps.shape[2:], size, student.stride_zyx), target=cells))
-        for path, maps in features.items()
-    }
+    places = {}
+    for path, maps in features.items():
+        read = _as_read(student, path, maps.movedim(1, -1)).movedim(-1, 1)
+        places[path] = _places(resample(read, source=map_cells(maps.shape[2:], size, student.stride_zyx), target=cells))
+    return places
 
 
 def _teacher_places(
@@ -141,7 +150,18 @@ def _teacher_places(
         zoom=zoom,
         spacing_yx_um=[spacing_um[a] for a in order[1:]],
     )
-    return {layer: _places(torch.stack([box.on_grid(cells) for box in boxes])) for layer, boxes in maps.items()}
+    places = {}
+    for layer, boxes in maps.items():
+        read = [replace(box, values=_as_read(teacher.net, layer, box.values)) for box in boxes]
+        places[layer] = _places(torch.stack([box.on_grid(cells) for box in read]))
+    return places
+
+
+def _as_read(net: nn.Module, layer: str, values: Tensor) -> Tensor:
+    """Scale tokens [..., C] of a transformer's block as its reader does, see `layer_similarity`; leave other maps."""
+    block = dict(net.named_modules()).get(layer)
+    is_pre_norm = isinstance(getattr(block, "norm1", None), nn.LayerNorm)
+    return F.layer_norm(values, values.shape[-1:]) if is_pre_norm else values
 
 
 def _places(maps: Tensor) -> Tensor:

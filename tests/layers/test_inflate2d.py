@@ -41,6 +41,15 @@ def test_center_gives_the_2d_response_slice_by_slice(kernel):
         torch.testing.assert_close(out[:, :, z], F.conv2d(volume[:, :, z], kernel))
 
 
+def test_values_are_those_of_the_definition_bit_for_bit(kernel):
+    # Average: W / D in every slice. Center: W in slice D // 2 and nothing elsewhere.
+    for depth in (2, 3, 4, 7):
+        average, center = inflate_average(kernel, depth), inflate_center(kernel, depth)
+        for d in range(depth):
+            assert torch.equal(average[:, :, d], kernel / depth)
+            assert torch.equal(center[:, :, d], kernel if d == depth // 2 else torch.zeros_like(kernel))
+
+
 def test_center_of_an_even_kernel_is_the_upper_middle(kernel):
     assert torch.equal(inflate_center(kernel, 4)[:, :, 2], kernel)
 

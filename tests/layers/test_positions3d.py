@@ -103,6 +103,28 @@ class TestTables:
         resampled = resample_volume(table, old=old, new=new, prefix=1)
         torch.testing.assert_close(resampled[0, 1:].reshape(*new, 3).numpy(), expected)
 
+    @staticmethod
+    def bicubic(values, count):
+        """Resample a numpy array along its first axis: Keys' kernel, a = -1/2, as wide as the coarser of both grids."""
+        scale = len(values) / count
+        wide = max(scale, 1.0)
+        rows = []
+        for i in range(count):
+            away = np.abs(np.arange(len(values)) + 0.5 - (i + 0.5) * scale) / wide
+            near, far = 1.5 * away**3 - 2.5 * away**2 + 1, -0.5 * away**3 + 2.5 * away**2 - 4 * away + 2
+            weights = np.where(away < 1, near, np.where(away < 2, far, 0))
+            rows.append(np.tensordot(weights / weights.sum(), values, axes=1))
+        return np.stack(rows)
+
+    @pytest.mark.parametrize("new", [(9, 4), (3, 5), (6, 13)])
+    def test_a_plane_is_bicubic_along_each_axis_in_turn_and_does_not_alias(self, new):
+        table = torch.randn(1, 1 + 42, 3)
+        expected = table[0, 1:].reshape(6, 7, 3).numpy().astype(np.float64)
+        for axis, count in enumerate(new):
+            expected = np.moveaxis(self.bicubic(np.moveaxis(expected, axis, 0), count), 0, axis)
+        resampled = resample_plane(table, old_yx=(6, 7), new_yx=new, prefix=1)[0, 1:].reshape(*new, 3)
+        np.testing.assert_allclose(resampled.numpy(), expected, rtol=1e-4, atol=1e-5)
+
     def test_a_plane_that_changes_along_y_only_still_does(self):
         table = torch.arange(4.0).view(4, 1, 1).expand(4, 3, 2).reshape(1, 12, 2)
         plane = resample_plane(table, old_yx=(4, 3), new_yx=(6, 5), prefix=0).view(6, 5, 2)

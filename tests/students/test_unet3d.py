@@ -33,14 +33,16 @@ def test_no_option_changes_the_segmentation_at_the_start(options):
         assert torch.equal(student.train(mode)(image).logits, plain.train(mode)(image).logits)
 
 
-@pytest.mark.parametrize(("reasoning", "widths"), [("none", []), ("bottleneck", [8]), ("skips", [4, 6])])
+@pytest.mark.parametrize(
+    ("reasoning", "widths"), [("none", []), ("bottleneck", [8]), ("skips", [4, 6]), ("both", [4, 6, 8])]
+)
 def test_units_of_reasoning_sit_where_they_were_asked_for(reasoning, widths):
     units = [m for m in unet(reasoning=reasoning).modules() if isinstance(m, GlobalReasoning3d)]
     assert [unit.extend.out_features for unit in units] == widths
     assert all(unit.to_nodes.out_features == 3 for unit in units)
 
 
-@pytest.mark.parametrize("reasoning", ["bottleneck", "skips"])
+@pytest.mark.parametrize("reasoning", ["bottleneck", "skips", "both"])
 def test_reasoning_changes_the_segmentation_once_it_has_learned(reasoning):
     student, image = unet(reasoning=reasoning).eval(), image_of(4, 16, 16)
     before = student(image).logits
@@ -116,7 +118,8 @@ def test_state_loads_strictly_and_gives_the_same_logits(options):
     ("settings", "says"),
     [
         ({"reasoning_nodes": 0}, "reasoning_nodes=0 is too small"),
-        ({"reasoning": "skips", "channels": (8,), "depth_strides": ()}, "reasons nowhere"),
+        ({"reasoning": "skips", "channels": (8,), "depth_strides": ()}, "reasoning=skips with a single"),
+        ({"reasoning": "both", "channels": (8,), "depth_strides": ()}, "reasoning=both with a single"),
     ],
 )
 def test_wrong_settings_say_what_is_accepted(settings, says):

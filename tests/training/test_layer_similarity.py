@@ -14,7 +14,7 @@ from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 from distill3d.training import similarity
 from distill3d.training.similarity import PATCHES, kept, layer_similarity, mirrored_blocks, similarity_batch
 from distill3d.transfer.inflate import Inflate, InflateConfig
-from distill3d.transfer.matching.relations import linear_cka
+from distill3d.transfer.matching.alignment import linear_cka
 from distill3d.types import AXES, Batch
 
 

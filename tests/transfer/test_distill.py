@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill3d.transfer.matching import places
+from distill3d.transfer.matching.alignment import cka
 from distill3d.transfer.matching.places import (
     FeatureLossConfig,
     attention,
@@ -24,7 +25,7 @@ from distill3d.transfer.matching.places import (
     needs_same_channels,
     soft_binary_kl,
 )
-from distill3d.transfer.matching.relations import cka, relational, similarity_preserving
+from distill3d.transfer.matching.relations import relational, similarity_preserving
 
 
 def slow_cosine(student, teacher):
@@ -43,8 +44,8 @@ def slow_attention(student, teacher):
     patches = []
     for s, t in zip(student.double().numpy(), teacher.double().numpy(), strict=True):
         q = [np.mean(side**2, axis=0).ravel() for side in (s, t)]
-        patches.append(sum((a - b) ** 2 for a, b in zip(*(side / np.linalg.norm(side) for side in q), strict=True)))
-    return np.mean(patches)
+        patches.append([(a - b) ** 2 for a, b in zip(*(side / np.linalg.norm(side) for side in q), strict=True)])
+    return np.mean(patches) / 2
 
 
 def slow_channelwise(student, teacher, temperature=4.0):
@@ -92,12 +93,12 @@ def test_a_constant_channel_is_no_target_in_standardized_mse_also_where_its_mean
     assert mse(student=torch.zeros_like(constant), teacher=constant).item() < 1e-3
 
 
-def test_opposite_directions_cost_two_and_activity_elsewhere_costs_two():
+def test_opposite_directions_cost_two_and_activity_elsewhere_costs_one_in_all_places():
     teacher = features(0)
     assert cosine(student=-3 * teacher, teacher=teacher).item() == pytest.approx(2, rel=1e-6)
     left = torch.zeros(1, 2, 2, 2, 2)
     left[..., 0] = 1
-    assert attention(student=1 - left, teacher=left).item() == pytest.approx(2, rel=1e-6)
+    assert attention(student=1 - left, teacher=left).item() == pytest.approx(1 / 8, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,6 +154,7 @@ def test_defaults_of_the_settings_are_those_of_the_functions():
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"temperature": math.nan}, "temperature=nan"),
         ({"places": 2}, "places=2"),
+        ({"kind": "cka", "places": 3}, "places=3 is too small; accepted: 4 or more"),
         ({"angle_weight": -1.0}, "angle_weight=-1.0"),
         ({"distance_weight": math.inf}, "distance_weight=inf"),
         ({"distance_weight": 0.0, "angle_weight": 0.0}, "leave nothing"),

@@ -1,4 +1,4 @@
-"""Relations between places: golden values, linear CKA, and how places are sampled."""
+"""Relations between places: golden values, and how places are sampled."""
 
 import itertools
 import math
@@ -7,12 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from feature_maps import as_rows, by_seed, features, rotation
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from feature_maps import as_rows, by_seed, features
 
 from distill3d.transfer.matching import relations
-from distill3d.transfer.matching.relations import cka, linear_cka, linear_cka_table, relational, similarity_preserving
+from distill3d.transfer.matching.alignment import cka
+from distill3d.transfer.matching.relations import relational, similarity_preserving
 
 
 def huber(difference):
@@ -33,18 +32,6 @@ def slow_relational(s, t, vertices, distance_weight=1.0, angle_weight=2.0):
     triplets = [(i, j, k) for i, j, k in itertools.permutations(range(n), 3) if j < vertices]
     angle = np.mean([huber(cosine_at(s, *ijk) - cosine_at(t, *ijk)) for ijk in triplets])
     return distance_weight * distance + angle_weight * angle
-
-
-def slow_cka(a, b):
-    """By its first definition, the Hilbert-Schmidt independence criterion of the kernels, with a centering matrix."""
-    n = len(a)
-    center = np.eye(n) - np.ones((n, n)) / n
-
-    def hsic(k, m):
-        return np.trace(k @ center @ m @ center) / (n - 1) ** 2
-
-    k, m = a @ a.T, b @ b.T
-    return hsic(k, m) / math.sqrt(hsic(k, k) * hsic(m, m))
 
 
 def slow_similarity(s, t):
@@ -99,78 +86,6 @@ def test_a_weight_of_zero_leaves_the_other_relation():
     ]
     assert parts[0] + parts[1] == pytest.approx(parts[2], rel=1e-6)
     assert min(parts) > 0.01
-
-
-@by_seed
-@pytest.mark.parametrize(("n", "p", "q"), [(40, 3, 7), (6, 9, 5), (6, 3, 9), (5, 5, 5), (2, 1, 1)])
-def test_linear_cka_is_that_of_the_kernels_on_either_side(n, p, q, seed):
-    rng = np.random.default_rng(seed)
-    a, b = rng.normal(size=(n, p)) + 3, rng.normal(size=(n, q))
-    b[:, 0] += a[:, 0]
-    got = linear_cka(torch.from_numpy(a), torch.from_numpy(b))
-    assert got.dtype == torch.float64
-    assert got.item() == pytest.approx(slow_cka(a, b), rel=1e-9)
-    assert linear_cka(torch.from_numpy(a).float(), torch.from_numpy(b)).dtype == torch.float64
-    assert linear_cka(torch.from_numpy(b).float(), torch.from_numpy(a).float()).item() == pytest.approx(
-        got.item(), 1e-4
-    )
-
-
-@by_seed
-def test_cka_as_a_loss_is_one_minus_that_of_the_sampled_places(seed):
-    student, teacher = (features(s, channels=c) for s, c in ((seed, 4), (seed + 100, 6)))
-    assert cka(student=student, teacher=teacher).item() == pytest.approx(
-        1 - slow_cka(as_rows(student), as_rows(teacher)), rel=1e-5
-    )
-    index = relations._sample(student, places=10, seed=seed).numpy()
-    golden = 1 - slow_cka(as_rows(student)[index], as_rows(teacher)[index])
-    assert cka(student=student, teacher=teacher, places=10, seed=seed).item() == pytest.approx(golden, rel=1e-4)
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), n=st.integers(1, 12), p=st.integers(1, 12), q=st.integers(1, 12))
-def test_linear_cka_is_symmetric_in_its_range_and_one_of_a_thing_with_itself(seed, n, p, q):
-    generator = torch.Generator().manual_seed(seed)
-    a, b = (torch.randn(n, size, generator=generator) for size in (p, q))
-    value = linear_cka(a, b).item()
-    assert 0 <= value <= 1
-    assert value == pytest.approx(linear_cka(b, a).item(), abs=1e-5)
-    assert linear_cka(a, a @ rotation(p, seed) * 7 + 1).item() == pytest.approx(float(n > 1), abs=1e-4)
-
-
-def test_a_constant_side_aligns_with_nothing_also_where_its_mean_rounds():
-    # On both sides of the choice between features and kernels.
-    for rows in (24, 1000):
-        constant = torch.full((rows, 40), 1000.3)
-        assert (constant - constant.mean(0)).norm() > relations.TINY
-        varied = torch.randn(rows, 50, generator=torch.Generator().manual_seed(0))
-        assert linear_cka(constant, varied).item() < 1e-3
-        assert linear_cka(constant, constant).item() < 1e-3
-
-
-def test_linear_cka_takes_the_cheap_side():
-    # The other one would need a matrix of 160 GB.
-    tall = torch.arange(800_000.0).sin().view(200_000, 4)
-    wide = tall.view(4, 200_000)
-    assert 0 < linear_cka(tall, tall.square()).item() < 1
-    assert 0 < linear_cka(wide, wide.square()).item() < 1
-
-
-def test_a_table_of_linear_cka_has_that_of_each_pair(monkeypatch):
-    monkeypatch.setattr(relations, "_STRIP", 7)
-    generator = torch.Generator().manual_seed(0)
-    first = [torch.randn(20, width, generator=generator) for width in (3, 50)] + [torch.full((20, 4), 0.1)]
-    second = [first[0] @ torch.randn(3, 5, generator=generator), first[1] + 3, torch.randn(20, 30, generator=generator)]
-    expected = [[linear_cka(a, b).item() for b in second] for a in first]
-    assert linear_cka_table(first, second).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
-    assert expected[1][1] == pytest.approx(1)
-    assert max(expected[2]) < 1e-3
-
-
-@pytest.mark.parametrize(("a", "b"), [((3, 2), (4, 2)), ((3,), (3, 2)), ((0, 2), (0, 2))])
-def test_linear_cka_refuses_what_has_no_examples_in_common(a, b):
-    with pytest.raises(ValueError, match="no examples in common"):
-        linear_cka(torch.ones(a), torch.ones(b))
 
 
 @by_seed

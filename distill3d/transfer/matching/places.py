@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill3d.transfer.matching.relations import TINY, Examples, cka, float32_maps, relational, similarity_preserving
+from distill3d.transfer.matching.alignment import cka
+from distill3d.transfer.matching.relations import TINY, Examples, float32_maps, relational, similarity_preserving
 
 FeatureKind = Literal["cosine", "mse", "attention", "channelwise", "relational", "cka", "similarity"]
 
@@ -85,16 +86,16 @@ def _standardized(features: Tensor) -> Tensor:
 
 
 def attention(*, student: Tensor, teacher: Tensor) -> Tensor:
-    """Compare where the activations are large: squared distance of attention maps, mean over the batch.
+    """Compare where the activations are large: half the squared distance of attention maps, mean over batch and places.
 
-    A patch's map is the mean over channels of the squared activations, flattened and scaled to length 1. Range [0, 2]:
-    0 if the maps are proportional, 2 if no place is active in both. Blind to the order, the signs and the number of
-    channels and to a scale of either side. A map of zeros stays zeros.
+    A patch's map is the mean over channels of the squared activations, flattened and scaled to length 1. Range
+    [0, 1 / places]: 0 if the maps are proportional, the most if no place is active in both. The weight that goes with
+    it is 1000. Blind to the order, the signs and the number of channels and to a scale of either side. A map of zeros
+    stays zeros.
 
-    Source: Zagoruyko and Komodakis 2017, Paying More Attention to Attention, arXiv 1612.03928, activation-based with
-    the sum of squares. The distance is squared as in the authors' code (in the paper's equation 2 it is not), and
-    summed over places as in the paper (the code averages over them, so that its values shrink with the grid; the weight
-    of 1000 goes with that). The factor 1/2 is left to the weight.
+    Source: Zagoruyko and Komodakis 2017, Paying More Attention to Attention, arXiv 1612.03928, equation 2,
+    activation-based with the sum of squares: beta / 2 with beta 1000 over the places and the patches of a batch. The
+    distance is squared as in the authors' code (in the equation it is not), which leaves out the half.
 
     Args:
         student: [B, C, Z, Y, X].
@@ -109,11 +110,11 @@ def attention(*, student: Tensor, teacher: Tensor) -> Tensor:
     Example:
         >>> left = torch.tensor([1.0, 0.0]).expand(1, 3, 1, 1, 2)
         >>> [attention(student=student, teacher=left).item() for student in (-5 * left[:, :1], left.flip(4))]
-        [0.0, 2.0]
+        [0.0, 0.5]
     """
     with float32_maps(student=student, teacher=teacher, same_channels=False) as maps:
         where = [F.normalize(features.square().mean(1).flatten(1), dim=1, eps=TINY**2) for features in maps]
-        return (where[0] - where[1]).square().sum(1).mean()
+        return (where[0] - where[1]).square().mean() / 2
 
 
 def channelwise(*, student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
@@ -197,7 +198,7 @@ class FeatureLossConfig:
 
     kind: FeatureKind = "cosine"  # cosine, mse and channelwise need maps of the same channels
     temperature: float = 4.0  # channelwise: of the softmax over space, > 0
-    places: int | None = None  # relational, cka, similarity: sampled per step, >= 3; null: 256, for cka 1024
+    places: int | None = None  # relational, similarity: sampled per step, >= 3, for cka >= 4; null: 256, for cka 1024
     distance_weight: float = 1.0  # relational: of the distances between places, >= 0
     angle_weight: float = 2.0  # relational: of the angles between places, >= 0
     standardize: bool = True  # mse: the teacher's channels have mean 0 and deviation 1, so that 1 is nothing learned
@@ -209,8 +210,9 @@ class FeatureLossConfig:
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name}={getattr(self, name)} is unknown; accepted: {', '.join(accepted)}")
         _require_temperature(self.temperature)
-        if self.places is not None and self.places < 3:
-            raise ValueError(f"places={self.places} is too small; accepted: 3 or more, or null")
+        least = 4 if self.kind == "cka" else 3
+        if self.places is not None and self.places < least:
+            raise ValueError(f"places={self.places} is too small; accepted: {least} or more, or null")
         for name in ("distance_weight", "angle_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} is out of range; accepted: 0 or more")

@@ -1,4 +1,4 @@
-"""How alike a student's and a teacher's places are to one another: relational, CKA, similarity-preserving.
+"""How alike a student's and a teacher's places are to one another: relational, similarity-preserving; sampled places.
 
 They compare relations between sampled places, so the two maps may differ in channels. It compares no single place with
 its counterpart (`places`) and lifts no teacher's map to the student's grid.
@@ -6,7 +6,7 @@ its counterpart (`places`) and lifts no teacher's map to the student's grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -17,8 +17,6 @@ from torch.nn import functional as F
 Examples = Literal["batch", "places"]
 
 TINY = 1e-4  # a shorter vector is not stretched to length 1, so that a gradient stays below 1 / TINY at zero
-_NOISE = 1e-5  # share of a matrix's size below which its spread is float32 rounding
-_STRIP = 256  # rows of the kernels of all layers that are in memory at once
 _VERTICES = 16  # places at which angles are measured; all pairs of the others seen from each
 
 
@@ -91,7 +89,7 @@ def relational(
         >>> [round(relational(student=student, teacher=triangle).item(), 3) for student in (triangle * 9 + 1, line)]
         [0.0, 1.399]
     """
-    with _clouds(student=student, teacher=teacher, places=places, seed=seed) as clouds:
+    with sampled_clouds(student=student, teacher=teacher, places=places, seed=seed) as clouds:
         apart = [_relative_distances(cloud) for cloud in clouds]
         total = distance_weight * F.huber_loss(*apart, reduction="sum") / max(1, len(apart[0]))
         if angle_weight:
@@ -118,103 +116,6 @@ def _cosines(cloud: Tensor, vertices: int) -> Tensor:
     """Cosines of the angles at the first V places between the directions to all N, [V, N, N]."""
     rays = F.normalize(cloud[None] - cloud[:vertices, None], dim=2, eps=TINY)
     return rays @ rays.transpose(1, 2)
-
-
-def cka(*, student: Tensor, teacher: Tensor, places: int = 1024, seed: int = 0) -> Tensor:
-    """Return 1 - linear CKA, a float32 scalar, with sampled places of the whole batch as examples; see `linear_cka`.
-
-    Range [0, 1]: 0 if the centered clouds differ by a rotation and a scale only, 1 without any linear relation or if
-    one side is constant. With fewer places than channels unrelated maps look alike (the estimate is biased), so take
-    several times as many places as channels.
-
-    Source: Kornblith et al. 2019, Similarity of Neural Network Representations Revisited, arXiv 1905.00414. There it
-    is a measure over data sets; a loss over the places of a batch is ours.
-
-    Args:
-        student: [B, C, Z, Y, X].
-        teacher: [B, D, Z, Y, X], D may differ from C.
-        places: at least 3; all places if there are fewer.
-        seed: of the sample.
-
-    Raises:
-        ValueError: the grids differ, or ``places`` is too small.
-
-    Example:
-        >>> features = torch.arange(12.0).sin().view(1, 3, 1, 2, 2)
-        >>> cka(student=features.flip(1) * 3, teacher=features).item() < 1e-6
-        True
-    """
-    with _clouds(student=student, teacher=teacher, places=places, seed=seed) as clouds:
-        return 1 - linear_cka(*clouds)
-
-
-def linear_cka(a: Tensor, b: Tensor) -> Tensor:
-    """Linear centered kernel alignment of two descriptions of the same n examples.
-
-    ``|b' a|^2 / (|a' a| |b' b|)`` with centered columns and Frobenius norms, in [0, 1]. It is symmetric, and invariant
-    to an orthogonal transform, a shift and a scale of either side. A side that is constant (or whose spread is within
-    rounding) gives 0. If n is not above p and q, the same number comes from the n x n kernels, which are then cheaper.
-
-    Source: Kornblith et al. 2019, Similarity of Neural Network Representations Revisited, arXiv 1905.00414.
-
-    Args:
-        a: [n, p].
-        b: [n, q].
-
-    Returns:
-        A scalar of the wider dtype of both, at least float32.
-
-    Raises:
-        ValueError: not two matrices of the same number of rows.
-
-    Example:
-        >>> a = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 3.0]])
-        >>> linear_cka(a, a.flip(1) * 2 + 5).item() > 1 - 1e-6, linear_cka(a, torch.ones(3, 4)).item()
-        (True, 0.0)
-    """
-    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or not len(a):
-        raise ValueError(f"{tuple(a.shape)} and {tuple(b.shape)} have no examples in common; accepted: [n, p], [n, q]")
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    with torch.autocast(a.device.type, enabled=False):
-        x, y = (_centered(side.to(dtype)) for side in (a, b))
-        if max(x.shape[1], y.shape[1]) < len(x):
-            together = (y.T @ x).square().sum()
-            alone = [_gram_norm(x.T), _gram_norm(y.T)]
-        else:
-            together = ((x @ x.T) * (y @ y.T)).sum()
-            alone = [_gram_norm(x), _gram_norm(y)]
-        return (together / (alone[0] * alone[1])).clamp(0, 1)
-
-
-@torch.no_grad()
-def linear_cka_table(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """Return `linear_cka` of each of the first descriptions with each of the second, [len(first), len(second)].
-
-    Each n x n kernel is computed once, in strips of rows: for many pairs of wide layers a fraction of the time.
-    """
-    rows, columns = ([_centered(side.float()) for side in sides] for sides in (first, second))
-    products = torch.zeros(len(rows), len(columns), dtype=torch.float64)
-    for start in range(0, len(rows[0]), _STRIP):
-        strips = ([(side[start : start + _STRIP] @ side.T).flatten() for side in sides] for sides in (rows, columns))
-        own, other = (torch.stack(strip) for strip in strips)
-        products += (own @ other.T).double().cpu()
-    norms = (
-        torch.stack([_gram_norm(side if len(side) < side.shape[1] else side.T) for side in sides])
-        for sides in (rows, columns)
-    )
-    return (products / torch.outer(*norms).double().cpu()).clamp(0, 1)
-
-
-def _centered(side: Tensor) -> Tensor:
-    """Center columns and divide by the Frobenius norm, unless that is no more than rounding or `TINY`."""
-    centered = side - side.mean(0)
-    return centered / centered.norm().clamp(min=(_NOISE * side.detach().norm()).clamp(min=TINY))
-
-
-def _gram_norm(side: Tensor) -> Tensor:
-    """Frobenius norm of ``side @ side.T``, kept above what it can be at least if side has the norm 1."""
-    # By Cauchy-Schwarz it is at least rank ** -0.5; the bound acts on constant sides only, which then align with none.
-    return (side @ side.T).norm().clamp(min=(2 * min(side.shape)) ** -0.5)
 
 
 def similarity_preserving(
@@ -254,7 +155,7 @@ def similarity_preserving(
         with float32_maps(student=student, teacher=teacher, same_channels=False) as maps:
             return _similarity_error(*(features.flatten(1) for features in maps))
     if examples == "places":
-        with _clouds(student=student, teacher=teacher, places=places, seed=seed) as clouds:
+        with sampled_clouds(student=student, teacher=teacher, places=places, seed=seed) as clouds:
             return _similarity_error(*clouds)
     raise ValueError(f"examples={examples} is unknown; accepted: batch, places")
 
@@ -272,8 +173,12 @@ def _row_similarity(rows: Tensor) -> Tensor:
 
 
 @contextmanager
-def _clouds(*, student: Tensor, teacher: Tensor, places: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def sampled_clouds(
+    *, student: Tensor, teacher: Tensor, places: int, seed: int, least: int = 3
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Give both maps at the same sampled places, [N, C] and [N, D], as `float32_maps` does."""
+    if places < least:
+        raise ValueError(f"places={places} is too small; accepted: {least} or more")
     with float32_maps(student=student, teacher=teacher, same_channels=False) as (s, t):
         index = _sample(s, places=places, seed=seed)
         yield _rows(s, index), _rows(t, index)
@@ -281,8 +186,6 @@ def _clouds(*, student: Tensor, teacher: Tensor, places: int, seed: int) -> Iter
 
 def _sample(features: Tensor, *, places: int, seed: int) -> Tensor:
     """Draw distinct places of the whole batch of [B, C, Z, Y, X] in random order, [N] indices into B * Z * Y * X."""
-    if places < 3:
-        raise ValueError(f"places={places} is too small; accepted: 3 or more")
     # Its own generator, so that the global one, and with it data and dropout, goes on as without this loss.
     generator = torch.Generator(features.device).manual_seed(seed)
     count = features[:, 0].numel()
