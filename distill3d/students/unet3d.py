@@ -16,7 +16,7 @@ from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, se
 from distill3d.layers.global_reasoning import GlobalReasoning3d
 from distill3d.layers.norm3d import Norm
 from distill3d.layers.tubes.conv3d import TubularBlock3d
-from distill3d.layers.tubes.geometry import OffsetLaw
+from distill3d.layers.tubes.geometry import OffsetLaw, Outside
 from distill3d.students.base import Student
 from distill3d.types import SKELETON, Axis
 
@@ -37,6 +37,7 @@ class UNet3dConfig:
     tubular_axes: tuple[Axis, ...] = ("z", "y", "x")  # one tube each
     tubular_law: OffsetLaw = "snake"  # of the bending: "snake" adds steps up, "angles" bends both halves once
     tubular_extent: float = 1.0  # snake: voxels a tap may move against its neighbor; angles: share of 45 degrees
+    tubular_outside: Outside = "border"  # what a tap beyond the map reads: the nearest voxel, or zeros
 
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 1:
@@ -104,6 +105,7 @@ class UNet3d(Student):
                 axes=config.tubular_axes,
                 law=config.tubular_law,
                 extent=config.tubular_extent,
+                outside=config.tubular_outside,
                 norm=norm,
             )
         self.skeleton_decoder = _decoder(config) if config.skeleton_head == "own_decoder" else None

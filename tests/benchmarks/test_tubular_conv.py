@@ -67,7 +67,7 @@ def with_grid_sample(image, moves, weight, bias, axis):
 def build(arm, taps, law, axis="x"):
     """A layer whose tubes are bent."""
     torch.manual_seed(0)
-    conv = TubularConv3d(CHANNELS, CHANNELS, taps, axis, law, straight_start=False)
+    conv = TubularConv3d(CHANNELS, CHANNELS, taps, axis, law, outside="zeros", straight_start=False)
     sums = {"straightforward": straightforward, "grid_sample": with_grid_sample}
     if arm in sums:
         conv.convolve = lambda image, moves: sums[arm](image, moves, conv.weight, conv.bias, "zyx".index(axis))

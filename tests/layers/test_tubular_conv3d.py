@@ -18,7 +18,7 @@ from distill3d.layers.tubes.conv3d import TubularBlock3d, TubularConv3d
 from distill3d.layers.tubes.geometry import snake_tube, tap_distances
 from distill3d.layers.tubes.rows import gather, scatter
 
-LAWS, AXES = ["snake", "angles"], ["z", "y", "x"]
+LAWS, AXES, OUTSIDE = ["snake", "angles"], ["z", "y", "x"], ["border", "zeros"]
 STILL = torch.zeros((), dtype=torch.int64)
 
 
@@ -59,8 +59,10 @@ def affine(values, norm):
     return np.stack([values[:, c] * scale[c] + offset[c] for c in range(values.shape[1])], axis=1)
 
 
-def read(volume, point):
-    """Trilinear interpolation of [C, Z, Y, X], one corner at a time; nothing is outside."""
+def read(volume, point, outside):
+    """Trilinear interpolation of [C, Z, Y, X], one corner at a time; nothing is outside, or the point is moved in."""
+    if outside == "border":
+        point = [min(max(p, 0), n - 1) for p, n in zip(point, volume.shape[1:], strict=True)]
     value = np.zeros(len(volume))
     for corner in itertools.product(*[(math.floor(p), math.floor(p) + 1) for p in point]):
         if all(0 <= c < n for c, n in zip(corner, volume.shape[1:], strict=True)):
@@ -96,7 +98,7 @@ def angle_tap(axis, k, taps, numbers, extent):
     return [s * d for d in reversed(DIRECTIONS["zyx"[axis]](*angles))]
 
 
-def reference(conv, image, *, axis, law, taps, extent, groups):
+def reference(conv, image, *, axis, law, taps, extent, groups, outside="border"):
     """The layer, voxel by voxel, in training mode. Only the 3x3x3 convolution that bends is torch's."""
     predicted = F.conv3d(image, conv.bend.weight, padding=1).numpy(force=True)
     if law == "snake":
@@ -111,17 +113,20 @@ def reference(conv, image, *, axis, law, taps, extent, groups):
         value = conv.bias.numpy(force=True).copy()
         for k in range(taps):
             moved = displace("zyx".index(axis), k, taps, numbers[n, :, *voxel], extent)
-            value += weight[:, :, k] @ read(volumes[n], [v + m for v, m in zip(voxel, moved, strict=True)])
+            value += weight[:, :, k] @ read(volumes[n], [v + m for v, m in zip(voxel, moved, strict=True)], outside)
         out[n, :, *voxel] = value
     return np.maximum(normalize(out, groups, conv.norm), 0)
 
 
-@pytest.mark.parametrize("taps", [3, 5, 7, 9, 11, 13, 15])
+@pytest.mark.parametrize(
+    ("taps", "outside"),
+    [(3, "border"), (5, "border"), (5, "zeros"), (9, "border"), (9, "zeros"), (13, "zeros"), (15, "border")],
+)
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("law", LAWS)
-def test_the_layer_gives_what_the_slow_reference_gives(image, few_at_a_time, law, axis, taps):
+def test_the_layer_gives_what_the_slow_reference_gives(image, few_at_a_time, law, axis, taps, outside):
     # a batch of 2 in a volume of 4 x 5 x 6 voxels: most tubes leave it
-    settings = {"axis": axis, "law": law, "extent": 0.9}
+    settings = {"axis": axis, "law": law, "extent": 0.9, "outside": outside}
     conv = build(kernel_size=taps, **settings)
     expected = reference(conv, image, **settings, taps=taps, groups=2)
     torch.testing.assert_close(conv(image), torch.from_numpy(expected))
@@ -138,7 +143,7 @@ def test_groups_have_four_channels_or_the_next_number_that_divides(image, out_ch
 def test_a_snake_whose_steps_are_diagonal_reads_a_diagonal_line():
     image = torch.zeros(1, 1, 3, 9, 9)
     image[0, 0, 1] = torch.eye(9)
-    conv = TubularConv3d(1, 1, kernel_size=9, axis="x")
+    conv = TubularConv3d(1, 1, kernel_size=9, axis="x", outside="zeros")
     nn.init.ones_(conv.weight)
     nn.init.zeros_(conv.bias)
     steps = torch.zeros(1, 2, 8, 3, 9, 9)
@@ -148,16 +153,26 @@ def test_a_snake_whose_steps_are_diagonal_reads_a_diagonal_line():
     assert out[0, 0, 1].diagonal().tolist() == [5, 6, 7, 8, 9, 8, 7, 6, 5]
     assert out[0, 0, 1].sum() == out[0, 0, 1].diagonal().sum()
     assert out[0, 0, 0].abs().max() == 0
+    conv.outside = "border"
+    out = conv.convolve(image, snake_tube(2, (STILL,) * 3, tap_distances(9, 1.0), steps))
+    # beyond a corner lies the corner; a tube beside the diagonal ends there too: of the voxel (0, 1) the tap left of it
+    # reads (0, 0), as do the three further out, and all others read 0
+    assert out[0, 0, 1].diagonal().tolist() == [9] * 9
+    assert out[0, 0, 1, 0, 1] == 4
+    conv.outside = "zeros"
     steps[:, 0, 0] = 0.5  # of z, right before the center: all taps before it lie half a slice higher
     out = conv.convolve(image, snake_tube(2, (STILL,) * 3, tap_distances(9, 1.0), steps))
     assert out[0, 0, :, 4, 4].tolist() == [2, 5 + 4 / 2, 0]
 
 
+@pytest.mark.parametrize("outside", OUTSIDE)
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("axis", "shape"), [("z", (7, 1, 1)), ("y", (1, 7, 1)), ("x", (1, 1, 7))])
-def test_at_the_start_it_is_a_straight_convolution_along_its_axis(image, law, axis, shape):
-    conv = build(kernel_size=7, axis=axis, law=law, bent=False)
-    straight = F.conv3d(image, conv.weight.view(8, 2, *shape), conv.bias, padding=[n // 2 for n in shape])
+def test_at_the_start_it_is_a_straight_convolution_along_its_axis(image, law, axis, shape, outside):
+    conv = build(kernel_size=7, axis=axis, law=law, bent=False, outside=outside)
+    padding = [n // 2 for n in reversed(shape) for _ in range(2)]
+    padded = F.pad(image, padding, mode={"border": "replicate", "zeros": "constant"}[outside])
+    straight = F.conv3d(padded, conv.weight.view(8, 2, *shape), conv.bias)
     torch.testing.assert_close(conv.convolve(image, conv.tap_moves(image)), straight)
     torch.testing.assert_close(conv(image), F.group_norm(straight, 2).relu())
 
@@ -221,8 +236,10 @@ def kinkless(image, taps, *, axis, seed=0):
     return moves
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2, None])
-def test_gradients_are_those_of_finite_differences(few_at_a_time, axis):
+@pytest.mark.parametrize(
+    ("axis", "outside"), [(0, "zeros"), (1, "border"), (2, "zeros"), (None, "zeros"), (None, "border")]
+)
+def test_gradients_are_those_of_finite_differences(few_at_a_time, axis, outside):
     torch.manual_seed(0)
     image = torch.randn(2, 2, 2, 2, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
@@ -230,10 +247,11 @@ def test_gradients_are_those_of_finite_differences(few_at_a_time, axis):
     moves = kinkless(image, 5, axis=axis)
 
     def conv(image, weight, bias, *moves):
-        return op.tube_conv(image, moves, weight, bias)
+        return op.tube_conv(image, moves, weight, bias, outside=outside)
 
     # Every entry of the Jacobian once, where all axes move; elsewhere a random projection of it
-    assert torch.autograd.gradcheck(conv, (image, weight, bias, *moves), fast_mode=axis is not None)
+    whole = axis is None and outside == "zeros"
+    assert torch.autograd.gradcheck(conv, (image, weight, bias, *moves), fast_mode=not whole)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -355,7 +373,7 @@ def test_the_operator_keeps_torchs_rules(image, axis):
     weight = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     given = image.clone().requires_grad_()
-    arguments = (given, *kinkless(image, 3, axis=axis), weight, bias)
+    arguments = (given, *kinkless(image, 3, axis=axis), weight, bias, axis is None)
     outcomes = torch.library.opcheck(torch.ops.distill3d.tube_conv.default, arguments)
     assert outcomes
     assert set(outcomes.values()) == {"SUCCESS"}
@@ -387,6 +405,7 @@ def test_a_block_of_other_width_reaches_every_parameter(image):
         ({"kernel_size": 4}, "kernel_size=4 has no center or no neighbors; accepted: odd, 3 or more"),
         ({"kernel_size": 1}, "kernel_size=1 has no center or no neighbors; accepted: odd, 3 or more"),
         ({"law": "worm"}, "law=worm is unknown; accepted: snake, angles"),
+        ({"outside": "mirror"}, "outside=mirror is unknown; accepted: border, zeros"),
         ({"extent": 0.0}, "extent=0.0 is out of range for snake; accepted: above 0, for angles at most 1"),
         ({"extent": 1.5, "law": "angles"}, "extent=1.5 is out of range for angles; accepted: above 0"),
     ],

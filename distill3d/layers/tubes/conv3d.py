@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from distill3d.layers.blocks3d import ConvNormAct3d
 from distill3d.layers.conv3d import PlaneConv3d
 from distill3d.layers.norm3d import BatchNormAct3d, GroupNormAct3d, Norm, group_count
-from distill3d.layers.tubes.geometry import OffsetLaw, Points, angle_tube, snake_tube, tap_distances
+from distill3d.layers.tubes.geometry import (
+    OffsetLaw,
+    Outside,
+    Points,
+    angle_tube,
+    share_outside,
+    snake_tube,
+    tap_distances,
+)
 from distill3d.layers.tubes.op import tube_conv
 from distill3d.types import Axis
 
@@ -28,15 +36,16 @@ class TubularConv3d(nn.Module):
       transverse axes (`snake_tube`).
     * ``angles``: each half turns by two angles, ``extent * pi / 4 * tanh(IN(conv3(image)))`` (`angle_tube`).
 
-    Values are interpolated linearly and are 0 outside the volume. No map of all taps is stored (`tube_conv`). The
-    output is normalized in groups of 4 channels, or of the next larger number that divides them.
+    Values are interpolated linearly. No map of all taps is stored (`tube_conv`). The output is normalized in groups of
+    4 channels, or of the next larger number that divides them.
 
     Parameters: ``weight`` [O, C, K], ``bias`` [O]; children: ``bend``, ``bend_norm`` (of predicted bends), ``norm``.
 
     Source: "snake" is Qi et al. 2023, Dynamic Snake Convolution (DSCNet), arXiv 2307.08388, in 3D; the authors' code
     predicts more than it uses, is written for one K and moves the center of one axis. "angles" is Wu et al. 2025,
     TfeNet (direction-aware convolution), Medical Image Analysis; it is DMAC-like (Cheng et al. 2025, of which we know
-    the abstract). Our choice: ``extent``, which is 1 for both, and ``straight_start``.
+    the abstract). TfeNet clamps taps to the border, as DSCNet's 2D code does. Our choice: ``extent``, which is 1 for
+    both, and ``straight_start``.
 
     Args:
         in_channels: C.
@@ -45,6 +54,7 @@ class TubularConv3d(nn.Module):
         axis: of the tube.
         law: how it bends, see above.
         extent: bound of a step in voxels ("snake"), or of an angle in units of pi / 4 ("angles", at most 1); above 0.
+        outside: what taps beyond the volume read: "border" the nearest voxel, "zeros" nothing.
         straight_start: start as a convolution of K voxels along the axis. For that the scale of ``bend_norm`` starts at
             0: zero weights before a normalization would come out of it with unit variance after the first step.
 
@@ -66,11 +76,14 @@ class TubularConv3d(nn.Module):
         law: OffsetLaw = "snake",
         extent: float = 1.0,
         *,
+        outside: Outside = "border",
         straight_start: bool = True,
     ) -> None:
         super().__init__()
-        _check(kernel_size=kernel_size, axes=(axis,), law=law, extent=extent)
-        self.kernel_size, self.axis, self.law, self.extent = kernel_size, axis, law, extent
+        _check(kernel_size=kernel_size, axes=(axis,), law=law, extent=extent, outside=outside)
+        self.kernel_size, self.law, self.extent = kernel_size, law, extent
+        self.axis: Axis = axis
+        self.outside: Outside = outside
         bound = (in_channels * kernel_size) ** -0.5  # torch's default for a convolution
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
@@ -100,11 +113,17 @@ class TubularConv3d(nn.Module):
             return snake_tube(axis, centers, distances, self.extent * bends.unflatten(1, (2, -1)))
         return angle_tube(axis, centers, distances, self.extent * torch.pi / 4 * bends)
 
+    def shares_outside(self, size_zyx: tuple[int, int, int]) -> dict[Axis, float]:
+        """Return, for its axis, the share of the taps of straight tubes that lie beyond a volume of this size."""
+        size = size_zyx["zyx".index(self.axis)]
+        return {self.axis: share_outside(size, block=1, taps=self.kernel_size, spacing=1.0)}
+
     def convolve(self, image: Tensor, moves: Points) -> Tensor:
         """Convolve [B, C, Z, Y, X] along given tubes (`tube_conv`), without normalization."""
         device = image.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else image.dtype
-        return tube_conv(image.to(dtype), moves, self.weight.to(dtype), self.bias.to(dtype))
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return tube_conv(image.to(dtype), moves, weight, bias, outside=self.outside)
 
 
 @final
@@ -125,6 +144,7 @@ class TubularBlock3d(nn.Module):
         axes: of the tubes, each once, at least one.
         law: see `TubularConv3d`.
         extent: see `TubularConv3d`.
+        outside: see `TubularConv3d`.
         straight_start: see `TubularConv3d`.
         norm: of ``plain`` and ``fuse``, see `distill3d.layers.norm3d`.
 
@@ -145,14 +165,24 @@ class TubularBlock3d(nn.Module):
         axes: tuple[Axis, ...] = ("x", "y", "z"),
         law: OffsetLaw = "snake",
         extent: float = 1.0,
+        outside: Outside = "border",
         straight_start: bool = True,
         norm: Norm = "group",
     ) -> None:
         super().__init__()
-        _check(kernel_size=kernel_size, axes=axes, law=law, extent=extent)
+        _check(kernel_size=kernel_size, axes=axes, law=law, extent=extent, outside=outside)
         self.plain = ConvNormAct3d(in_channels, out_channels, norm=norm)
         self.tubes = nn.ModuleList(
-            TubularConv3d(in_channels, out_channels, kernel_size, axis, law, extent, straight_start=straight_start)
+            TubularConv3d(
+                in_channels,
+                out_channels,
+                kernel_size,
+                axis,
+                law,
+                extent,
+                outside=outside,
+                straight_start=straight_start,
+            )
             for axis in axes
         )
         self.fuse = ConvNormAct3d((1 + len(axes)) * out_channels, out_channels, norm=norm)
@@ -166,12 +196,14 @@ class TubularBlock3d(nn.Module):
         return self.shortcut(image) + self.fuse(torch.cat(views, dim=1))
 
 
-def _check(*, kernel_size: int, axes: tuple[str, ...], law: str, extent: float) -> None:
+def _check(*, kernel_size: int, axes: tuple[str, ...], law: str, extent: float, outside: str) -> None:
     if kernel_size < 3 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size={kernel_size} has no center or no neighbors; accepted: odd, 3 or more")
     if not axes or len(set(axes)) < len(axes) or set(axes) - set(get_args(Axis)):
         raise ValueError(f"axes={axes} do not name axes; accepted: one or more of z, y, x, each once")
     if law not in get_args(OffsetLaw):
         raise ValueError(f"law={law} is unknown; accepted: {', '.join(get_args(OffsetLaw))}")
+    if outside not in get_args(Outside):
+        raise ValueError(f"outside={outside} is unknown; accepted: {', '.join(get_args(Outside))}")
     if not extent > 0 or (law == "angles" and extent > 1):
         raise ValueError(f"extent={extent} is out of range for {law}; accepted: above 0, for angles at most 1")

@@ -17,6 +17,7 @@ from distill3d.layers.tubes.geometry import (
     block_centers,
     curved_tube,
     sample,
+    share_outside,
     snake_tube,
     straight_tube,
     tap_distances,
@@ -175,6 +176,13 @@ class TubularEmbed(nn.Module):
         placed = self.place(None if straight else self._predict(image), image)
         tubes = torch.stack([torch.stack([c.expand(shape) for c in points], dim=-1) for points in placed])
         return tubes.to(_at_least_float32(image.dtype)).flatten(3, 5).permute(1, 0, 3, 2, 4)
+
+    def shares_outside(self, size_zyx: tuple[int, int, int]) -> dict[Axis, float]:
+        """Return by axis the share of the taps of its straight tubes that lie beyond a volume of this size."""
+        return {
+            axis: share_outside(size_zyx[a], block=self.block_zyx[a], taps=self.taps, spacing=self.tap_spacing)
+            for axis, a in zip(self.axes, self.axis_numbers, strict=True)
+        }
 
     def place(self, predicted: Tensor | None, image: Tensor) -> list[Points]:
         """Return where the taps of every axis lie; ``predicted`` is what `offsets` gave, None leaves them straight."""

@@ -64,6 +64,24 @@ def tap_distances(
     return steps * int(spacing) if float(spacing).is_integer() else steps.to(dtype) * spacing
 
 
+def share_outside(size: int, *, block: int, taps: int, spacing: float) -> float:
+    """Return the share, in [0, 1], of the taps of straight tubes along an axis that lie beyond the volume.
+
+    Args:
+        size: of the volume along the axis, in voxels.
+        block: of a block; there is a tube through every block's center.
+        taps: K, per tube.
+        spacing: voxels between taps.
+
+    Example:
+        >>> share_outside(4, block=2, taps=3, spacing=1.0), share_outside(6, block=2, taps=3, spacing=2.0)
+        (0.16666666666666666, 0.2222222222222222)
+    """
+    centers = torch.arange(size // block) * block + block // 2
+    places = centers + tap_distances(taps, spacing).flatten(1)
+    return float(((places < 0) | (places > size - 1)).double().mean())
+
+
 def straight_tube(axis: int, centers: Points, distances: Tensor) -> Points:
     """Return the taps of straight tubes along ``axis`` (0 is z) through every center.
 

@@ -25,7 +25,7 @@ class Neighbors(NamedTuple):
 
     Args:
         addresses: what they add to the address of a voxel of the volume.
-        inside: whether they are voxels of the volume; 1 or 0 of the moves' dtype if there are two of them.
+        inside: whether they count; 1 or 0 of the moves' dtype if there are two of them.
         part: how far the tap is from the first one to the second, if there is one.
     """
 
@@ -50,7 +50,7 @@ class Neighbors(NamedTuple):
 
 @final
 class Corners(NamedTuple):
-    """The voxels around taps; those beyond the volume have no share in anything.
+    """The voxels around taps; beyond the volume there is the nearest voxel, or none with a share in anything.
 
     Args:
         lines: neighbors along Z, Y and X.
@@ -82,11 +82,13 @@ class TapGrid(NamedTuple):
         moves: Z, Y and X in voxels from a voxel to its taps: [K, V] of floating dtype or [K, 1] of integer dtype.
         places: Z, Y and X of every voxel, [V, 1] of integer dtype.
         shape_zyx: of the volume.
+        border: beyond the volume lies its nearest voxel again; else nothing.
     """
 
     moves: Points
     places: Points
     shape_zyx: tuple[int, int, int]
+    border: bool
 
     def corners(self, voxels: slice, *, tap: int | None = None) -> Corners:
         """Find the corners of some voxels' taps.
@@ -100,17 +102,19 @@ class TapGrid(NamedTuple):
             stride //= size
             part = move[:, voxels] if move.is_floating_point() else move
             part = without_middle(part) if tap is None else part[tap : tap + 1]
-            lines.append(_neighbors(place[voxels], part.T.contiguous(), size=size, stride=stride))
+            moved = part.T.contiguous()
+            lines.append(_neighbors(place[voxels], moved, size=size, stride=stride, border=self.border))
         return Corners(tuple(lines))
 
 
-def tap_grids(shape_zyx: tuple[int, int, int], moves: Points, *, batch: int) -> list[TapGrid]:
+def tap_grids(shape_zyx: tuple[int, int, int], moves: Points, *, batch: int, border: bool) -> list[TapGrid]:
     """Split moves by volume, with the places of their voxels.
 
     Args:
         shape_zyx: of a volume.
         moves: Z, Y and X: [B, K, Z, Y, X] of floating dtype or [K, 1, 1, 1] of integer dtype.
         batch: B.
+        border: see `TapGrid`.
     """
     # 32 bits hold the address of any voxel that fits into memory, and sort twice as fast as 64.
     ranges = [torch.arange(size, dtype=torch.int32, device=moves[0].device) for size in shape_zyx]
@@ -118,7 +122,7 @@ def tap_grids(shape_zyx: tuple[int, int, int], moves: Points, *, batch: int) -> 
     flat = [
         move.flatten(2) if move.is_floating_point() else move.view(1, -1, 1).expand(batch, -1, -1) for move in moves
     ]
-    return [TapGrid(volume_moves, (z, y, x), shape_zyx) for volume_moves in zip(*flat, strict=True)]
+    return [TapGrid(volume_moves, (z, y, x), shape_zyx, border) for volume_moves in zip(*flat, strict=True)]
 
 
 def gather(rows: Tensor, address: Tensor, share: Tensor) -> Tensor:
@@ -179,18 +183,18 @@ def without_middle(taps: Tensor) -> Tensor:
     return torch.cat([taps[:half], taps[half + 1 :]])
 
 
-def _neighbors(place: Tensor, move: Tensor, *, size: int, stride: int) -> Neighbors:
+def _neighbors(place: Tensor, move: Tensor, *, size: int, stride: int, border: bool) -> Neighbors:
     if not move.is_floating_point():
-        nearest, inside = _clamp(place + move.to(place.dtype), size)
+        nearest, inside = _clamp(place + move.to(place.dtype), size, border=border)
         return Neighbors((nearest.mul_(stride),), (inside,), None)
     floor = move.floor()
     index = floor.to(place.dtype).add_(place)
-    (low, low_inside), (high, high_inside) = (_clamp(neighbor, size) for neighbor in (index, index + 1))
+    (low, low_inside), (high, high_inside) = (_clamp(neighbor, size, border=border) for neighbor in (index, index + 1))
     inside = low_inside.to(move.dtype), high_inside.to(move.dtype)
     return Neighbors((low.mul_(stride), high.mul_(stride)), inside, move - floor)
 
 
-def _clamp(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the nearest index of the volume, and whether it is the index itself."""
+def _clamp(index: Tensor, size: int, *, border: bool) -> tuple[Tensor, Tensor]:
+    """Return the nearest index of the volume, and whether it counts: always at the border, else if it is the index."""
     nearest = index.clamp(0, size - 1)
-    return nearest, nearest == index
+    return nearest, torch.ones_like(index, dtype=torch.bool) if border else nearest == index
