@@ -133,6 +133,10 @@ class Student(nn.Module, ABC):
             f"set student.name=convnet3d or vit3d, and student.encoder={architecture}"
         )
 
+    def departures(self) -> tuple[str, ...]:
+        """Say what keeps this student from the 2D network's function even with all of its weights; one line each."""
+        return ()
+
     def depths(self) -> dict[str, int]:
         """Return how deep in the mirrored 2D network each parameter is: 0 meets the image; none where it is unknown."""
         return {}

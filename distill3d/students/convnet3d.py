@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from distill3d.config.registry import STUDENTS
 from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head
 from distill3d.layers.conv3d import DepthKernel, DepthPadding
-from distill3d.layers.norm3d import Norm
+from distill3d.layers.norm3d import BatchNormAct3d, GroupNormAct3d, Norm
 from distill3d.students.encoder3d import build_encoder
 from distill3d.students.mirror import MirrorStudent
+from distill3d.students.timm_blocks3d import GlobalResponseNorm3d, Pool, SqueezeExcite3d
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,7 @@ class ConvNet3dConfig:
         "zeros"  # beyond the first and last slice; "replicate" keeps constant volumes constant
     )
     encoder_norm: Norm = "instance"  # what batch normalization becomes: see distill3d.layers.norm3d
+    pool: Pool = "volume"  # what squeeze-excite and GRN look at; "slice" as the 2D network does, for an exact start
     decoder: tuple[int, ...] = (8, 16, 24, 48, 64)  # channels per resolution, full first; the first `stages` are used
     norm: Norm = "instance"  # of the decoder
 
@@ -68,6 +70,7 @@ class ConvNet3d(MirrorStudent):
             depth_strides=strides,
             depth_padding=config.depth_padding,
             norm=config.encoder_norm,
+            pool=config.pool,
         )
         self.layer_rule = self.encoder.layer_rule
         deepest = self.encoder.octaves[-1]
@@ -110,3 +113,15 @@ class ConvNet3d(MirrorStudent):
             f"the student mirrors {self.architecture_2d!r}, the teacher is {architecture!r}; "
             "set student.encoder and teacher.architecture to the same network"
         )
+
+    def departures(self) -> tuple[str, ...]:
+        """Name the statistics and poolings that look at more than the slice a 2D network sees."""
+        config, layers = self.config, list(self.encoder.modules())
+        lines: list[str] = []
+        if config.encoder_norm != "frozen" and any(isinstance(m, BatchNormAct3d | GroupNormAct3d) for m in layers):
+            of = "the batch, in training" if config.encoder_norm == "batch" else "each patch"
+            lines.append(f"encoder_norm={config.encoder_norm}: statistics of {of}; the teacher's own: frozen")
+        pooled = sum(isinstance(m, SqueezeExcite3d | GlobalResponseNorm3d) for m in layers)
+        if pooled and config.pool == "volume":
+            lines.append(f"pool=volume: {pooled} layers pool over the patch; slice by slice as the teacher's: slice")
+        return tuple(lines)

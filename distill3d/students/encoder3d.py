@@ -17,6 +17,7 @@ from distill3d.errors import ConfigError
 from distill3d.layers.conv3d import DepthKernel, DepthPadding
 from distill3d.layers.norm3d import Norm
 from distill3d.students.surgery import Surgery, to_3d
+from distill3d.students.timm_blocks3d import Pool
 
 # Families whose forward runs its children in order, as read in timm 1.0.31.
 FAMILIES = (EfficientNet, MobileNetV3, ResNet, ConvNeXt)
@@ -76,6 +77,7 @@ def build_encoder(
     depth_strides: tuple[int, ...],
     depth_padding: DepthPadding,
     norm: Norm,
+    pool: Pool,
 ) -> Encoder3d:
     """Build the 3D encoder of the timm convnet ``name``, with random values.
 
@@ -86,6 +88,7 @@ def build_encoder(
         depth_strides: see `Surgery`.
         depth_padding: see `Surgery`.
         norm: see `Surgery`.
+        pool: see `Surgery`.
 
     Raises:
         ConfigError: timm has no such network, it has no 3D form here, or it has no stage within ``stages``.
@@ -108,6 +111,7 @@ def build_encoder(
         depth_strides=depth_strides,
         depth_padding=depth_padding,
         norm=norm,
+        pool=pool,
         reductions={path: max(1, r // scale) for path, r in _reductions(net).items()},
         stem=next(path for path, layer in net.named_modules() if isinstance(layer, nn.Conv2d)),
     )

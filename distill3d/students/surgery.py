@@ -30,7 +30,7 @@ from distill3d.layers.conv3d import (
     pool_depth,
 )
 from distill3d.layers.norm3d import ChannelLayerNorm3d, Norm, make_norm
-from distill3d.students.timm_blocks3d import ConvNeXtBlock3d, GlobalResponseNorm3d, SqueezeExcite3d
+from distill3d.students.timm_blocks3d import ConvNeXtBlock3d, GlobalResponseNorm3d, Pool, SqueezeExcite3d
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class Surgery:
         depth_strides: 1 or 2 for every halving in the plane, finest first.
         depth_padding: what lies beyond the first and last slice.
         norm: what batch normalization becomes; layer normalization stays.
+        pool: what squeeze-excite and global response normalization look at.
         reductions: path -> factor by which the input of a strided layer is smaller than the image, in the plane.
         stem: path of the first convolution, which takes one channel.
         path: of the layer being turned.
@@ -51,6 +52,7 @@ class Surgery:
     depth_strides: tuple[int, ...]
     depth_padding: DepthPadding
     norm: Norm
+    pool: Pool
     reductions: dict[str, int]
     stem: str
     path: str = ""
@@ -178,7 +180,7 @@ def _unchanged(layer: nn.Module, surgery: Surgery) -> nn.Module:
 def _squeeze_excite(block: nn.Module, surgery: Surgery) -> nn.Module:
     if isinstance(block, SEModule) and block.add_maxpool:
         raise surgery.refuse(block, "squeezes by maximum too")
-    return SqueezeExcite3d(dict(block.named_children()))
+    return SqueezeExcite3d(dict(block.named_children()), pool=surgery.pool)
 
 
 def _convnext_block(block: nn.Module, surgery: Surgery) -> nn.Module:
@@ -190,7 +192,8 @@ def _convnext_block(block: nn.Module, surgery: Surgery) -> nn.Module:
 def _response_norm(layer: nn.Module, surgery: Surgery) -> nn.Module:
     if not isinstance(layer, GlobalResponseNorm):
         raise surgery.refuse(layer, "no global response normalization")
-    return GlobalResponseNorm3d(layer.weight.numel(), eps=layer.eps, channels_last=layer.channel_dim == -1)
+    channels_last = layer.channel_dim == -1
+    return GlobalResponseNorm3d(layer.weight.numel(), eps=layer.eps, channels_last=channels_last, pool=surgery.pool)
 
 
 Rule = Callable[[nn.Module, Surgery], nn.Module]

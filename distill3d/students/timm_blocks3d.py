@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
+
+Pool = Literal["volume", "slice"]
 
 
 def _adopt(module: nn.Module, children: Mapping[str, nn.Module]) -> None:
@@ -16,21 +18,23 @@ def _adopt(module: nn.Module, children: Mapping[str, nn.Module]) -> None:
 
 @final
 class SqueezeExcite3d(nn.Module):
-    """Scale every channel by a gate computed from the channels' means over the volume.
+    """Scale every channel by a gate computed from the channels' means over the volume, or over each slice.
 
     Source: Hu et al. 2018, Squeeze-and-Excitation Networks, arXiv 1709.01507.
 
     Args:
         children: the layers from mean to gate, in order, under their 2D names.
+        pool: over the volume, or slice by slice as the 2D network does.
     """
 
-    def __init__(self, children: Mapping[str, nn.Module]) -> None:
+    def __init__(self, children: Mapping[str, nn.Module], *, pool: Pool) -> None:
         super().__init__()
         _adopt(self, children)
+        self.pool: Pool = pool
 
     def forward(self, image: Tensor) -> Tensor:
         """Gate [B, C, Z, Y, X]."""
-        gate = image.mean((2, 3, 4), keepdim=True)
+        gate = image.mean((3, 4) if self.pool == "slice" else (2, 3, 4), keepdim=True)
         for layer in self.children():
             gate = layer(gate)
         return image * gate
@@ -74,7 +78,7 @@ class ConvNeXtBlock3d(nn.Module):
 
 @final
 class GlobalResponseNorm3d(nn.Module):
-    """Let the channels of a volume compete by their Euclidean norms over space.
+    """Let the channels of a volume, or of each slice, compete by their Euclidean norms over space.
 
     On a volume of D equal slices every norm grows by the root of D and the ratio stays, as in 2D.
 
@@ -84,12 +88,14 @@ class GlobalResponseNorm3d(nn.Module):
         channels: C.
         eps: added to the mean norm.
         channels_last: the input is [B, Z, Y, X, C].
+        pool: over the volume, or slice by slice as the 2D network does.
     """
 
-    def __init__(self, channels: int, *, eps: float, channels_last: bool) -> None:
+    def __init__(self, channels: int, *, eps: float, channels_last: bool, pool: Pool) -> None:
         super().__init__()
-        self.eps = eps
-        self.space, self.channel_axis = ((1, 2, 3), -1) if channels_last else ((2, 3, 4), 1)
+        self.eps, self.pool = eps, pool
+        space, self.channel_axis = ((1, 2, 3), -1) if channels_last else ((2, 3, 4), 1)
+        self.space = space[1:] if pool == "slice" else space
         self.shape = (1, 1, 1, 1, -1) if channels_last else (1, -1, 1, 1, 1)
         self.weight = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))

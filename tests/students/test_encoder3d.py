@@ -25,8 +25,8 @@ FAMILIES = [
 
 
 def _build(name, stages=3, **changes):
-    settings = {"depth_kernel": "three", "depth_strides": (2,) * stages, "depth_padding": "zeros", "norm": "batch"}
-    return build_encoder(name, stages=stages, **(settings | changes))
+    settings = {"depth_kernel": "three", "depth_strides": (2,) * stages, "depth_padding": "zeros"}
+    return build_encoder(name, stages=stages, **(settings | {"norm": "batch", "pool": "volume"} | changes))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

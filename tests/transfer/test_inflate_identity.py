@@ -117,6 +117,10 @@ def _without_statistics(teacher, student):
         ("resnet18", {"stages": 4, "depth_padding": "zeros"}),
         ("convnext_atto", {"stages": 4, "depth_padding": "zeros"}),
         ("convnext_tiny", {"stages": 2, "depth_kernel": "full"}),
+        ("seresnet50", {"stages": 3, "pool": "slice"}),
+        ("efficientnet_b0", {"stages": 4, "pool": "slice"}),
+        ("mobilenetv3_small_100", {"stages": 4, "pool": "slice"}),
+        ("convnextv2_atto", {"stages": 4, "pool": "slice"}),
     ],
 )
 def test_center_without_depth_strides_is_the_2d_network_slice_by_slice(teachers, name, changes):
@@ -128,6 +132,19 @@ def test_center_without_depth_strides_is_the_2d_network_slice_by_slice(teachers,
     for z in range(3):
         for one, other in zip(solid, _flat(teacher, volume[:, :, z], len(solid)), strict=True):
             torch.testing.assert_close(_scaled(one[:, :, z]), _scaled(other), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv3_small_100", "convnextv2_atto"])
+def test_pooling_over_the_volume_is_not_the_2d_network_and_the_student_says_so(teachers, name):
+    teacher = teachers(name)
+    teacher.input_mean = teacher.input_std = (0.5, 0.5, 0.5)
+    volume = torch.rand(1, 1, 2, 32, 64)
+    for pool, exact in (("volume", False), ("slice", True)):
+        student = _student(teacher, "center", stages=3, depth_strides=(1, 1, 1), pool=pool)
+        solid = _solid(student, volume)
+        flat = _flat(teacher, volume[:, :, 0], len(solid))
+        assert torch.allclose(_scaled(solid[-1][:, :, 0]), _scaled(flat[-1]), **CLOSE) is exact
+        assert [line.split(":")[0] for line in student.departures()] == ([] if exact else ["pool=volume"])
 
 
 def test_average_is_not_the_2d_network_on_a_volume_that_changes(teachers):
