@@ -14,7 +14,7 @@ from distill3d.sweep.verbs import sweep_app
 from distill3d.terminal import stdout
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 app = typer.Typer(
     name="distill3d",
@@ -219,14 +219,15 @@ def audit(
     name: Name,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
 ) -> None:
-    """Show what a fresh run takes from the teacher, a row per entry of the student, and totals; needs no data."""
+    """Show what a fresh run takes from the teacher, a row per entry of the student, totals, and how near it starts."""
     find_experiment(name)
     from distill3d.experiment import load_experiment
     from distill3d.training.audit import audit_experiment
-    from distill3d.training.tables import audit_rows_table, audit_table
+    from distill3d.training.tables import audit_rows_table, audit_table, start_parts
 
     report = audit_experiment(load_experiment(name, context.args))
-    _show(report.as_dict(), audit_rows_table(report.as_dict()), audit_table(report.audit), as_json=as_json)
+    tables = audit_rows_table(report.as_dict()), audit_table(report.audit), *start_parts(report)
+    _show(report.as_dict(), *tables, as_json=as_json)
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -268,14 +269,16 @@ def check(context: typer.Context, name: Name) -> None:
     from distill3d.data.check import check_data
     from distill3d.data.tables import check_table
     from distill3d.experiment import load_experiment
+    from distill3d.training.tubes import tap_notes
 
-    report = check_data(load_experiment(name, context.args))
+    experiment = load_experiment(name, context.args)
+    report = check_data(experiment, tap_notes(experiment))
     stdout().print(check_table(report))
     if report.problems:
         raise typer.Exit(1)
 
 
-def _show(content: dict[str, Any], *tables: Table, as_json: bool) -> None:
+def _show(content: dict[str, Any], *tables: RenderableType, as_json: bool) -> None:
     import json
 
     if as_json:

@@ -120,8 +120,10 @@ def test_list_names_experiments_and_components(call):
     assert max(map(len, shown.splitlines())) <= 100
 
 
-def test_check_describes_every_case(call, tiny_file):
-    shown = call("check", str(tiny_file))
+def test_check_describes_every_case_and_the_tubes_of_the_student(call, tiny_file):
+    shown = call("check", str(tiny_file), "student.tubular=[1]")
+    # 9 taps on a map of 16 voxels: at either end 4 + 3 + 2 + 1 lie beyond it, in all 20 of 144
+    assert "note: tubes: 14 % of the taps along z, y, x lie outside the map of (16, 16, 16)" in shown
     assert all(f"sim_00{k}" in shown for k in range(4))
     assert max(map(len, shown.splitlines())) <= 100
 

@@ -76,10 +76,11 @@ class CaseReport:
 @final
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """All cases of an experiment, and what is wrong between them."""
+    """All cases of an experiment, what is wrong between them, and remarks that are of no case."""
 
     cases: tuple[CaseReport, ...]
     duplicates: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -89,11 +90,15 @@ class DataReport:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing, one line each."""
-        return tuple(f"{case.name}: {text}" for case in self.cases for text in case.notes)
+        return (*(f"{case.name}: {text}" for case in self.cases for text in case.notes), *self.remarks)
 
 
-def check_data(experiment: Experiment) -> DataReport:
+def check_data(experiment: Experiment, remarks: tuple[str, ...] = ()) -> DataReport:
     """Read every case of every split and look for what would spoil an experiment.
+
+    Args:
+        experiment: whose data are read.
+        remarks: notes on what else depends on its patches.
 
     Raises:
         ConfigError: the splits cannot be made; one line per reason.
@@ -101,7 +106,7 @@ def check_data(experiment: Experiment) -> DataReport:
     """
     data, size = DistillDataModule(experiment), experiment.patches.size_zyx
     cases = tuple(_check_case(data, name, split, size) for split in SPLITS for name in data.case_names(split))
-    return DataReport(cases, tuple(_duplicates(cases)))
+    return DataReport(cases, tuple(_duplicates(cases)), remarks)
 
 
 def _check_case(data: DistillDataModule, name: str, split: Split, patch_size: tuple[int, int, int]) -> CaseReport:

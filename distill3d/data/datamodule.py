@@ -78,6 +78,14 @@ class DistillDataModule(L.LightningDataModule):
         """
         return tuple(self._case(name) for name in self.case_names(split))
 
+    def first_case(self, split: Split) -> PreparedCase:
+        """Return the first prepared case of a split; no other is read.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        return self._case(self.case_names(split)[0])
+
     def train_cases(self) -> tuple[PreparedCase, ...]:
         """Prepared cases of the training split, with the skeletons that losses and strategy want."""
         return tuple(self._train_case(name) for name in self.case_names("train"))

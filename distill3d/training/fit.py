@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +33,8 @@ from distill3d.training.inference import inference_device, predict_prob, window_
 from distill3d.training.loggers import log_results, make_loggers
 from distill3d.training.module import DistillModule, fresh_module, load_module
 from distill3d.training.similarity import kept, layer_similarity, mirrored_blocks, similarity_batch
-from distill3d.training.tables import audit_table
+from distill3d.training.start import Start, start_batch, start_of
+from distill3d.training.tables import audit_table, start_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
 from distill3d.training.trainer import make_trainer, quiet, step_of, train
 from distill3d.training.tubes import tube_shares
@@ -89,7 +90,7 @@ def fit(
             if not trained:
                 folder.fit.unlink(missing_ok=True)  # the other ranks, started later, look for it too
             take(folder, as_plain(experiment), overwrite=overwrite)  # all inputs have been checked
-            _show_audit(folder, audit, console)
+            _show_audit(folder, audit, _start(module, teacher, data, audit), console)
             if checkpoint is None:
                 keep_start(folder, module)
                 _compare_layers(folder, module, teacher, data, "before")
@@ -132,12 +133,23 @@ def _build(
     return load_module(checkpoint, experiment, val_cases=names, teacher=teacher), teacher, None
 
 
-def _show_audit(folder: RunFolder, audit: TransferAudit | None, console: Console) -> None:
+def _start(
+    module: DistillModule, teacher: Teacher, data: DistillDataModule, audit: TransferAudit | None
+) -> Start | None:
+    """Measure how near its teacher a fresh run starts; None where nothing was transferred."""
+    if audit is None or not audit.transferred:
+        return None
+    return start_of(module.student, teacher, start_batch(data), module.transferred)
+
+
+def _show_audit(folder: RunFolder, audit: TransferAudit | None, start: Start | None, console: Console) -> None:
     """Keep a fresh run's audit, and print its totals if anything was transferred."""
     if audit is not None:
-        write_json(folder.audit, audit.as_dict())
+        write_json(folder.audit, {**audit.as_dict(), "start": None if start is None else asdict(start)})
         if audit.copy_rate > 0:
             console.print(audit_table(audit))
+        if start is not None:
+            console.print(start_table(start))
 
 
 def _compare_layers(

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from distill3d.evaluation.tables import add_teacher
 from distill3d.terminal import WIDTH
+from distill3d.training.audit import AuditReport
+from distill3d.training.start import Start
 from distill3d.training.teacher_maps import CacheReport
 from distill3d.transfer.base import Fate, TransferAudit
 
@@ -54,6 +56,31 @@ def audit_table(audit: TransferAudit) -> Table:
     table.add_section()
     table.add_row("all", str(len(audit.rows)), f"{sum(row.size for row in audit.rows):,}", "parameters and buffers")
     return table
+
+
+def start_parts(report: AuditReport) -> list[RenderableType]:
+    """Return what an audit shows beside its rows and totals: how near the start is, and notes on tubes."""
+    start = [] if report.start is None else [start_table(report.start)]
+    return [*start, *(Text(f"note: {taps.note}") for taps in report.taps)]
+
+
+def start_table(start: Start) -> Group:
+    """Show how far a student starts from its teacher's function, per level, and what keeps it from there."""
+    notes = [Text(f"note: {line}") for line in start.departures]
+    if not start.levels:
+        why = start.missing or "no map of the student is as large as its own in the teacher"
+        return Group(Text(f"how far the start is from the teacher's function was not measured: {why}"), *notes)
+    title = (
+        f"start: the student in training against its teacher's function,\non {start.slices} slices of training patches"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("block", overflow="fold")
+    table.add_column("the teacher's", overflow="fold")
+    table.add_column("relative error", justify="right")
+    table.add_column("linear CKA", justify="right")
+    for level in start.levels:
+        table.add_row(level.layer, level.source, f"{level.relative_error:.2g}", f"{level.cka:.3f}")
+    return Group(table, *notes)
 
 
 def audit_rows_table(report: Mapping[str, Any]) -> Table:

@@ -148,7 +148,9 @@ def test_the_teacher_is_not_in_the_checkpoint_but_its_identity_is(tiny):
     assert not [key for key in checkpoint["state_dict"] if "teacher" in key]
     assert checkpoint["distill3d"]["teacher"]["architecture"] == "tf_efficientnet_lite0"
     assert json.loads(folder.metrics.read_text())["teacher"]["random"] is False
-    assert json.loads(folder.audit.read_text())["copy_rate"] > 0
+    audit = json.loads(folder.audit.read_text())
+    assert audit["copy_rate"] > 0
+    assert audit["start"]["levels"]
     assert load_module(folder.best).teacher is None
 
 

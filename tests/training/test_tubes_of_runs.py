@@ -11,9 +11,11 @@ from torch import nn
 
 from distill3d.config.plain import as_plain
 from distill3d.layers.tubes.embed import TubularEmbed
+from distill3d.layers.tubes.geometry import share_outside
 from distill3d.storage.run_folder import RunFolder, write_yaml
+from distill3d.students.unet3d import UNet3d, UNet3dConfig
 from distill3d.training import loggers
-from distill3d.training.tubes import fullest_windows, place, tube_shares
+from distill3d.training.tubes import MANY_OUTSIDE, TapsOutside, fullest_windows, place, taps_outside, tube_shares
 
 SHAPE = (8, 16, 32)
 
@@ -112,7 +114,66 @@ def test_a_case_that_is_no_multiple_of_the_block_is_filled_up():
     assert tube_shares(student(embed(deformable=False)), [case])["followed"] > 0.5
 
 
+@pytest.mark.parametrize(("size", "block", "taps", "spacing"), [(24, 4, 17, 1.0), (12, 1, 9, 1.0), (16, 8, 5, 2.5)])
+def test_taps_outside_are_those_that_are_counted_one_by_one(size, block, taps, spacing):
+    places = [center + (k - taps // 2) * spacing for center in range(block // 2, size, block) for k in range(taps)]
+    outside = sum(not 0 <= place <= size - 1 for place in places)
+    assert 0 < outside < len(places)
+    assert share_outside(size, block=block, taps=taps, spacing=spacing) == pytest.approx(outside / len(places))
+
+
+def test_tubes_of_two_blocks_lie_mostly_inside_and_those_as_long_as_a_patch_of_pixels_mostly_not():
+    # of 8 blocks of 8 voxels the first tube begins at 4 - 8, the last ends at 60 + 8: 4 and 5 taps of 8 x 17 beyond
+    assert share_outside(64, block=8, taps=17, spacing=1.0) == 9 / (8 * 17)
+    # a tube of 256 voxels has at most 64 of its taps in a volume of 64
+    assert share_outside(64, block=8, taps=256, spacing=1.0) == 0.75
+
+
+def test_an_embedding_reads_the_patch_filled_up_and_says_what_lies_beyond():
+    net = nn.Sequential(embed(axes=("z", "x"), outside="zeros"))
+    net.stride_zyx = (8, 8, 8)
+    (taps,) = taps_outside(net, (15, 15, 31))
+    assert (taps.size_zyx, taps.outside, taps.whole) == ((16, 16, 32), "zeros", True)
+    assert taps.share == {"z": 0, "x": 0}  # 8 taps are one block long
+    assert taps.note == "tubes: 0 % of the taps along z, x lie outside the patch of (16, 16, 32); they read zeros"
+
+
+def test_convolutions_along_tubes_are_counted_on_the_maps_they_read():
+    config = UNet3dConfig(channels=(4, 4, 4), depth_strides=(1, 2), tubular=(1, 2), tubular_kernel=5)
+    net = UNet3d(config)
+    before = net.training
+    fine, coarse = taps_outside(net, (8, 32, 32))
+    assert net.training == before
+    assert (fine.size_zyx, coarse.size_zyx) == ((8, 16, 16), (4, 8, 8))
+    # a tube of 5 taps leaves a map at either end with 2 + 1 of them
+    assert fine.share == {"z": 6 / 40, "y": 6 / 80, "x": 6 / 80}
+    assert coarse.share == {"z": 6 / 20, "y": 6 / 40, "x": 6 / 40}
+    assert (
+        fine.note
+        == "tubes: 15 % of the taps along z, 8 % along y, x lie outside the map of (8, 16, 16); they read its border"
+    )
+    assert coarse.note.endswith(
+        "so that a response depends on where a patch lies: fewer taps or larger patches mend it"
+    )
+
+
+def test_the_note_gives_advice_from_a_quarter_on():
+    notes = [
+        TapsOutside(size_zyx=(4, 4, 4), share={"y": share}, outside="border", whole=True).note
+        for share in (MANY_OUTSIDE - 0.01, MANY_OUTSIDE)
+    ]
+    assert ["fewer taps" in note for note in notes] == [False, True]
+
+
+def test_a_unets_tubes_read_beyond_the_map_what_its_settings_say():
+    for outside in ("border", "zeros"):
+        net = UNet3d(UNet3dConfig(channels=(4, 4), depth_strides=(1,), tubular=(1,), tubular_outside=outside))
+        assert taps_outside(net, (4, 8, 8))[0].outside == outside
+    assert UNet3dConfig().tubular_outside == "border"
+
+
 def test_a_student_without_tubes_has_no_shares():
+    assert taps_outside(UNet3d(UNet3dConfig(channels=(4,), depth_strides=())), (4, 8, 8)) == ()
     assert tube_shares(student(nn.Identity()), [straight_case()]) is None
 
 
