@@ -17,7 +17,7 @@ from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.slices import Zoom, cut_slices, run_slices
 from distill3d.training.similarity import mirrored_blocks
-from distill3d.transfer.matching.relations import linear_cka_table
+from distill3d.transfer.matching.alignment import linear_cka
 from distill3d.types import Batch
 
 PATCHES = 2  # of the first training case
@@ -34,8 +34,8 @@ class LevelStart:
         layer: of the student.
         source: the teacher's.
         relative_error: Euclidean norm of the difference of their maps over that of the teacher's; 0 or more.
-        cka: linear CKA of their maps, in [0, 1]; 1 where they agree up to a rotation and a scale. With fewer places
-            than channels it is high whatever they are.
+        cka: linear CKA of their maps, unbiased; 1 where they agree up to a rotation and a scale, about 0 for
+            unrelated ones.
     """
 
     layer: str
@@ -140,4 +140,4 @@ def _cells(own: Tensor, seen: Tensor, *, first: int, count: int, depth: int) -> 
 def _compare(own: Tensor, seen: Tensor) -> tuple[float, float]:
     """Return relative error and linear CKA of [places, C]."""
     error = (own - seen).norm() / seen.norm().clamp(min=torch.finfo(seen.dtype).tiny)
-    return float(error), float(linear_cka_table([own], [seen]))
+    return float(error), float(linear_cka(own, seen))

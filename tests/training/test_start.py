@@ -32,12 +32,12 @@ def start(tiny, *overrides):
 
 
 def test_relative_error_and_cka_are_those_worked_out_by_hand():
-    seen = torch.tensor([[0.0, 4.0], [3.0, 0.0], [0.0, 0.0]])
+    seen = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 3.0], [1.0, 0.0]])
     assert _compare(seen, seen) == pytest.approx((0, 1))
     assert _compare(-seen, seen) == pytest.approx((2, 1))  # CKA does not see a rotation, the error does
-    # differences 3 and 4 in two places are 5 in all, as the norm of `seen` is
-    assert _compare(seen + torch.tensor([[3.0, 0.0], [0.0, 0.0], [4.0, 0.0]]), seen)[0] == pytest.approx(1)
-    assert _compare(torch.ones(3, 2), seen)[1] == pytest.approx(0, abs=1e-6)  # a constant map is like nothing
+    # a difference of 4 in one place, and the norm of `seen` is 4
+    assert _compare(seen + torch.tensor([[4.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]), seen)[0] == pytest.approx(1)
+    assert _compare(torch.ones(4, 2), seen)[1] == pytest.approx(0, abs=1e-6)  # a constant map is like nothing
 
 
 @pytest.mark.parametrize(
