@@ -113,8 +113,12 @@ class Builder:
                 self.complain(f"{path}.{key}", f"{key!r} has a dot, at which keys are split; accepted: a name without")
 
     def from_registry(self, f: dataclasses.Field[Any], given: object, path: str) -> object:
-        """Return one component, or a mapping of them by name, or None after complaining."""
+        """Return one component, a mapping of them by name, or a tuple of them, or None after complaining."""
         kind, default = f.metadata["registry"], f.metadata["default"]
+        if f.metadata["listed"] and isinstance(given, list | tuple):
+            if not given:
+                self.complain(path, f"is empty; accepted: one or more {kind} types, each a mapping with a name")
+            return tuple(self.component(kind, each, f"{path}.{place}") for place, each in enumerate(given))
         if not f.metadata["many"]:
             return self.component(kind, {"name": default} if given is None and default else given, path)
         if given is None and default:

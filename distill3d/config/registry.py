@@ -104,11 +104,17 @@ LOSSES = Registry[Any]("loss")
 REGISTRIES: dict[str, Registry[Any]] = {r.kind: r for r in (DATA, TEACHERS, STUDENTS, STRATEGIES, NEURONS, LOSSES)}
 
 
-def component(kind: str, default: str | None = None) -> Any:  # noqa: ANN401 - a dataclass field takes any annotation
-    """Declare a config field that holds one component of ``kind``; ``default`` names it when the YAML does not."""
-    return dataclasses.field(metadata={"registry": kind, "many": False, "default": default})
+def component(kind: str, default: str | None = None, *, listed: bool = False) -> Any:  # noqa: ANN401 - a dataclass field takes any annotation
+    """Declare a config field that holds one component of ``kind``; ``default`` names it when the YAML does not.
+
+    Args:
+        kind: of the registry.
+        default: a registered name; None if the YAML must give one.
+        listed: accept a list too, which becomes a tuple.
+    """
+    return dataclasses.field(metadata={"registry": kind, "many": False, "default": default, "listed": listed})
 
 
 def components(kind: str, default: str | None = None) -> Any:  # noqa: ANN401 - as above
     """Declare a config field that holds a mapping of freely named components of ``kind``."""
-    return dataclasses.field(metadata={"registry": kind, "many": True, "default": default})
+    return dataclasses.field(metadata={"registry": kind, "many": True, "default": default, "listed": False})

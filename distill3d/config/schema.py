@@ -247,7 +247,8 @@ class Experiment:
     student: Component = component("student")
     teacher: Component = component("teacher", default="none")
     strategy: Component = component("strategy", default="none")
-    neurons: Component = component("neuron", default="linear")  # what layers become after the transfer
+    # what layers become after the transfer: one type, or a list of several
+    neurons: Component | tuple[Component, ...] = component("neuron", default="linear", listed=True)
     losses: dict[str, Component] = components("loss", default="overlap")
     balance: BalanceConfig = BalanceConfig()
     patches: PatchConfig = PatchConfig()

@@ -1,9 +1,10 @@
-"""Neuron types as 3D convolutions: what a layer computes before its activation.
+"""Neuron types of products and squares: what a layer computes before its activation.
 
 With ``init: identity`` every type starts as the linear neuron it was made from, so that transferred weights keep their
 meaning: by the ReLinear initialization where the formula allows it, else as the layer plus a factor, zero at first,
 times the formula (called ours below). With ``init: random`` the formula stands alone: kernels other than the layer's
-are drawn, and the network's output changes. Types that imitate nerve cells are in `distill3d.neurons.biological`.
+are drawn, and the network's output changes. Types that imitate nerve cells are in `distill3d.neurons.biological`, those
+that are made of functions of one's choice in `distill3d.neurons.functions`.
 
 Source: Fan et al. 2023, NeuroAI, arXiv 2301.09245, and the work it cites for each type. Squares, products and powers
 overflow in half precision: use bf16 or float32.
@@ -11,7 +12,6 @@ overflow in half precision: use bf16 or float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from distill3d.config.registry import NEURONS
 from distill3d.layers.norm3d import Norm, make_norm
-from distill3d.neurons.base import NeuronConfig, NeuronConv3d, at_least, per_channel
+from distill3d.neurons.base import Neuron, NeuronConfig, at_least, per_channel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +32,12 @@ class LinearConfig(NeuronConfig):
 
 @NEURONS.register("linear", config=LinearConfig)
 @final
-class LinearConv3d(NeuronConv3d):
+class Linear(Neuron):
     """The conventional neuron, ``w x + b``, which every network has; the control of a conversion."""
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Convolve [B, C, Z, Y, X]."""
-        return self.linear(image)
+    def forward(self, image: Tensor, *, linear: Tensor) -> Tensor:  # noqa: ARG002 - other types do
+        """Return the linear response."""
+        return linear
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class QuadraticConfig(NeuronConfig):
 
 @NEURONS.register("quadratic", config=QuadraticConfig)
 @final
-class QuadraticConv3d(NeuronConv3d):
+class Quadratic(Neuron):
     """The quadratic neuron, ``(w_r x + b_r)(w_g x + b_g) + w_b (x * x) + c``.
 
     Identity is ReLinear: w_g = 0, b_g = 1, w_b = 0, c = 0. A layer without bias has neither b_r nor c.
@@ -57,7 +57,7 @@ class QuadraticConv3d(NeuronConv3d):
     Example:
         >>> conv = nn.Conv3d(2, 4, 3, padding=1)
         >>> image = torch.rand(1, 2, 4, 4, 4)
-        >>> torch.equal(QuadraticConv3d(QuadraticConfig(), conv=conv)(image), conv(image))
+        >>> torch.equal(Quadratic(QuadraticConfig(), conv=conv)(image, linear=conv(image)), conv(image))
         True
     """
 
@@ -65,12 +65,12 @@ class QuadraticConv3d(NeuronConv3d):
 
     def __init__(self, config: QuadraticConfig, *, conv: nn.Conv3d) -> None:
         super().__init__(config, conv=conv)
-        self.gate = self.branch(bias=1.0, zero=self.starts_linear)
-        self.square = self.branch(bias=self.constant, zero=self.starts_linear)
+        self.gate = self.branch(conv, bias=1.0, zero=self.starts_linear)
+        self.square = self.branch(conv, bias=self.constant, zero=self.starts_linear)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, linear: Tensor) -> Tensor:
         """Map [B, C, Z, Y, X]."""
-        return self.linear(image) * self.gate(image) + self.square(image * image)
+        return linear * self.gate(image) + self.square(image * image)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,23 +80,23 @@ class CompactQuadraticConfig(NeuronConfig):
 
 @NEURONS.register("compact_quadratic", config=CompactQuadraticConfig)
 @final
-class CompactQuadraticConv3d(NeuronConv3d):
+class CompactQuadratic(Neuron):
     """The compact quadratic neuron, ``w_r x + w_b (x * x) + c``: two thirds of the quadratic one's parameters.
 
     Identity: w_b = 0. The layer's own bias is c.
 
-    Source: as `QuadraticConv3d`.
+    Source: as `Quadratic`.
     """
 
     gated = ("square",)
 
     def __init__(self, config: CompactQuadraticConfig, *, conv: nn.Conv3d) -> None:
         super().__init__(config, conv=conv)
-        self.square = self.branch(bias=None, zero=self.starts_linear)
+        self.square = self.branch(conv, bias=None, zero=self.starts_linear)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, linear: Tensor) -> Tensor:
         """Map [B, C, Z, Y, X]."""
-        return self.linear(image) + self.square(image * image)
+        return linear + self.square(image * image)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +108,7 @@ class T4LinearConfig(NeuronConfig):
 
 @NEURONS.register("t4_linear", config=T4LinearConfig)
 @final
-class T4LinearConv3d(NeuronConv3d):
+class T4Linear(Neuron):
     """Type 4 and linear, ``BN(W_a x) * BN(W_b x) + BN(W_c x)``; the layer is W_c.
 
     Identity is ours, since a normalized response is not the layer's: ``W_c x + g * (BN(W_a x) * BN(W_b x))``, g = 0.
@@ -121,18 +121,19 @@ class T4LinearConv3d(NeuronConv3d):
 
     def __init__(self, config: T4LinearConfig, *, conv: nn.Conv3d) -> None:
         super().__init__(config, conv=conv)
-        self.left = nn.Sequential(self.branch(bias=None, zero=False), self._normalized(config.norm))
-        self.right = nn.Sequential(self.branch(bias=None, zero=False), self._normalized(config.norm))
-        self.norm = nn.Identity() if self.starts_linear else self._normalized(config.norm)
-        self.gain = self.added_gain()
+        self.left = nn.Sequential(self.branch(conv, bias=None, zero=False), _normalized(conv, config.norm))
+        self.right = nn.Sequential(self.branch(conv, bias=None, zero=False), _normalized(conv, config.norm))
+        self.norm = nn.Identity() if self.starts_linear else _normalized(conv, config.norm)
+        self.gain = self.added_gain(conv)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, linear: Tensor) -> Tensor:
         """Map [B, C, Z, Y, X]."""
         product = self.left(image) * self.right(image)
-        return self.norm(self.linear(image)) + (product if self.gain is None else per_channel(self.gain, product))
+        return self.norm(linear) + (product if self.gain is None else per_channel(self.gain, product))
 
-    def _normalized(self, norm: Norm) -> nn.Module:
-        return make_norm(norm, self.linear.out_channels).to(self.linear.weight)
+
+def _normalized(conv: nn.Conv3d, norm: Norm) -> nn.Module:
+    return make_norm(norm, conv.out_channels).to(conv.weight)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +151,7 @@ class PolynomialConfig(NeuronConfig):
 
 @NEURONS.register("polynomial", config=PolynomialConfig)
 @final
-class PolynomialConv3d(NeuronConv3d):
+class Polynomial(Neuron):
     """A polynomial in CP form, ``b + sum_k C_k sum_r prod_i (u_kir x)``, with k up to K and r up to R.
 
     The layer is order 1, bias included. C_k is a factor per output channel; identity: C_k = 0 for k > 1, random: 1.
@@ -164,16 +165,16 @@ class PolynomialConv3d(NeuronConv3d):
         super().__init__(config, conv=conv)
         self.rank = config.rank
         self.products = nn.ModuleList(
-            Product(*(self.branch(bias=None, zero=False) for _ in range(order)))
+            Product(*(self.branch(conv, bias=None, zero=False) for _ in range(order)))
             for order in range(2, config.order + 1)
             for _ in range(config.rank)
         )
         start = torch.zeros if self.starts_linear else torch.ones
         self.scales = nn.Parameter(start(config.order - 1, conv.out_channels).to(conv.weight))
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, linear: Tensor) -> Tensor:
         """Map [B, C, Z, Y, X]."""
-        total = self.linear(image)
+        total = linear
         for index, product in enumerate(self.products):
             total = total + per_channel(self.scales[index // self.rank], product(image))
         return total
@@ -190,68 +191,3 @@ class Product(nn.Sequential):
         for module in others:
             product = product * module(input)
         return product
-
-
-# `exp` and `log` are left out: the first overflows in half precision, the second is not defined everywhere.
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,
-    "square": torch.square,
-    "cube": lambda x: x**3,
-    "power4": lambda x: x**4,
-    "power5": lambda x: x**5,
-    "power6": lambda x: x**6,
-    "abs": torch.abs,
-    "cos": torch.cos,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "sin": torch.sin,
-    "tanh": torch.tanh,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskBasedConfig(NeuronConfig):
-    """Settings of ``task_based``."""
-
-    functions: tuple[str, ...] = ("square", "sin")  # of x, one or more of `FUNCTIONS`; 2x**2 - sin(x) has these two
-
-    def __post_init__(self) -> None:
-        NeuronConfig.__post_init__(self)
-        accepted = f"accepted: one or more of {', '.join(FUNCTIONS)}, each once"
-        if not self.functions or len(set(self.functions)) < len(self.functions):
-            raise ValueError(f"functions={list(self.functions)}: {accepted}")
-        for name in self.functions:
-            if name not in FUNCTIONS:
-                raise ValueError(f"functions: {name!r} is unknown; {accepted}")
-
-
-@NEURONS.register("task_based", config=TaskBasedConfig)
-@final
-class TaskBasedConv3d(NeuronConv3d):
-    """A neuron made for a task, ``sum_t W_t phi_t(x) + b``: one convolution per term of an expression.
-
-    A coefficient of an expression becomes a weight, so that a list of functions says what the expression is. Products
-    and compositions of functions, such as ``x sin(x)``, cannot be named.
-
-    Identity: the layer is the term ``x``, which is added where the list lacks it (ours); the other W_t = 0.
-    Random: the layer is the term ``x`` if there is one, else the first. Zeros that pad the image are 0 after phi too.
-
-    Source: Fan et al., task-based neurons (tnlearn), as reviewed in arXiv 2301.09245. What its symbolic regression
-    finds are polynomials, unless told otherwise.
-    """
-
-    gated = ("branches",)
-
-    def __init__(self, config: TaskBasedConfig, *, conv: nn.Conv3d) -> None:
-        super().__init__(config, conv=conv)
-        first = "identity" if self.starts_linear or "identity" in config.functions else config.functions[0]
-        self.first = FUNCTIONS[first]
-        self.terms = [FUNCTIONS[name] for name in config.functions if name != first]
-        self.branches = nn.ModuleList(self.branch(bias=None, zero=self.starts_linear) for _ in self.terms)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map [B, C, Z, Y, X]."""
-        total = self.linear(self.first(image))
-        for term, branch in zip(self.terms, self.branches, strict=True):
-            total = total + branch(term(image))
-        return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -21,62 +22,65 @@ Start = Literal["identity", "random"]
 class NeuronConfig:
     """Settings that every neuron type has; a type adds its own."""
 
-    where: tuple[str, ...] = ("encoder.*",)  # fnmatch patterns on the paths of 3D convolutions; none converts nothing
+    where: tuple[str, ...] = ("encoder.*",)  # fnmatch patterns on the paths of 3D convolutions and linear layers
     ratio: float = 0.5  # share of the matching layers, spread evenly in their order, in (0, 1]
+    channels: float = 1.0  # share of a layer's output channels, in (0, 1]; other types in the list may take the rest
     match: Match = "width"  # "parameters": added convolutions have one filter each, see NarrowConv3d
     init: Start = "identity"  # the network computes what it did before; "random": the type's formula, kernels drawn
     gate_lr_ratio: float = 1e-3  # learning rate of the gates relative to `optimizer.lr`; published: 1e-4 to 1e-2
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"ratio={self.ratio} is out of range; accepted: above 0, at most 1")
+        for name, share in (("ratio", self.ratio), ("channels", self.channels)):
+            if not 0 < share <= 1:
+                raise ValueError(f"{name}={share} is out of range; accepted: above 0, at most 1")
         if self.gate_lr_ratio < 0:
             raise ValueError(f"gate_lr_ratio={self.gate_lr_ratio} is negative; accepted: 0 or more")
 
 
-class NeuronConv3d(nn.Module, ABC):
-    """Stand in for a 3D convolution: same input, same output shape, another formula in place of the affine map.
+class Neuron(nn.Module, ABC):
+    """The formula of a neuron type, in place of a layer's affine map; the network's activation stays behind it.
 
-    The activation of the network stays behind it. The convolution itself becomes the linear part ``linear``, with its
-    class, geometry and values; branches are convolutions of the same geometry. A layer without a bias, which
+    The layer itself computes the linear part. Branches are convolutions of its geometry. A layer without a bias, which
     is followed by a normalization, gets no other constant either.
 
     Attributes:
         gated: names of the children and parameters that are zero where the neuron is linear: the gates.
-        linear: the convolution this neuron was made from.
+        entry: what the layer is applied to instead of the image, elementwise.
 
     Args:
         config: settings of the type.
-        conv: the layer to replace; it becomes ``linear`` and is not copied.
+        conv: the layer, or a convolution of the geometry of the part that the neuron takes; it is not kept.
     """
 
     gated: ClassVar[tuple[str, ...]] = ()
+    entry: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, config: NeuronConfig, *, conv: nn.Conv3d) -> None:
         super().__init__()
-        self.linear = conv
         self.match: Match = config.match
+        self.gate_lr_ratio = config.gate_lr_ratio
         self.starts_linear = config.init == "identity"
         self.constant = None if conv.bias is None else 0.0
 
     @abstractmethod
-    def forward(self, image: Tensor) -> Tensor:
-        """Map [B, C, Z, Y, X] to a tensor of the shape of the convolution's output."""
+    def forward(self, image: Tensor, *, linear: Tensor) -> Tensor:
+        """Map [B, C, Z, Y, X] and the linear response to it to a tensor of the response's shape."""
 
     @final
-    def gates(self) -> frozenset[str]:
-        """Names of the parameters that train with a smaller learning rate and without weight decay."""
-        return frozenset(name for name, _ in self.named_parameters() if name.split(".")[0] in self.gated)
+    def gates(self) -> dict[str, float]:
+        """Names of the parameters that do not decay -> their learning rate relative to the optimizer's."""
+        gates = (name for name, _ in self.named_parameters() if name.split(".")[0] in self.gated)
+        return dict.fromkeys(gates, self.gate_lr_ratio)
 
     @final
-    def branch(self, *, bias: float | None, zero: bool) -> nn.Module:
-        """Build a convolution of the layer's geometry and output channels.
+    def branch(self, conv: nn.Conv3d, *, bias: float | None, zero: bool) -> nn.Module:
+        """Build a convolution of the geometry and output channels of ``conv``.
 
         Args:
+            conv: as the neuron got it.
             bias: initial value of its bias; None for no bias.
             zero: whether its response without the bias starts at zero; else kernels are drawn as torch does.
         """
-        conv = self.linear
         if self.match == "width":
             branch = convolution = convolution_like(conv, filters=conv.out_channels)
             start = branch.weight
@@ -90,9 +94,9 @@ class NeuronConv3d(nn.Module, ABC):
         return branch
 
     @final
-    def added_gain(self) -> nn.Parameter | None:
+    def added_gain(self, conv: nn.Conv3d) -> nn.Parameter | None:
         """Build zero factors, one per output channel, of what is added to the linear part; None for init=random."""
-        return nn.Parameter(self.linear.weight.new_zeros(self.linear.out_channels)) if self.starts_linear else None
+        return nn.Parameter(conv.weight.new_zeros(conv.out_channels)) if self.starts_linear else None
 
 
 @final

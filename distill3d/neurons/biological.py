@@ -1,4 +1,4 @@
-"""Neuron types that imitate nerve cells, as 3D convolutions; the others are in `distill3d.neurons.algebraic`."""
+"""Neuron types that imitate nerve cells: saturating dendrites, and spikes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill3d.config.registry import NEURONS
-from distill3d.neurons.base import NeuronConfig, NeuronConv3d, at_least, per_channel
+from distill3d.neurons.base import Neuron, NeuronConfig, at_least, per_channel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class DendriticConfig(NeuronConfig):
 
 @NEURONS.register("dendritic", config=DendriticConfig)
 @final
-class DendriticConv3d(NeuronConv3d):
+class Dendritic(Neuron):
     """A neuron with saturating dendrites, ``sum_b tanh(W_b x + b_b)``; the layer is the first.
 
     Identity is ours, since tanh is not linear: ``W_1 x + b_1 + g * sum_b tanh(W_b x + b_b)``, g = 0.
@@ -37,16 +37,15 @@ class DendriticConv3d(NeuronConv3d):
 
     def __init__(self, config: DendriticConfig, *, conv: nn.Conv3d) -> None:
         super().__init__(config, conv=conv)
-        self.dendrites = nn.ModuleList(self.branch(bias=0.0, zero=False) for _ in range(config.dendrites - 1))
-        self.gain = self.added_gain()
+        self.dendrites = nn.ModuleList(self.branch(conv, bias=0.0, zero=False) for _ in range(config.dendrites - 1))
+        self.gain = self.added_gain(conv)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, linear: Tensor) -> Tensor:
         """Map [B, C, Z, Y, X]."""
-        first = self.linear(image)
-        total = first.tanh()
+        total = linear.tanh()
         for dendrite in self.dendrites:
             total = total + dendrite(image).tanh()
-        return total if self.gain is None else first + per_channel(self.gain, total)
+        return total if self.gain is None else linear + per_channel(self.gain, total)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +55,7 @@ class SpikingConfig(NeuronConfig):
     steps: int = 4  # T, in which the same input arrives
     leak: float = 0.9  # share of the potential kept from step to step, in [0, 1]
     slope: float = 10.0  # of the sigmoid at the threshold, which is 1
-    spikes: Literal["soft", "hard"] = "soft"  # soft: the sigmoid itself; hard: 0 or 1 with the sigmoid's gradient
+    spikes: Literal["soft", "binary"] = "soft"  # soft: the sigmoid itself; binary: 0 or 1, with a surrogate gradient
 
     def __post_init__(self) -> None:
         NeuronConfig.__post_init__(self)
@@ -69,13 +68,16 @@ class SpikingConfig(NeuronConfig):
 
 @NEURONS.register("spiking", config=SpikingConfig)
 @final
-class SpikingConv3d(NeuronConv3d):
+class Spiking(Neuron):
     """A leaky integrate-and-fire neuron: ``m <- 0.9 m + W x + b; s = sigmoid(10 (m - 1)); m <- m (1 - s)``, mean s.
 
     Its rate lies in [0, 1] and needs no other weights than the layer's. Identity is ours, since a rate is not linear:
     ``W x + b + g * rate(W x + b)``, g = 0.
 
-    Source: as in arXiv 2301.09245, with a surrogate gradient; T and ``spikes="hard"`` are ours.
+    Binary spikes are ``m > 1``, and have the sigmoid's gradient.
+
+    Source: as in arXiv 2301.09245; T is ours. Neftci et al. 2019, Surrogate gradient learning in spiking neural
+    networks, arXiv 1901.09948 (binary spikes).
     """
 
     gated = ("gain",)
@@ -83,20 +85,19 @@ class SpikingConv3d(NeuronConv3d):
     def __init__(self, config: SpikingConfig, *, conv: nn.Conv3d) -> None:
         super().__init__(config, conv=conv)
         self.config = config
-        self.gain = self.added_gain()
+        self.gain = self.added_gain(conv)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, linear: Tensor) -> Tensor:  # noqa: ARG002 - other types do
         """Map [B, C, Z, Y, X]."""
-        current = self.linear(image)
-        rate = firing_rate(current, self.config)
-        return rate if self.gain is None else current + per_channel(self.gain, rate)
+        rate = firing_rate(linear, self.config)
+        return rate if self.gain is None else linear + per_channel(self.gain, rate)
 
 
 def firing_rate(current: Tensor, config: SpikingConfig) -> Tensor:
     """Return the mean of the spikes over T steps, in [0, 1], that a constant current of any shape evokes.
 
     Example:
-        >>> strong = firing_rate(torch.tensor([-1.0, 0.3, 2.0]), SpikingConfig(spikes="hard"))
+        >>> strong = firing_rate(torch.tensor([-1.0, 0.3, 2.0]), SpikingConfig(spikes="binary"))
         >>> strong.tolist()
         [0.0, 0.25, 1.0]
     """
@@ -104,7 +105,7 @@ def firing_rate(current: Tensor, config: SpikingConfig) -> Tensor:
     for _ in range(config.steps):
         potential = config.leak * potential + current
         spike = torch.sigmoid(config.slope * (potential - 1))
-        if config.spikes == "hard":
+        if config.spikes == "binary":
             spike = (potential > 1).to(spike) + (spike - spike.detach())  # exactly 0 or 1
         potential = potential * (1 - spike)
         total = total + spike

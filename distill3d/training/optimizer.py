@@ -43,7 +43,7 @@ def parameter_groups(
             continue
         gate, moved = entry in conversion.gates, entry in scales
         other = next((ratio for path, ratio in others.items() if entry.startswith(f"{path}.")), 1.0)
-        scale = conversion.gate_lr_ratio if gate else scales.get(entry, other)
+        scale = conversion.gates[entry] if gate else scales.get(entry, other)
         kind = "gates" if gate else "transferred" if moved else "new"
         decays = parameter.ndim > 1 and not gate
         frozen_until = settings.freeze_transferred_steps if moved else 0

@@ -33,6 +33,7 @@ INFLATED = (
     "student={name: convnet3d, stages: 2, decoder: [4, 4]}",
 )
 QUADRATIC = "neurons={name: quadratic, gate_lr_ratio: 0.01}"
+MIXED = "[{name: t4_linear, channels: 0.5, gate_lr_ratio: 2}, {name: spiking, channels: 0.25, gate_lr_ratio: 0.5}]"
 
 
 def chosen(name, **settings):
@@ -106,6 +107,7 @@ STUDENT = {
     "SegResNet": MonaiConfig(network="SegResNet", features=8),
     "DynUNet": MonaiConfig(network="DynUNet", features=4),
     "SwinUNETR": MonaiConfig(network="SwinUNETR", features=12),
+    "UNETR": MonaiConfig(network="UNETR", features=4, patch_zyx=(16, 32, 64), hidden_size=24, num_heads=2),
 }
 
 
@@ -127,7 +129,7 @@ def test_every_layer_that_is_offered_is_one_the_student_runs(name):
 
 @given(st.integers(1, 60), st.floats(0.01, 1))
 def test_a_share_is_spread_evenly_and_is_never_nothing(count, ratio):
-    layers = {f"layer{index}": nn.Conv3d(1, 1, 1) for index in range(count)}
+    layers = [f"layer{index}" for index in range(count)]
     taken = [int(path.removeprefix("layer")) for path in conversion._evenly(layers, ratio)]
     assert len(taken) == max(1, round(ratio * count))
     assert taken == sorted(set(taken))
@@ -161,14 +163,12 @@ class TestWhichLayers:
         module = DistillModule(tiny())
         before = list(module.student.state_dict())
         module.transfer(TEACHERS.build(tiny().teacher))
-        assert module.conversion == Conversion(gate_lr_ratio=module.experiment.neurons.config.gate_lr_ratio)
+        assert module.conversion == Conversion()
         assert list(module.student.state_dict()) == before
 
     @pytest.mark.parametrize("where", [("encodr.*",), ("encoder.*", "encodr.*")])
     def test_a_pattern_that_matches_nothing_is_one_line(self, where):
-        says = (
-            r"neurons.where: 'encodr\.\*' matches none of the 7 3D convolutions of student UNet3d; .*encoder\.0\.0\.0"
-        )
+        says = r"'encodr\.\*' matches none of the 7 convolutions and linear layers of student UNet3d.*encoder\.0\.0\.0"
         with pytest.raises(ConfigError, match=says) as caught:
             convert_neurons(self.student(), chosen("quadratic", where=where))
         assert "\n" not in str(caught.value)
@@ -176,13 +176,105 @@ class TestWhichLayers:
     def test_the_embedding_of_a_vit_is_not_offered_because_its_owner_reads_its_weights(self):
         student = STUDENTS.build(Component("vit3d", STUDENT["vit3d"]))
         assert isinstance(student.encoder.patch_embed.proj, nn.Conv3d)
-        assert not [path for path in convertible_layers(student) if path.startswith("encoder.")]
+        offered = [path for path in convertible_layers(student) if path.startswith("encoder.")]
+        assert [path for path in offered if ".blocks.0." in path] == [
+            f"encoder.blocks.0.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+        ]
+        assert all(path.startswith("encoder.blocks.") for path in offered)
 
     def test_a_second_conversion_is_refused(self):
         student = self.student()
         convert_neurons(student, chosen("quadratic"))
         with pytest.raises(RuntimeError, match="converted already"):
             convert_neurons(student, chosen("quadratic"))
+
+
+class TestSeveralTypes:
+    def converted(self, tiny, neurons):
+        experiment = tiny(f"neurons={neurons}")
+        student = STUDENTS.build(experiment.student)
+        return student, convert_neurons(student, experiment.neurons)
+
+    def test_each_takes_the_layers_it_names(self, tiny):
+        student, conversion = self.converted(
+            tiny,
+            "[{name: spiking, where: [decoder.*], ratio: 1}, {name: quadratic, where: ['encoder.0.*'], ratio: 1}]",
+        )
+        types = {path: [part.name for part in student.get_submodule(path).parts] for path in conversion.paths}
+        assert types == {
+            "encoder.0.0.0": ["quadratic"],
+            "encoder.0.1.0": ["quadratic"],
+            "decoder.0.reduce": ["spiking"],
+            "decoder.0.conv.0": ["spiking"],
+        }
+
+    def test_each_takes_its_share_of_the_channels_and_its_rate(self, tiny):
+        student, conversion = self.converted(tiny, MIXED)
+        assert conversion.paths == ("encoder.0.1.0", "encoder.1.1.0")
+        layer = student.encoder[0][1][0]
+        assert [(part.name, part.outputs) for part in layer.parts] == [
+            ("t4_linear", slice(0, 2)),
+            ("spiking", slice(2, 3)),
+        ]
+        assert conversion.gates == {
+            f"{path}.neurons.{number}.gain": ratio
+            for path in conversion.paths
+            for number, ratio in ((0, 2.0), (1, 0.5))
+        }
+
+    def test_a_list_of_one_is_that_one(self, tiny):
+        one, alone = self.converted(tiny, "[{name: spiking}]"), self.converted(tiny, "{name: spiking}")
+        assert one[1] == alone[1]
+        assert one[0].state_dict().keys() == alone[0].state_dict().keys()
+
+    def test_two_types_for_the_same_channels_are_one_line(self, tiny):
+        says = r"neurons: quadratic and spiking take 1\.5 times the channels of encoder\.0\.1\.0; accepted: at most 1"
+        with pytest.raises(ConfigError, match=says) as caught:
+            self.converted(tiny, "[{name: quadratic}, {name: spiking, where: ['*'], ratio: 1, channels: 0.5}]")
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("neurons", "says"),
+        [
+            ("[]", r"neurons: is empty; accepted: one or more neuron types"),
+            ("[{name: quadratc}]", r"neurons\.0\.name: unknown neuron 'quadratc'; did you mean 'quadratic'"),
+            ("[{name: spiking}, {name: spiking, stepz: 2}]", r"neurons\.1\.stepz: unknown key"),
+            ("[{name: spiking, channels: 0}]", r"neurons\.0: channels=0.* is out of range"),
+            ("[spiking]", r"neurons\.0: must be a mapping with a name, got 'spiking'"),
+        ],
+    )
+    def test_a_wrong_list_is_one_line(self, tiny, neurons, says):
+        with pytest.raises(ConfigError, match=says) as caught:
+            tiny(f"neurons={neurons}")
+        assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_transformers_with_a_teachers_weights_compute_what_they_did(tiny):
+    linear = "where: ['encoder.blocks.*.mlp.*', 'encoder.blocks.*.attn.*'], ratio: 1"
+    settings = (
+        f"neurons=[{{name: quadratic, {linear}, channels: 0.5}}, {{name: dendritic, {linear}, channels: 0.5}}]",
+    )
+    experiment = tiny(
+        "student={name: vit3d, encoder: test_vit, block_zyx: [4, 16, 16], input_zyx: [8, 32, 32]}",
+        "teacher={name: timm2d, architecture: test_vit, weights: random}",
+        "strategy={name: inflate, mode: center}",
+        *settings,
+    )
+    torch.manual_seed(0)
+    module = DistillModule(experiment)
+    audit = module.strategy.transfer(student=module.student, teacher=TEACHERS.build(experiment.teacher))
+    image = torch.rand(1, 1, 8, 32, 32)
+    maps = module.student.eval().encoder(image)[-1]
+    module.convert()
+    paths = module.conversion.paths
+    assert len(paths) == 4 * len(module.student.encoder.blocks)
+    torch.testing.assert_close(module.student.eval().encoder(image)[-1], maps)
+    assert {module.conversion.renamed(name) for name in audit.transferred} <= module.student.state_dict().keys()
+    assert "encoder.blocks.0.mlp.fc1.linear.weight" in map(module.conversion.renamed, audit.transferred)
+    for gate in module.conversion.gates:
+        nn.init.normal_(module.student.get_parameter(gate), std=0.3)
+    assert (module.student.eval().encoder(image)[-1] - maps).abs().mean() > 0.01
 
 
 def built(experiment):
@@ -204,7 +296,7 @@ class TestInAModule:
         assert module.transferred <= state.keys()
         assert len(module.transferred) == len(audit.transferred)
         assert "encoder.blocks.0.0.conv_dw.linear.weight" in module.transferred
-        assert not module.transferred & module.conversion.gates
+        assert not module.transferred & module.conversion.gates.keys()
         shapes = {row.name: row.shape for row in audit.rows}
         for name in audit.transferred:
             assert tuple(state[module.conversion.renamed(name)].shape) == shapes[name]
@@ -238,9 +330,9 @@ class TestInAModule:
         )
         assert min(moved[name] for name in moved.keys() - module.conversion.gates) > 10 * 1e-5 / 11
 
-    @pytest.mark.parametrize("name", ["quadratic", "t4_linear"])
-    def test_a_checkpoint_loads_without_a_teacher_and_goes_on_as_if_nothing_had_happened(self, tiny, tmp_path, name):
-        experiment = tiny(*INFLATED, f"neurons={{name: {name}, gate_lr_ratio: 0.5}}")
+    @pytest.mark.parametrize("neurons", ["{name: quadratic, gate_lr_ratio: 0.5}", MIXED])
+    def test_a_checkpoint_loads_without_a_teacher_and_goes_on_as_if_nothing_had_happened(self, tiny, tmp_path, neurons):
+        experiment = tiny(*INFLATED, f"neurons={neurons}")
         module, _ = built(experiment)
         optimizer = module.configure_optimizers()["optimizer"]
         _train(module, optimizer, seed=1)
@@ -258,10 +350,7 @@ class TestInAModule:
         _train(loaded, other, seed=2)
         for key, value in module.state_dict().items():
             assert torch.equal(loaded.state_dict()[key], value), key
-        assert (
-            as_plain(loaded.experiment)["neurons"]["name"]
-            == checkpoint[CHECKPOINT_KEY]["experiment"]["neurons"]["name"]
-        )
+        assert as_plain(loaded.experiment)["neurons"] == checkpoint[CHECKPOINT_KEY]["experiment"]["neurons"]
 
 
 def _train(module, optimizer, *, seed):
@@ -281,7 +370,7 @@ def test_a_run_converts_resumes_predicts_and_reports_its_cost(tiny):
     assert cost["flops_per_patch"] == neuron_costs(module.student, size_zyx=(16, 32, 32))["flops_per_patch"] > 0
     assert any(module.get_parameter(f"student.{gate}").any() for gate in module.conversion.gates if "square" in gate)
     audited = {row["name"] for row in json.loads(folder.audit.read_text())["rows"]}
-    assert {module.conversion.renamed(name) for name in audited} | module.conversion.gates == set(
+    assert {module.conversion.renamed(name) for name in audited} | module.conversion.gates.keys() == set(
         module.student.state_dict()
     )
     assert (folder.figures / "filters.png").is_file()

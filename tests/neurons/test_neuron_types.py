@@ -12,9 +12,11 @@ from torch import nn
 from distill3d.config.registry import NEURONS, Component
 from distill3d.layers.conv3d import PlaneConv3d
 from distill3d.neurons import conversion
-from distill3d.neurons.algebraic import FUNCTIONS, PolynomialConfig, TaskBasedConfig
+from distill3d.neurons.algebraic import PolynomialConfig
 from distill3d.neurons.base import NarrowConv3d, NeuronConfig
 from distill3d.neurons.biological import SpikingConfig, firing_rate
+from distill3d.neurons.functions import FUNCTIONS, ActivationConfig, TaskBasedConfig
+from distill3d.neurons.layer import NeuronLayer
 
 assert conversion  # registers the types
 NAMES = [name for name in NEURONS.names() if NEURONS[name].module.startswith("distill3d.")]
@@ -25,6 +27,7 @@ TYPES = {
     "t4_linear",
     "polynomial",
     "task_based",
+    "activation",
     "dendritic",
     "spiking",
 }
@@ -53,7 +56,7 @@ GEOMETRIES = {
 
 
 def build(name, conv, **settings):
-    return NEURONS.build(Component(name, NEURONS[name].config(**settings)), conv=conv)
+    return NeuronLayer(conv, [Component(name, NEURONS[name].config(**settings))])
 
 
 def layer(geometry, seed=0):
@@ -79,7 +82,8 @@ class Slow:
 
     def __init__(self, neuron, geometry):
         conv = neuron.linear
-        self.state = {key: value.detach().numpy() for key, value in neuron.state_dict().items()}
+        state = neuron.state_dict()
+        self.state = {key.removeprefix("neurons.0."): value.detach().numpy() for key, value in state.items()}
         self.groups, self.stride, self.dilation = conv.groups, conv.stride, conv.dilation
         self.pads, self.mode = GEOMETRIES[geometry][1:]
 
@@ -153,6 +157,12 @@ def task_based(slow, x, start):
     return slow.conv(x**2, "linear") + slow.conv(np.sin(x), "branches.0")
 
 
+def activation(slow, x, start):
+    linear = slow.conv(x, "linear")
+    active = linear / (1 + np.exp(-linear))  # silu
+    return linear + slow.channels("gain") * active if start == "identity" else active
+
+
 def dendritic(slow, x, start):
     first = slow.conv(x, "linear")
     total = np.tanh(first) + np.tanh(slow.conv(x, "dendrites.0")) + np.tanh(slow.conv(x, "dendrites.1"))
@@ -172,6 +182,7 @@ REFERENCES = {
     "t4_linear": (t4_linear, {}),
     "polynomial": (polynomial, {"order": 3, "rank": 2}),
     "task_based": (task_based, {"functions": ("square", "sin")}),
+    "activation": (activation, {"function": "silu"}),
     "dendritic": (dendritic, {"dendrites": 3}),
     "spiking": (spiking, {"steps": 5}),
 }
@@ -247,16 +258,17 @@ def test_gates_learn_at_once_and_all_the_rest_once_they_are_open(name, match):
         ("t4_linear", {"gain"}),
         ("polynomial", {"scales"}),
         ("task_based", {"branches.0.weight", "branches.1.weight"}),
+        ("activation", {"gain"}),
         ("dendritic", {"gain"}),
         ("spiking", {"gain"}),
     ],
 )
 def test_gates_are_what_makes_the_neuron_more_than_linear(name, gates):
     neuron, image = neuron_of(name, "grouped"), image_of()
-    assert neuron.gates() == gates
+    assert neuron.gates() == {f"neurons.0.{gate}": neuron.neurons[0].gate_lr_ratio for gate in gates}
     for key, parameter in neuron.named_parameters():
-        if key in gates:
-            nn.init.constant_(parameter, float(key == "gate.bias"))
+        if key in neuron.gates():
+            nn.init.constant_(parameter, float(key.endswith("gate.bias")))
     torch.testing.assert_close(neuron(image), neuron.linear(image))
 
 
@@ -264,9 +276,9 @@ def test_gates_are_what_makes_the_neuron_more_than_linear(name, gates):
 def test_a_layer_without_bias_gets_no_other_constant(name):
     neuron = build(name, nn.Conv3d(2, 3, 1, bias=False))
     biased = build(name, nn.Conv3d(2, 3, 1))
-    assert set(biased.state_dict()) - set(neuron.state_dict()) <= {"linear.bias", "square.bias"}
+    assert set(biased.state_dict()) - set(neuron.state_dict()) <= {"linear.bias", "neurons.0.square.bias"}
     if name == "quadratic":
-        assert "square.bias" in biased.state_dict()
+        assert "neurons.0.square.bias" in biased.state_dict()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -299,6 +311,8 @@ def test_settings_refuse_what_all_types_refuse(name):
     assert issubclass(config, NeuronConfig)
     with pytest.raises(ValueError, match="ratio=0 is out of range; accepted: above 0, at most 1"):
         config(ratio=0)
+    with pytest.raises(ValueError, match=r"channels=1.5 is out of range"):
+        config(channels=1.5)
     with pytest.raises(ValueError, match="gate_lr_ratio=-1 is negative"):
         config(gate_lr_ratio=-1)
 
@@ -311,6 +325,8 @@ def test_settings_refuse_what_all_types_refuse(name):
         (TaskBasedConfig, {"functions": ("square", "sinus")}, "'sinus' is unknown; accepted: one or more of identity,"),
         (TaskBasedConfig, {"functions": ("sin", "sin")}, r"functions=\['sin', 'sin'\]: accepted: .*, each once"),
         (TaskBasedConfig, {"functions": ()}, r"functions=\[\]: accepted: one or more of"),
+        (ActivationConfig, {"function": "sinus"}, "'sinus' is unknown; accepted: one of abs, cos, "),
+        (ActivationConfig, {"function": "identity"}, "'identity' is unknown"),
         (NEURONS["dendritic"].config, {"dendrites": 0}, "dendrites=0 is too small"),
         (SpikingConfig, {"steps": 0}, "steps=0 is too small"),
         (SpikingConfig, {"leak": 1.1}, "leak=1.1 is out of range; accepted: 0 to 1"),
@@ -326,22 +342,24 @@ def test_settings_out_of_range_are_one_line(config, settings, says):
 def test_a_plain_x_among_the_functions_is_the_layers():
     for start in ("identity", "random"):
         neuron = build("task_based", layer("grouped"), functions=("square", "identity"), init=start)
-        assert len(neuron.branches) == 1
-        assert neuron.terms == [FUNCTIONS["square"]]
+        assert len(neuron.neurons[0].branches) == 1
+        assert neuron.neurons[0].terms == [FUNCTIONS["square"]]
 
 
 def test_every_function_is_numpys():
     x = np.linspace(-2, 2, 9)
     values = {"identity": x, "square": x**2, "cube": x**3} | {f"power{n}": x**n for n in (4, 5, 6)}
     values |= {"abs": np.abs(x), "cos": np.cos(x), "sin": np.sin(x), "tanh": np.tanh(x)}
-    values |= {"relu": np.maximum(x, 0), "sigmoid": 1 / (1 + np.exp(-x))}
+    values |= {"relu": np.maximum(x, 0), "sigmoid": 1 / (1 + np.exp(-x)), "silu": x / (1 + np.exp(-x))}
+    values |= {"elu": np.where(x > 0, x, np.exp(x) - 1)}
+    values |= {"gelu": np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x])}
     assert values.keys() == FUNCTIONS.keys()
     for name, value in values.items():
         np.testing.assert_allclose(FUNCTIONS[name](torch.from_numpy(x)), value, rtol=1e-12, err_msg=name)
 
 
-class TestHardSpikes:
-    CONFIG = SpikingConfig(spikes="hard", steps=8)
+class TestBinarySpikes:
+    CONFIG = SpikingConfig(spikes="binary", steps=8)
 
     def test_rates_are_whole_spikes_over_steps(self):
         rate = firing_rate(torch.linspace(-2, 3, 101), self.CONFIG) * 8
@@ -354,7 +372,7 @@ class TestHardSpikes:
 
     def test_the_gradient_is_the_sigmoids(self):
         current = torch.tensor([0.95], requires_grad=True)
-        firing_rate(current, SpikingConfig(spikes="hard", steps=1)).backward()
+        firing_rate(current, SpikingConfig(spikes="binary", steps=1)).backward()
         sigmoid = torch.sigmoid(torch.tensor(10 * (0.95 - 1)))
         assert current.grad.item() == pytest.approx(10 * (sigmoid * (1 - sigmoid)).item(), rel=1e-5)
 
