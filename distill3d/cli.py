@@ -49,7 +49,7 @@ def fit(
 ) -> None:
     """Train a student, predict and score the held-out cases, and show the table."""
     find_experiment(name)
-    from distill3d.evaluation.tables import little_kept, score_table, tubes_line
+    from distill3d.evaluation.tables import learned_lines, learned_warnings, score_table
     from distill3d.experiment import load_experiment
     from distill3d.storage.curves import history
     from distill3d.storage.rank import is_main_process
@@ -69,9 +69,9 @@ def fit(
         return
     out.print(score_table(results))
     out.print(f"scores    {folder.metrics}", f"pictures  {folder.figures}/*.png", sep="\n", soft_wrap=True)
-    if line := tubes_line(results.get("tubes")):  # runs of older versions do not have it
+    for line in learned_lines(results):
         out.print(line, soft_wrap=True)
-    if warning := little_kept(results.get("kept")):  # likewise
+    for warning in learned_warnings(results):
         out.print(warning, style="yellow", soft_wrap=True)
 
 

@@ -91,10 +91,10 @@ def evaluate(run: Path | str, *, tolerances_um: Mapping[str, float] | None = Non
 
     Returns:
         The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
-        and ``cost``, ``teacher``, ``kept``, ``tubes``, ``provenance`` of the training. Scores of trees start with
-        ``tree_``; those that end in ``_clean`` are of the mask without small pieces, as a trace drops them too; `Clean`
-        is under ``clean``. Cases whose mask is denser than a neuron have no scores of trees, and the reason under
-        ``untraced``. ``tolerances`` has all that scores were taken at.
+        and ``cost``, ``teacher``, ``kept``, ``tubes``, ``nonlinear_share``, ``provenance`` of the training. Scores of
+        trees start with ``tree_``; those that end in ``_clean`` are of the mask without small pieces, as a trace drops
+        them too; `Clean` is under ``clean``. Cases whose mask is denser than a neuron have no scores of trees, and the
+        reason under ``untraced``. ``tolerances`` has all that scores were taken at.
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.

@@ -22,6 +22,7 @@ ROWS_OF_FILES = tuple(SCORES[key] for key in (
 
 WITHIN_UM = {"nsd": "surface_um", "dice_tol_um": "mask_um", "tree_f1_um": "tree_um"}  # score -> its tolerance
 ENOUGH_KEPT = 0.5  # of the likeness to the teacher
+ENOUGH_NONLINEAR = 0.01  # of the linear part; with less, neurons compute what linear ones do
 
 
 def score_table(results: Mapping[str, Any]) -> Table:
@@ -83,6 +84,22 @@ def _title(results: Mapping[str, Any]) -> Text:
     return title
 
 
+def learned_lines(results: Mapping[str, Any]) -> list[str]:
+    """Say what training has made of tubes and of neurons; runs of older versions say neither.
+
+    Args:
+        results: content of ``metrics.json``.
+    """
+    return list(filter(None, (tubes_line(results.get("tubes")), nonlinear_line(results))))
+
+
+def learned_warnings(results: Mapping[str, Any]) -> list[str]:
+    """Say what training has wiped out and what it has never begun; arguments as above."""
+    by_type = results.get("nonlinear_share_by_type", {})
+    unlearned = (nearly_linear(share, name) for name, share in by_type.items())
+    return list(filter(None, (little_kept(results.get("kept")), *unlearned)))
+
+
 def little_kept(share: float | None) -> str | None:
     """Say that training has wiped most of the teacher out, and what keeps more; None where it has not."""
     if share is None or share >= ENOUGH_KEPT:
@@ -90,6 +107,25 @@ def little_kept(share: float | None) -> str | None:
     return (
         f"kept {share:.2f} of its likeness to the teacher: training has replaced most of what was transferred; "
         "lower optimizer.transferred_lr_ratio (0 freezes it) or optimizer.layer_decay"
+    )
+
+
+def nonlinear_line(results: Mapping[str, Any]) -> str:
+    """Say how large the nonlinear part of a run's neurons is; empty without neurons other than linear ones."""
+    if (share := results.get("nonlinear_share")) is None:
+        return ""
+    by_type = results["nonlinear_share_by_type"]
+    detail = "; ".join(f"{name} {value:.2g}" for name, value in by_type.items()) if len(by_type) > 1 else ""
+    return f"neurons: nonlinear part {share:.2g} of the linear one (median of layers)" + (detail and f": {detail}")
+
+
+def nearly_linear(share: float | None, name: str = "its") -> str | None:
+    """Say that neurons, of a type with this name, have stayed linear, and what changes it; None where they have not."""
+    if share is None or share >= ENOUGH_NONLINEAR:
+        return None
+    return (
+        f"the nonlinear part of {name} neurons is {share:.2g} of the linear one: they compute what linear neurons do; "
+        "raise neurons.gate_lr_ratio, or set neurons.init=random"
     )
 
 

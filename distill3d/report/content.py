@@ -151,6 +151,7 @@ class Arm:
         cost: of a run.
         kept: share of its likeness to the teacher that a run has left, the mean over seeds; None where nothing was
             transferred, or no run says it.
+        nonlinear_share: of the neurons, relative to their linear part, likewise.
         tubes: how closely they follow neurites.
         teacher: a line such as ``tf_efficientnet_lite0, package ..., sha256 ...``; empty without a teacher.
         random_teacher: whether the teacher's weights are random.
@@ -165,6 +166,7 @@ class Arm:
     scores: Mapping[str, Estimate]
     cost: Cost
     kept: float | None = None
+    nonlinear_share: float | None = None
     tubes: Tubes = Tubes()
     teacher: str
     random_teacher: bool

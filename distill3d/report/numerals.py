@@ -104,7 +104,16 @@ def breakable(name: str) -> Markup:
     return Markup("<wbr>").join(part for part in _PARTS.findall(name))
 
 
-COSTS = ("parameters", "FLOPs/patch", "s/step", "memory", "training", "kept", "taps on neurites, bent / straight")
+COSTS = (
+    "parameters",
+    "FLOPs/patch",
+    "s/step",
+    "memory",
+    "training",
+    "nonlinear / linear",
+    "kept",
+    "taps on neurites, bent / straight",
+)
 
 
 def heading(score: Score) -> str:
@@ -132,7 +141,7 @@ def _with_interval(estimated: Estimate | Difference, score: Score, *, signed: bo
 
 
 def costs(arm: Arm) -> tuple[str, ...]:
-    """What a run costs, keeps of its teacher and sees along its tubes, in the order of `COSTS`."""
+    """What a run costs, how nonlinear its neurons are, what it keeps of its teacher and sees along its tubes."""
     cost = arm.cost
     return (
         quantity(cost.parameters),
@@ -140,6 +149,7 @@ def costs(arm: Arm) -> tuple[str, ...]:
         quantity(cost.seconds_per_step, "s"),
         quantity(cost.peak_memory_gib, "GiB"),
         quantity(cost.fit_seconds, "s"),
+        number(arm.nonlinear_share, 3),
         number(arm.kept, 2),
         taps_on_neurites(arm.tubes),
     )

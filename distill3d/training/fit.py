@@ -20,6 +20,7 @@ from distill3d.data.prepared import PreparedCase
 from distill3d.evaluation.run_scores import case_pictures, evaluate
 from distill3d.experiment import load_experiment
 from distill3d.neurons.conversion import neuron_costs
+from distill3d.neurons.nonlinear import nonlinear_audit
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json
@@ -233,7 +234,8 @@ def _finish(
     _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
     fitted = folder.read_json(folder.fit)
     fitted |= {"cost": fitted["cost"] | predicting, "kept": _kept(folder, module)}
-    write_json(folder.fit, fitted | {"tubes": tube_shares(module, data.cases("test"))})
+    neurons = nonlinear_audit(module.student, lambda: similarity_batch(data).image)
+    write_json(folder.fit, fitted | neurons | {"tubes": tube_shares(module, data.cases("test"))})
     if names:
         results = evaluate(folder.path)
         figures = case_pictures(folder, results) | learned_figures(folder, module, data.cases("test")[0])

@@ -116,7 +116,8 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], figures: Mapp
         for case, scores in results["cases"].items():
             table.add_data(case, *(scores.get(column) for column in columns))  # no gold tree, no scores of one
         run.log({"cases": table} | {name: wandb.Image(str(path)) for name, path in figures.items()})
-    learned = {"kept": results["kept"]} | {f"tubes/{key}": value for key, value in (results["tubes"] or {}).items()}
+    learned = {key: results[key] for key in ("kept", "nonlinear_share")}
+    learned |= {f"tubes/{key}": value for key, value in (results["tubes"] or {}).items()}
     known = {key: value for key, value in learned.items() if value is not None}
     log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()} | known)
 

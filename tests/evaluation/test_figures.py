@@ -9,7 +9,7 @@ from rich.console import Console
 
 from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, UNKNOWN
 from distill3d.evaluation.figures.case import case_figure, error_projection
-from distill3d.evaluation.tables import little_kept, score_table, tubes_line
+from distill3d.evaluation.tables import learned_lines, learned_warnings, little_kept, score_table, tubes_line
 
 
 def masks(*places):
@@ -103,6 +103,20 @@ def test_keeping_less_than_half_is_said_with_the_options_that_change_it():
     assert "optimizer.transferred_lr_ratio" in line
     assert "optimizer.layer_decay" in line
     assert "\n" not in line
+
+
+def test_how_nonlinear_neurons_are_is_said_and_warned_of_by_type_below_a_hundredth():
+    alone = {"nonlinear_share": 0.131, "nonlinear_share_by_type": {"quadratic": 0.131}}
+    assert learned_lines(alone) == ["neurons: nonlinear part 0.13 of the linear one (median of layers)"]
+    assert learned_warnings(alone) == []
+    mixed = {"nonlinear_share": 0.2, "nonlinear_share_by_type": {"quadratic": 0.3, "spiking": 0.0099}}
+    assert learned_lines(mixed)[0].endswith("0.2 of the linear one (median of layers): quadratic 0.3; spiking 0.0099")
+    (warning,) = learned_warnings(mixed)
+    assert warning.startswith("the nonlinear part of spiking neurons is 0.0099 of the linear one")
+    assert "neurons.gate_lr_ratio" in warning
+    assert "\n" not in warning
+    for without in ({}, {"nonlinear_share": None, "nonlinear_share_by_type": {}}):
+        assert learned_lines(without) == learned_warnings(without) == []
 
 
 BENT = {

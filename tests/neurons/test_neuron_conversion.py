@@ -364,7 +364,9 @@ def _train(module, optimizer, *, seed):
 def test_a_run_converts_resumes_predicts_and_reports_its_cost(tiny):
     folder = RunFolder(fit.smoke(tiny(*INFLATED, QUADRATIC)))
     assert folder.state == "done"
-    cost = json.loads(folder.metrics.read_text())["cost"]
+    metrics = json.loads(folder.metrics.read_text())
+    assert 0 < metrics["nonlinear_share"] == metrics["nonlinear_share_by_type"]["quadratic"] < 0.01
+    cost = metrics["cost"]
     module = load_module(folder.last)
     assert cost["parameters"] == sum(p.numel() for p in module.student.parameters())
     assert cost["flops_per_patch"] == neuron_costs(module.student, size_zyx=(16, 32, 32))["flops_per_patch"] > 0

@@ -123,6 +123,7 @@ def write_folder(
     teacher=None,
     cost=None,
     kept=None,
+    nonlinear_share=None,
     tubes=None,
     provenance=None,
     done=True,
@@ -138,6 +139,7 @@ def write_folder(
         teacher: keys of the teacher's identity, a teacher with ImageNet weights unless they say otherwise.
         cost: keys of the cost that differ.
         kept: of the likeness to the teacher.
+        nonlinear_share: of the neurons.
         tubes: shares of taps.
         provenance: likewise.
         done: whether the run is finished.
@@ -150,6 +152,7 @@ def write_folder(
     fitted = {
         "cost": COST | (cost or {}),
         "kept": kept,
+        "nonlinear_share": nonlinear_share,
         "tubes": tubes,
         "teacher": NONE if teacher is None else {**LITE0, "random": False, **teacher},
         "provenance": {**PROVENANCE, "command": command, **(provenance or {})},

@@ -78,6 +78,20 @@ def test_what_an_arm_keeps_of_its_teacher_is_the_mean_over_its_runs_and_little_i
     assert remark.startswith("wiped: kept 0.30 of its likeness to the teacher")
 
 
+def test_how_nonlinear_an_arms_neurons_are_is_the_mean_over_its_runs_and_nearly_linear_is_remarked_on(write_run):
+    runs = [write_run("scratch", seed) for seed in range(2)]
+    runs += [write_run("dead", seed, nonlinear_share=value) for seed, value in enumerate((0.004, 0.006))]
+    runs += [write_run("alive", seed, nonlinear_share=0.2) for seed in range(2)]
+    comparison = compare(read_runs(runs), baseline="scratch")
+    assert {arm.name: arm.nonlinear_share for arm in comparison.arms} == {
+        "scratch": None,
+        "dead": pytest.approx(0.005),
+        "alive": pytest.approx(0.2),
+    }
+    (remark,) = [line for line in comparison.remarks if "nonlinear" in line]
+    assert remark.startswith("dead: the nonlinear part of its neurons is 0.005 of the linear one")
+
+
 BENT = {"on_neurite": 0.08, "on_neurite_straight": 0.02, "saturated": 0.01, "bend_vox": 2.0}
 
 

@@ -40,6 +40,13 @@ def test_what_is_kept_of_the_teacher_is_among_the_costs(write_run):
     assert [row.split("|")[-3].strip() for row in rows.split("\n")[1:]] == [NONE, "0.75"]
 
 
+def test_how_nonlinear_neurons_are_is_among_the_costs(write_run):
+    text = as_markdown(compare(read_runs([write_run(), write_run("arm", nonlinear_share=0.1234)]), baseline="scratch"))
+    head, rows = text.split("## Cost of a run")[1].split("\n\n")[1].split("\n", 1)
+    assert head.split("|")[-4].strip() == "nonlinear / linear"
+    assert [row.split("|")[-4].strip() for row in rows.split("\n")[1:]] == [NONE, "0.123"]
+
+
 def test_taps_on_neurites_are_among_the_costs_for_bent_tubes_and_straight_ones(write_run):
     bent = {"on_neurite": 0.081, "on_neurite_straight": 0.017, "saturated": 0.02}
     runs = [

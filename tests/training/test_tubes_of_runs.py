@@ -193,9 +193,10 @@ def test_a_run_measures_its_tubes_and_says_so(tiny, tmp_path):
 def test_known_shares_are_in_the_summary_of_a_run(monkeypatch):
     sent = {}
     monkeypatch.setattr(loggers, "log_summary", lambda _, summary: sent.update(summary))
-    results = {"cases": {}, "mean": {"dice": 0.5}, "kept": None, "tubes": {"on_neurite": 0.08, "saturated": None}}
+    unknown = {"kept": None, "nonlinear_share": None}
+    results = {"cases": {}, "mean": {"dice": 0.5}, **unknown, "tubes": {"on_neurite": 0.08, "saturated": None}}
     loggers.log_results([], results, {})
     assert sent == {"test/dice": 0.5, "tubes/on_neurite": 0.08}
     sent.clear()
-    loggers.log_results([], results | {"kept": 0.5, "tubes": None}, {})
-    assert sent == {"test/dice": 0.5, "kept": 0.5}
+    loggers.log_results([], results | {"kept": 0.5, "nonlinear_share": 0.2, "tubes": None}, {})
+    assert sent == {"test/dice": 0.5, "kept": 0.5, "nonlinear_share": 0.2}

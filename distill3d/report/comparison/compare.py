@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill3d.evaluation.scores import Score
-from distill3d.evaluation.tables import bends_in_vain, little_kept
+from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linear
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.budget import check_budget
 from distill3d.report.comparison.columns import pick
@@ -137,6 +137,7 @@ def _arm(group: Group, picked: Sequence[Score], keys: Sequence[str]) -> Arm:
         scores={score.key: estimate(score_table(group.runs, score.key, *axes(group.runs))) for score in picked},
         cost=Cost(**_means(Cost, [run.cost for run in group.runs])),
         kept=_mean([run.kept for run in group.runs]),
+        nonlinear_share=_mean([run.nonlinear_share for run in group.runs]),
         tubes=Tubes(**_means(Tubes, [run.tubes for run in group.runs])),
         teacher=_teacher_line(teacher),
         random_teacher=any(run.teacher.get("random") is True for run in group.runs),
@@ -211,8 +212,8 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
             )
         if arms[group.name].random_teacher:
             lines.append(f"{group.name}: the teacher's weights are RANDOM; nothing was transferred from photographs")
-        if warning := little_kept(arms[group.name].kept):
-            lines.append(f"{group.name}: {warning}")
+        learned = (little_kept(arms[group.name].kept), nearly_linear(arms[group.name].nonlinear_share))
+        lines += [f"{group.name}: {warning}" for warning in learned if warning]
         if bends_in_vain(dataclasses.asdict(arms[group.name].tubes)):
             lines.append(f"{group.name}: its bent tubes lie on neurites no more often than straight ones would")
         lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for run in group.runs if run.lacks]

@@ -32,6 +32,7 @@ class Run:
         references: classical methods on the same cases.
         cost: as ``fit.json`` has it.
         kept: share of its likeness to the teacher that it has left; None where nothing was transferred or unknown.
+        nonlinear_share: of its neurons, relative to their linear part; None where all are linear or unknown.
         tubes: how closely they follow neurites, as ``fit.json`` has it; empty without tubes.
         teacher: its identity; empty without one.
         provenance: commit, packages, machine, command.
@@ -46,6 +47,7 @@ class Run:
     references: Mapping[str, Rows]
     cost: Mapping[str, Any]
     kept: float | None = None
+    nonlinear_share: float | None = None
     tubes: Mapping[str, float | None] = field(default_factory=dict)
     teacher: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -80,6 +82,7 @@ def read_run(path: Path) -> Run:
         references={name: _rows(_mapping(ref).get("cases"), folder.metrics) for name, ref in references.items()},
         cost=_mapping(parts["cost"]),
         kept=_number(fit.get("kept")),
+        nonlinear_share=_number(fit.get("nonlinear_share")),
         tubes={key: _number(value) for key, value in _mapping(fit.get("tubes")).items()},
         teacher=_mapping(parts["teacher"]),
         provenance=_mapping(parts["provenance"]),

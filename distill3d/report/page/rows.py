@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from distill3d.evaluation.scores import Score
-from distill3d.evaluation.tables import bends_in_vain, little_kept
+from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linear
 from distill3d.report.comparison.score_tables import case_means, cases_that_gain
 from distill3d.report.content import Arm, Comparison, Difference, Estimate, Verdict
 from distill3d.report.numerals import NONE, interval, number, quantity, reference_mean, short, taps_on_neurites
@@ -20,6 +20,7 @@ COSTS = (
     ("Time", "s per step"),
     ("Memory", "GiB, peak"),
     ("Training", "min per run"),
+    ("Neurons", "nonlinear part / linear"),
     ("Kept", "CKA with the teacher, after / before"),
     ("Tubes on neurites", "share of taps, bent / straight"),
     ("Gain per cost", "{} per h more"),
@@ -182,6 +183,11 @@ def _costs(arm: Arm, comparison: Comparison, row: Difference | None) -> tuple[Ce
         Cell(text=number(cost.seconds_per_step, 3), sort=cost.seconds_per_step),
         Cell(text=number(cost.peak_memory_gib, 2), sort=cost.peak_memory_gib),
         Cell(text=number(minutes, 1), sort=minutes),
+        Cell(
+            text=number(arm.nonlinear_share, 3),
+            sort=arm.nonlinear_share,
+            note="nearly linear" if nearly_linear(arm.nonlinear_share) else "",
+        ),
         Cell(text=number(arm.kept, 2), sort=arm.kept, note="mostly replaced" if little_kept(arm.kept) else ""),
         _tubes(arm),
         _gain(arm, comparison, row),

@@ -132,8 +132,12 @@ def _check(check: BudgetCheck) -> list[str]:
 
 def _costs(comparison: Comparison) -> list[str]:
     body = [[escape(arm.name), *map(escape, numerals.costs(arm))] for arm in comparison.arms]
-    kept = ["", "Kept: mean CKA of the student's blocks with their own teacher blocks, after training over before."]
-    return ["## Cost of a run", "", *_rows(["arm", *numerals.COSTS], body), *kept]
+    legend = [
+        "",
+        "Nonlinear / linear: what no rescaled linear response explains of neurons' responses, over what one explains.",
+        "Kept: mean CKA of the student's blocks with their own teacher blocks, after training over before.",
+    ]
+    return ["## Cost of a run", "", *_rows(["arm", *numerals.COSTS], body), *legend]
 
 
 def _provenance(comparison: Comparison) -> list[str]:
