@@ -180,7 +180,7 @@ class Setting:
         key: dotted.
         arm: the arm's value, as text.
         baseline: the baseline's value, as text.
-        fair: whether it may differ: it is under ``strategy``, ``teacher`` or ``student``, or says how
+        fair: whether it may differ: it is under ``strategy``, ``teacher``, ``student`` or ``neurons``, or says how
             transferred weights learn.
     """
 

@@ -21,13 +21,16 @@ def check(write_run, tmp_path):
     return run
 
 
-def test_arms_that_differ_in_strategy_teacher_and_student_are_equal(check):
-    diff = check({"strategy.name": "inflate", "teacher.name": "timm2d", "student.stages": 3})
+def test_arms_that_differ_in_strategy_teacher_student_and_neurons_are_equal(check):
+    several = [{"name": "quadratic", "channels": 0.5}, {"name": "spiking", "channels": 0.5}]
+    assert check({"neurons": several}).equal
+    diff = check({"strategy.name": "inflate", "teacher.name": "timm2d", "student.stages": 3, "neurons.name": "spiking"})
     assert diff.equal
     assert {setting.key: setting.fair for setting in diff.settings} == {
         "strategy.name": True,
         "teacher.name": True,
         "student.stages": True,
+        "neurons.name": True,
     }
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from distill3d.report.comparison.grouping import ABSENT, Group, differing
 from distill3d.report.content import BudgetCheck, Setting
 
-# What a claim about transfer may be about: whole sections, and how transferred weights alone learn
-FAIR_SECTIONS = ("strategy", "teacher", "student")
+# What a claim may be about: whole sections, and how transferred weights alone learn
+FAIR_SECTIONS = ("strategy", "teacher", "student", "neurons")
 FAIR_KEYS = ("optimizer.transferred_lr_ratio", "optimizer.layer_decay", "optimizer.freeze_transferred_steps")
 MOST = 3  # packages, cases, seeds named in a remark
 

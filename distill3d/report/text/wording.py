@@ -175,7 +175,7 @@ def _trust(comparison: Comparison) -> list[Markup]:
     elif comparison.budget:
         sentences.append(
             Markup(
-                "All arms had the same budget: they differ only in strategy, teacher, student or "
+                "All arms had the same budget: they differ only in strategy, teacher, student, neurons or "
                 "how transferred weights learn."
             )
         )
