@@ -28,6 +28,7 @@ class LinearConfig(NeuronConfig):
     """Settings of ``linear``."""
 
     where: tuple[str, ...] = ()  # nothing is converted: a network as it was built
+    gate_lr_ratio: float = 1e-3  # of nothing: it has no gates
 
 
 @NEURONS.register("linear", config=LinearConfig)
@@ -42,7 +43,9 @@ class Linear(Neuron):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuadraticConfig(NeuronConfig):
-    """Settings of ``quadratic``: those of every type."""
+    """Settings of ``quadratic``."""
+
+    gate_lr_ratio: float = 0.5  # measured
 
 
 @NEURONS.register("quadratic", config=QuadraticConfig)
@@ -75,7 +78,9 @@ class Quadratic(Neuron):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompactQuadraticConfig(NeuronConfig):
-    """Settings of ``compact_quadratic``: those of every type."""
+    """Settings of ``compact_quadratic``."""
+
+    gate_lr_ratio: float = 1.0  # measured
 
 
 @NEURONS.register("compact_quadratic", config=CompactQuadraticConfig)
@@ -103,6 +108,7 @@ class CompactQuadratic(Neuron):
 class T4LinearConfig(NeuronConfig):
     """Settings of ``t4_linear``."""
 
+    gate_lr_ratio: float = 10.0  # measured; one factor per channel is all there is to open
     norm: Norm = "batch"  # of the responses; published: batch. See distill3d.layers.norm3d
 
 
@@ -140,6 +146,7 @@ def _normalized(conv: nn.Conv3d, norm: Norm) -> nn.Module:
 class PolynomialConfig(NeuronConfig):
     """Settings of ``polynomial``."""
 
+    gate_lr_ratio: float = 5.0  # measured, with order 3
     order: int = 2  # K, of the highest products
     rank: int = 1  # R, products of each order
 

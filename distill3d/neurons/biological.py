@@ -16,6 +16,7 @@ from distill3d.neurons.base import Neuron, NeuronConfig, at_least, per_channel
 class DendriticConfig(NeuronConfig):
     """Settings of ``dendritic``."""
 
+    gate_lr_ratio: float = 20.0  # measured; one factor per channel is all there is to open
     dendrites: int = 2  # B, the layer included
 
     def __post_init__(self) -> None:
@@ -52,6 +53,7 @@ class Dendritic(Neuron):
 class SpikingConfig(NeuronConfig):
     """Settings of ``spiking``."""
 
+    gate_lr_ratio: float = 60.0  # measured; likewise, and the rate of weak responses is small
     steps: int = 4  # T, in which the same input arrives
     leak: float = 0.9  # share of the potential kept from step to step, in [0, 1]
     slope: float = 10.0  # of the sigmoid at the threshold, which is 1

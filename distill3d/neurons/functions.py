@@ -37,6 +37,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class TaskBasedConfig(NeuronConfig):
     """Settings of ``task_based``."""
 
+    gate_lr_ratio: float = 0.5  # measured
     functions: tuple[str, ...] = ("square", "sin")  # of x, one or more of `FUNCTIONS`; 2x**2 - sin(x) has these two
 
     def __post_init__(self) -> None:
@@ -85,6 +86,7 @@ class TaskBased(Neuron):
 class ActivationConfig(NeuronConfig):
     """Settings of ``activation``."""
 
+    gate_lr_ratio: float = 50.0  # extrapolated from 10; one factor per channel is all there is to open
     function: str = "gelu"  # one of `FUNCTIONS`
 
     def __post_init__(self) -> None:
