@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import final
 
@@ -48,6 +49,10 @@ class SimulatedConfig:
     swc_folder: str | None = (
         None  # real trees to render instead of grown ones, one file a case; $VARIABLES are expanded
     )
+    # Patterns below swc_folder: of trees that train and validate (empty: all others), and of trees that only test, such
+    # as another laboratory's (empty: none is kept apart)
+    swc_train: tuple[str, ...] = ()
+    swc_test: tuple[str, ...] = ()
     swc_fill: float = 0.006  # a real tree that would fill more of the volume is shown in part, in (0, 1)
     grow: GrowConfig = GrowConfig()  # noqa: RUF009 - frozen
     microscope: MicroscopeConfig = MicroscopeConfig()  # noqa: RUF009 - frozen
@@ -79,7 +84,7 @@ class Simulated(DataSource):
     def __init__(self, config: SimulatedConfig, *, cache: Path) -> None:
         super().__init__(config, cache=cache)
         self._numbers = {f"sim_{k:03d}": k for k in range(config.train + config.val + config.test)}
-        self._swc = _swc_files(config, len(self._numbers)) if config.swc_folder is not None else None
+        self._swc = _swc_files(config) if config.swc_folder is not None else None
 
     def splits(self) -> dict[Split, tuple[str, ...]]:
         """Case names per split, in the order train, val, test."""
@@ -88,7 +93,7 @@ class Simulated(DataSource):
 
     def key(self, name: str) -> str:
         """Hash what shapes this case: settings, number, SWC file and code; but not how many cases there are."""
-        settings = asdict(replace(self.config, train=1, val=0, test=0, swc_folder=None))
+        settings = asdict(replace(self.config, train=1, val=0, test=0, swc_folder=None, swc_train=(), swc_test=()))
         settings |= {"case": self._number(name), "code": code_hash(*_CODE)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         if self._swc is not None:
@@ -132,15 +137,31 @@ class Simulated(DataSource):
         return [grow(self._size_um(), passing, rng) for _ in range(self.config.microscope.neighbors)]
 
 
-def _swc_files(config: SimulatedConfig, cases: int) -> list[Path]:
+def _swc_files(config: SimulatedConfig) -> list[Path]:
     """SWC files below the folder in an order drawn from the seed; one a case, so no neuron is in two splits."""
     folder = Path(os.path.expandvars(str(config.swc_folder))).expanduser()
     if not folder.is_dir():
-        raise InputError(f"swc_folder {folder} is not a folder; accepted: a folder with at least {cases} .swc files")
-    files = sorted(folder.rglob("*.swc"), key=lambda path: path.relative_to(folder).as_posix())
-    if len(files) < cases:
-        raise InputError(
-            f"swc_folder {folder} holds {len(files)} .swc files; {cases} cases need as many different trees"
-        )
-    order = np.random.Generator(np.random.PCG64([config.seed, len(files)])).permutation(len(files))
-    return [files[k] for k in order]
+        raise InputError(f"swc_folder {folder} is not a folder; accepted: a folder of .swc files, one for each case")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.swc"))
+    order = np.random.Generator(np.random.PCG64([config.seed, len(names)])).permutation(len(names))
+    drawn = [names[k] for k in order]
+    reserved = [name for name in drawn if _matches(name, config.swc_test)]
+    others = [
+        name for name in drawn if name not in reserved and (not config.swc_train or _matches(name, config.swc_train))
+    ]
+    trained = config.train + config.val
+    pools = {
+        "train and val": (others, trained),
+        "test": (reserved if config.swc_test else others[trained:], config.test),
+    }
+    for split, (pool, cases) in pools.items():
+        if len(pool) < cases:
+            raise InputError(
+                f"swc_folder {folder} holds {len(names)} .swc files, {len(pool)} of them for {split}; "
+                f"accepted: as many different trees as cases, {cases}"
+            )
+    return [folder / name for pool, cases in pools.values() for name in pool[:cases]]
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

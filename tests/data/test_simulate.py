@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from distill3d.config.registry import DATA, Component
 from distill3d.data.base import DataSource
 from distill3d.data.grow import GrowConfig, fit_tree, grow, tapered_radii
 from distill3d.data.microscope import GAIN, OFFSET, MicroscopeConfig, expose, fluorescence, node_brightness
-from distill3d.data.simulate import Simulated, SimulatedConfig
+from distill3d.data.simulate import Simulated, SimulatedConfig, _swc_files
 from distill3d.errors import InputError
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import read_swc, write_swc
@@ -245,8 +246,22 @@ def test_real_trees_of_every_kind_are_rendered(real_folder, tmp_path):
 
 def test_no_real_tree_is_used_twice_and_too_few_are_an_error(real_folder, tmp_path):
     config = SimulatedConfig(train=4, val=1, test=1, swc_folder=str(real_folder))
-    with pytest.raises(InputError, match=r"holds 5 .swc files; 6 cases"):
+    with pytest.raises(InputError, match=r"holds 5 .swc files, 0 of them for test; .*as cases, 1$"):
         Simulated(config, cache=tmp_path)
+
+
+def test_trees_of_one_source_can_be_kept_for_the_test(tmp_path):
+    for name in ("fly/a", "fly/b", "fly/c", "mouse/d", "mouse/e", "worm/f"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_swc(tmp_path / f"{name}.swc", line((0, 0, 0), (0, 0, 50)))
+    patterns = {"swc_folder": str(tmp_path), "swc_test": ("mouse/*",)}
+    pools = [Path(path).parent.name for path in _swc_files(SimulatedConfig(train=3, val=1, test=2, **patterns))]
+    assert sorted(pools[:4]) == ["fly", "fly", "fly", "worm"]
+    assert pools[4:] == ["mouse", "mouse"]
+    flies = _swc_files(SimulatedConfig(train=2, val=1, test=1, swc_train=("fly/*",), **patterns))
+    assert [path.parent.name for path in flies] == ["fly", "fly", "fly", "mouse"]
+    with pytest.raises(InputError, match=r"6 .swc files, 3 of them for train and val; .* as cases, 4$"):
+        _swc_files(SimulatedConfig(train=3, val=1, test=1, swc_train=("fly/*",), **patterns))
 
 
 def test_the_key_follows_the_content_of_the_swc_file(tmp_path):
