@@ -17,11 +17,10 @@ from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_sco
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.scores import mask_scores
 from distill3d.tracing.trace import trace
-from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing
+from distill3d.volumes.placement import brought_to, same_spacing
+from distill3d.volumes.swc import MICROMETERS, is_tree_file, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import Volume, read_volume
-
-TREE_SUFFIX = ".swc"
 
 
 def score_files(
@@ -35,7 +34,8 @@ def score_files(
 ) -> dict[str, Any]:
     """Score a file against a gold one.
 
-    Two masks: every voxel that is not 0 is neuron. Two trees: in the unit of the files, or in micrometers if a spacing
+    Two masks: every voxel that is not 0 is neuron; where both headers say how the stacks lie in space, the first is
+    turned to the second. Two trees: in the unit of the files, or in micrometers if a spacing
     is given; a tree that `trace` wrote states that it is in micrometers, and the spacing is that of the other alone.
     A mask against a tree: the mask is traced with the default settings, then trees are scored, in voxels.
 
@@ -57,7 +57,7 @@ def score_files(
             says the voxel size.
     """
     pred, gold, evaluation = Path(pred), Path(gold), EvaluationConfig(**(tolerances_um or {}))
-    is_tree = [path.suffix.lower() == TREE_SUFFIX for path in (pred, gold)]
+    is_tree = [is_tree_file(path) for path in (pred, gold)]
     if all(is_tree):
         scores_of = _tree_files
     elif any(is_tree):
@@ -115,7 +115,7 @@ def _mixed(
     tree_um: float | None,
 ) -> dict[str, Any]:
     """Trace the mask, whichever of the two it is, and compare in voxels."""
-    mask = next(path for path in (pred, gold) if path.suffix.lower() != TREE_SUFFIX)
+    mask = next(path for path in (pred, gold) if not is_tree_file(path))
     volume = read_volume(mask, spacing_um=spacing_um, allow_blank=True)
 
     def tree_of(path: Path) -> Tree:
@@ -140,11 +140,12 @@ def _mask_files(
     pred: Path, gold: Path, spacing_um: Sequence[float] | None, evaluation: EvaluationConfig
 ) -> dict[str, Any]:
     volumes = [read_volume(path, spacing_um=spacing_um, allow_blank=True) for path in (pred, gold)]
+    volumes[0] = brought_to(volumes[1], volumes[0], names=(str(gold), str(pred)))
     if volumes[0].shape != volumes[1].shape:
         raise InputError(
             f"{pred} has shape {volumes[0].shape}, {gold} has {volumes[1].shape}; accepted: the same shape [Z, Y, X]"
         )
-    if volumes[0].spacing_um != volumes[1].spacing_um:
+    if not same_spacing(volumes[0].spacing_um, volumes[1].spacing_um):
         raise InputError(
             f"{pred} has spacing {volumes[0].spacing_um} um, {gold} has {volumes[1].spacing_um}; accepted: the same, "
             "or --spacing z,y,x"

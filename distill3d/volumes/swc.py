@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from distill3d.errors import InputError
+from distill3d.volumes.swc_text import read_table, read_text
 from distill3d.volumes.tree import Tree, TreeReport, cycle_member, node_depths, validate
 
 __all__ = ["Tree", "TreeReport", "read_swc", "stated_spacing", "validate", "write_swc"]
 
 _LOG = logging.getLogger(__name__)
-_COLUMNS = 7  # id, type, x, y, z, radius, parent
+TREE_SUFFIXES = (".swc", ".eswc", ".swc.gz", ".eswc.gz")
 MICROMETERS = (1.0, 1.0, 1.0)
 _STATED = "distill3d; voxel size zyx "
 _STATED_LINE = re.compile(rf"# {_STATED}([0-9.e+-]+)x([0-9.e+-]+)x([0-9.e+-]+) um$")
@@ -32,10 +33,12 @@ def read_swc(
     """Read an SWC file; commas, tabs, comments, any order of nodes, float ids and missing parents are accepted.
 
     A node whose parent is not in the file becomes a root and is listed in ``Tree.orphans``. A radius that is not a
-    finite number becomes 0.
+    finite number becomes 0. Lines ``# SCALE x y z`` and ``# OFFSET x y z`` of the header are applied, in this order,
+    before the spacing, with a warning.
 
     Args:
-        path: file with the columns id, type, x, y, z, radius, parent; further columns are ignored.
+        path: file with the columns id, type, x, y, z, radius, parent; further columns (those of .eswc) are ignored. It
+            may be UTF-8 or UTF-16 and may be packed with gzip.
         spacing_um: ZYX size of the voxels the file counts in; (1, 1, 1) for a file that is in micrometers already.
             Radii are scaled by the in-plane size, sqrt(y * x).
         allow_empty: return a tree without nodes instead of an error.
@@ -44,21 +47,27 @@ def read_swc(
         InputError: one line with the path and, where there is one, the line or id.
     """
     path = Path(path)
-    table = _parse(path)
-    if not len(table) and not allow_empty:
+    table = read_table(path)
+    if not len(table.ids) and not allow_empty:
         raise InputError(f"{path}: no node found; an SWC file has lines of id type x y z radius parent")
-    _require_finite(path, table)
-    ids, parents = table[:, 0].astype(np.int64), table[:, 6].astype(np.int64)
-    index, missing = _parent_index(path, ids, parents)
+    index, missing = _parent_index(path, table.ids, table.parents)
     looping = node_depths(index) < 0
     if looping.any():
-        raise InputError(f"{path}: node {ids[cycle_member(index, looping)]} is its own ancestor; a tree has no cycle")
+        raise InputError(
+            f"{path}: node {table.ids[cycle_member(index, looping)]} is its own ancestor; a tree has no cycle"
+        )
     if len(missing):
         _LOG.info("%s: %d nodes name a parent that is not in the file and become roots", path, len(missing))
+    header_zyx, offset_zyx = table.scale_xyz[::-1], table.offset_xyz[::-1]
+    if (header_zyx != 1).any() or offset_zyx.any():
+        _LOG.warning(
+            "%s: its header's SCALE %s and OFFSET %s (x y z) are applied", path, table.scale_xyz, table.offset_xyz
+        )
     scale_zyx = _spacing(spacing_um)
-    radii = np.nan_to_num(table[:, 5], nan=0.0, posinf=0.0, neginf=0.0) * _radius_scale(scale_zyx)
-    points = table[:, 4:1:-1] * scale_zyx
-    return Tree(points, radii, index, table[:, 1].astype(np.int64), missing)
+    points = (table.values[:, 4:1:-1] * header_zyx + offset_zyx) * scale_zyx
+    radii = np.nan_to_num(table.values[:, 5], nan=0.0, posinf=0.0, neginf=0.0)
+    radii = radii * _radius_scale(header_zyx) * _radius_scale(scale_zyx)
+    return Tree(points, radii, index, table.values[:, 1].astype(np.int64), missing)
 
 
 def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[float] | None = None) -> None:
@@ -97,70 +106,28 @@ def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[
         partial.unlink(missing_ok=True)
 
 
+def is_tree_file(path: Path) -> bool:
+    """Tell by the name whether a file is a tree.
+
+    >>> is_tree_file(Path("a.SWC")), is_tree_file(Path("a.v3draw.eswc")), is_tree_file(Path("a.tif"))
+    (True, True, False)
+    """
+    return path.name.lower().endswith(TREE_SUFFIXES)
+
+
 def stated_spacing(path: str | os.PathLike[str]) -> tuple[float, float, float] | None:
     """Return the ZYX size in um of the voxels that a file counts in, where `write_swc` stated it in the first line.
 
     None for files that do not state one, such as those of other programs; `MICROMETERS` for what `trace` writes.
     """
     try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            match = _STATED_LINE.match(file.readline().rstrip())
-    except OSError:
+        match = _STATED_LINE.match(read_text(Path(path)).partition("\n")[0].rstrip())
+    except InputError:
         return None  # `read_swc` says what is wrong with it
     if not match:
         return None
     z, y, x = (float(size) for size in match.groups())
     return z, y, x
-
-
-def _parse(path: Path) -> np.ndarray:
-    """Return the numbers of a file, float64 [N, 7]."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace").replace(",", " ")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); an SWC file is expected") from error
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if not lines:
-        return np.empty((0, _COLUMNS))
-    try:
-        return np.loadtxt(lines, comments="#", usecols=range(_COLUMNS), ndmin=2)
-    except ValueError as error:
-        raise InputError(
-            f"{path}: {_first_bad_line(text)}; seven numbers id type x y z radius parent are accepted"
-        ) from error
-
-
-def _first_bad_line(text: str) -> str:
-    """Return in words which line is not seven numbers; only runs once parsing has failed."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split("#")[0].split()
-        try:
-            values = [float(word) for word in words[:_COLUMNS]]
-        except ValueError:
-            return f"line {number} reads {line.strip()[:60]!r}"
-        if words and len(values) < _COLUMNS:
-            return f"line {number} has {len(words)} columns"
-    return "not a table of numbers"
-
-
-def _require_finite(path: Path, table: np.ndarray) -> None:
-    """Refuse coordinates, ids, types and parents that are not finite, and ids that are not whole."""
-    needed = table[:, [0, 1, 2, 3, 4, 6]]
-    bad = np.logical_not(np.isfinite(needed).all(axis=1))
-    if bad.any():
-        raise InputError(
-            f"{path}: line {_line_of(path, bad)} holds a value that is not finite; finite numbers are accepted"
-        )
-    broken = (needed[:, [0, 1, 5]] != np.rint(needed[:, [0, 1, 5]])).any(axis=1)
-    if broken.any():
-        raise InputError(f"{path}: line {_line_of(path, broken)} has an id, type or parent that is not whole")
-
-
-def _line_of(path: Path, rows: np.ndarray) -> int:
-    """Return the line number, from 1, of the first marked row."""
-    lines = path.read_bytes().decode("utf-8-sig", errors="replace").replace(",", " ").splitlines()
-    numbers = [n for n, line in enumerate(lines, start=1) if line.split("#")[0].strip()]
-    return numbers[int(np.flatnonzero(rows)[0])]
 
 
 def _parent_index(path: Path, ids: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

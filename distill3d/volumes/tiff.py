@@ -13,21 +13,15 @@ import numpy as np
 import tifffile
 
 from distill3d.errors import InputError
+from distill3d.volumes.geometry import Spacing, Stated, complete_spacing, number_of, um_per_unit, warn_no_unit
 
 _LOG = logging.getLogger(__name__)
 _MAX_CHANNELS = 4  # an image whose only stack axis is called channel and is longer than this is a z stack
 _IMAGEJ_BYTES = 2**32 - 2**25  # ImageJ's flavor cannot be a BigTIFF
-UM_PER_UNIT = {
-    "m": 1e6, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3,
-    "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3,
-    "micron": 1.0, "inch": 25400.0,
-}  # fmt: skip
-
-Spacing = tuple[float, float, float]
 
 
-def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
-    """Read a TIFF stack and the voxel size it states.
+def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
+    """Read a TIFF stack and what it states of its voxels.
 
     The largest series is read. Singleton axes are dropped; of the rest, ``C`` and ``S`` are channels and the one stack
     axis that is left (Z, T, I, Q...) is z. A lone channel axis longer than 4 is z, too. The decision is logged at INFO.
@@ -37,7 +31,7 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
         channel: which channel, from 0.
 
     Returns:
-        Array [Z, Y, X] and ZYX spacing in um, or None where the file states none.
+        Array [Z, Y, X] and its voxel size, each axis in its own unit; TIFF states no place in space.
 
     Raises:
         InputError: damaged or truncated, no such channel, or more than three dimensions are left.
@@ -51,7 +45,7 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
             complete = not problems and all(page is not None for page in series.pages)
             data = series.asarray() if complete else np.empty(0)
             axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
-            spacing = _stated_spacing(tif, tif.series.index(series)) if complete else None
+            stated = _stated(path, tif, tif.series.index(series)) if complete else Stated()
     except Exception as error:
         raise InputError(f"{path}: not a whole TIFF file ({error!s:.100}); a complete .tif is expected") from error
     if problems or not complete:
@@ -60,7 +54,7 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
         )
     volume = _as_zyx(path, data.reshape(shape), axes, channel)
     _LOG.info("%s: TIFF axes %s %s read as ZYX %s", path, axes, shape, volume.shape)
-    return volume, spacing
+    return volume, stated
 
 
 def write_tiff(path: Path, data: np.ndarray, spacing_um: Spacing) -> None:
@@ -118,50 +112,33 @@ def pick_channel(path: Path, data: np.ndarray, axis: int, channel: int) -> np.nd
     return np.take(data, channel, axis=axis) if count > 1 else data.reshape(np.delete(data.shape, axis))
 
 
-def _stated_spacing(tif: tifffile.TiffFile, index: int) -> Spacing | None:
-    """Return the voxel size in um that the metadata states; None where they state none."""
+def _stated(path: Path, tif: tifffile.TiffFile, index: int) -> Stated:
+    """Return the voxel size that the metadata state."""
     if tif.is_ome and tif.ome_metadata:
-        return _ome_spacing(tifffile.xml2dict(tif.ome_metadata), index)
+        return Stated(_ome_spacing(path, tifffile.xml2dict(tif.ome_metadata), index))
     shaped = tif.shaped_metadata
     metadata = tif.imagej_metadata or (shaped[0] if shaped else {})
-    unit = um_per_unit(metadata.get("unit"))
-    if unit is None and "spacing" not in metadata:
-        return None  # a resolution without a unit is meant for printing: 72 dpi says nothing about a neuron
-    if unit is None:
-        _LOG.warning("%s: spacing %s in unit %r; taken as um", tif.filename, metadata["spacing"], metadata.get("unit"))
+    names = [metadata.get(f"{axis}unit") or metadata.get("unit") for axis in "zyx"]  # ImageJ's "unit" is that of x
+    units = [um_per_unit(name) for name in names]
+    if not any(units) and "spacing" not in metadata:
+        return Stated()  # a resolution without a unit is meant for printing: 72 dpi says nothing about a neuron
     tags = tif.pages.first.tags
     in_plane = [tags[name].value if name in tags else (1, 1) for name in ("YResolution", "XResolution")]
-    if any(0 in pixels_per_unit for pixels_per_unit in in_plane):
-        return None
-    sizes = [abs(float(metadata.get("spacing", 1.0))), *(den / num for num, den in in_plane)]
-    return checked_spacing([size * (unit or 1.0) for size in sizes])
+    depth = number_of(metadata.get("spacing"))
+    sizes = [depth and abs(depth), *(den / num if num and den else None for num, den in in_plane)]
+    if not any(units):
+        warn_no_unit(path, sizes, metadata.get("unit"))
+        return Stated(complete_spacing(path, sizes), has_unit=False)
+    return Stated(complete_spacing(path, [s and u and s * u for s, u in zip(sizes, units, strict=True)]))
 
 
-def _ome_spacing(metadata: dict[str, Any], index: int) -> Spacing | None:
+def _ome_spacing(path: Path, metadata: dict[str, Any], index: int) -> Spacing | None:
     images = metadata["OME"].get("Image", [])
     images = images if isinstance(images, list) else [images]
     pixels = images[min(index, len(images) - 1)]["Pixels"] if images else {}
-    if "PhysicalSizeX" not in pixels:
-        return None
-    units = [um_per_unit(pixels.get(f"PhysicalSize{axis}Unit", "um")) or 1.0 for axis in "ZYX"]
-    sizes = [float(pixels.get(f"PhysicalSize{axis}", 1.0)) for axis in "ZYX"]
-    return checked_spacing([size * unit for size, unit in zip(sizes, units, strict=True)])
-
-
-def um_per_unit(name: object) -> float | None:
-    """Return how many micrometers a unit of length has; None for ``pixel``, nothing or an unknown word.
-
-    >>> um_per_unit("mm"), um_per_unit("microns"), um_per_unit("pixel")
-    (1000.0, 1.0, None)
-    """
-    word = str(name).replace("\\u00B5", "u").replace("µ", "u").replace("μ", "u").strip().lower()
-    return UM_PER_UNIT.get(word) or UM_PER_UNIT.get(word.removesuffix("s"))
-
-
-def checked_spacing(sizes: list[float]) -> Spacing | None:
-    """Return three sizes as a spacing, or None unless all are finite and above 0."""
-    z, y, x = sizes
-    return (z, y, x) if all(np.isfinite(size) and size > 0 for size in sizes) else None
+    sizes = [number_of(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"]
+    units = [um_per_unit(pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "ZYX"]
+    return complete_spacing(path, [s and u and s * u for s, u in zip(sizes, units, strict=True)])
 
 
 @contextmanager

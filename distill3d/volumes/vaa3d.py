@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
-from v3dpy.loaders import PBD, Raw
+from v3dpy.loaders import PBD
 
 from distill3d.errors import InputError
-from distill3d.volumes.tiff import Spacing, pick_channel
+from distill3d.volumes.geometry import Stated
+from distill3d.volumes.tiff import pick_channel
 
 _HEADER_BYTES = 43
 _MAGIC = b"v3d_volume_pkbitdf_encod"
+_RAW_AXES = {b"raw_image_stack_by_hpeng": 4, b"raw5image_stack_by_hpeng": 5}
+_RAW_SIZES_AT = 27
+_RAW_TYPES = {1: "u1", 2: "u2", 4: "f4"}
+_BYTE_ORDER = {b"L": "<", b"B": ">"}
 
 
-def read_pbd(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
-    """Read one channel of a .v3dpbd file as [Z, Y, X]; the spacing is None.
+def read_pbd(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
+    """Read one channel of a .v3dpbd file as [Z, Y, X].
 
     Raises:
         InputError: not such a file, truncated or damaged, or no such channel.
     """
     _require_whole(path)
-    return pick_channel(path, PBD().load(str(path)), 0, channel), None
+    return pick_channel(path, PBD().load(str(path)), 0, channel), Stated()
 
 
-def read_raw(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
-    """Read one channel of a .v3draw file as [Z, Y, X]; the spacing is None.
+def read_raw(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
+    """Read one channel of a .v3draw file as [Z, Y, X].
+
+    Sizes have four bytes each, in files of older versions two; the one that gives the file's length is right.
 
     Raises:
         InputError: not such a file, truncated or damaged, several time points, or no such channel.
     """
-    try:
-        data = Raw().load(str(path))
-    except AssertionError:  # the sizes do not match: older Vaa3D wrote them with two bytes each
-        data = Raw(sz2byte=True).load(str(path))
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(_RAW_SIZES_AT + 5 * 4)
+    n_axes, order = _RAW_AXES.get(header[:24]), _BYTE_ORDER.get(header[24:25])
+    voxel = (
+        None if order is None else _RAW_TYPES.get(int(np.frombuffer(header[25:27].ljust(2, b"\0"), order + "u2")[0]))
+    )
+    if n_axes is None or order is None or voxel is None:
+        raise InputError(f"{path}: no v3draw header; a file of 8 or 16 bits or of floats, by Vaa3D, is expected")
+    for width in (4, 2):
+        start = _RAW_SIZES_AT + n_axes * width
+        sizes = np.frombuffer(header[_RAW_SIZES_AT:start].ljust(n_axes * width, b"\0"), f"{order}u{width}").tolist()
+        if start + math.prod(sizes) * int(voxel[1]) == length:
+            break
+    else:
+        raise InputError(f"{path}: truncated or damaged; {length} bytes are not those of its header's sizes")
+    data = np.fromfile(path, order + voxel, offset=start).reshape(sizes[::-1])
     if data.ndim == 5:
         if data.shape[0] != 1:
             raise InputError(f"{path}: {data.shape[0]} time points found; one 3D volume is accepted")
         data = data[0]
-    return np.require(pick_channel(path, data, 0, channel), requirements="W"), None  # torch warns of read-only arrays
+    return pick_channel(path, data, 0, channel), Stated()
 
 
 def _require_whole(path: Path) -> None:

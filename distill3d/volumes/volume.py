@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import nibabel
-import nrrd
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.volumes.tiff import Spacing, checked_spacing, pick_channel, read_tiff, um_per_unit, write_tiff
+from distill3d.volumes.geometry import Spacing, Stated, checked_spacing
+from distill3d.volumes.oriented import nrrd_files, read_nifti, read_nrrd
+from distill3d.volumes.tiff import pick_channel, read_tiff, write_tiff
 from distill3d.volumes.vaa3d import read_pbd, read_raw
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class Volume:
         data: [Z, Y, X], uint8, uint16 or float32. Bool becomes uint8, whole numbers within 0..65535 become uint16,
             everything else float32.
         spacing_um: voxel size ZYX in micrometers, finite and above 0.
+        stated: what the file it was read from states of its voxels; nothing for an array of memory.
 
     Raises:
         InputError: not three axes, an axis of length 0, a dtype that is no number, a spacing out of range.
@@ -43,6 +44,7 @@ class Volume:
 
     data: np.ndarray
     spacing_um: Spacing = (1.0, 1.0, 1.0)
+    stated: Stated = Stated()  # noqa: RUF009 - immutable
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3 or not self.data.size:
@@ -98,10 +100,10 @@ def read_volume(
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path}: damaged or truncated ({reason:.120}); a complete file is expected") from error
     _require_content(path, data, allow_blank=allow_blank)
-    spacing = _require_spacing(spacing_um, source=str(path)) if spacing_um is not None else stated
+    spacing = _require_spacing(spacing_um, source=str(path)) if spacing_um is not None else stated.spacing_um
     if spacing is None:
         _warn_no_spacing(str(path))
-    volume = Volume(data, spacing or (1.0, 1.0, 1.0))
+    volume = Volume(data, spacing or (1.0, 1.0, 1.0), stated)
     _LOG.info("%s: ZYX %s %s, spacing %s um", path, volume.shape, volume.data.dtype, volume.spacing_um)
     return volume
 
@@ -118,77 +120,50 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
     write_tiff(path, volume.data, volume.spacing_um)
 
 
-def _read_nrrd(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
-    data, header = nrrd.read(str(path), index_order="C")  # C: slowest axis first, that is ZYX
-    sizes = _nrrd_sizes(header, data.ndim)
-    spatial = [i for i in range(data.ndim) if sizes is None or np.isfinite(sizes[i])]
-    if data.ndim == 4 and len(spatial) == 3:
-        data = pick_channel(path, data, ({0, 1, 2, 3} - set(spatial)).pop(), channel)
-    if data.ndim == 2:
-        return data[None], None
-    if sizes is None:
-        return _require_3d(path, data), None
-    unit = um_per_unit(header.get("space units", [None])[0]) or 1.0
-    return _require_3d(path, data), checked_spacing([float(sizes[i]) * unit for i in spatial][-3:])
+def volume_files(path: Path) -> tuple[Path, ...]:
+    """Return the files an image lies in: the one that is named, and the data file of a detached NRRD header."""
+    return nrrd_files(path) if path.name.lower().endswith((".nhdr", ".nrrd")) else (path,)
 
 
-def _nrrd_sizes(header: dict[str, object], ndim: int) -> np.ndarray | None:
-    """Return the step along every axis, slowest first, nan along one that is not in space; None if not stated."""
-    directions = header.get("space directions")
-    if directions is not None:
-        rows = [np.full(3, np.nan) if row is None else np.asarray(row, float) for row in np.asarray(directions, object)]
-        return np.array([np.linalg.norm(row.astype(float)) for row in rows])[::-1]
-    spacings = header.get("spacings")
-    return None if spacings is None or ndim < 3 else np.asarray(spacings, float)[::-1]
-
-
-def _read_nifti(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
-    image = nibabel.load(path, mmap=False)
-    if not isinstance(image, nibabel.Nifti1Image):
-        raise InputError(f"{path}: holds {type(image).__name__}; NIfTI is accepted")
-    data = np.asarray(image.dataobj)
-    data = data.reshape([*data.shape[:3], *(n for n in data.shape[3:] if n > 1)])  # (x, y, z), then time or channels
-    if data.ndim == 4:
-        data = pick_channel(path, data, 3, channel)
-    data = data[..., None] if data.ndim == 2 else data
-    zooms = [float(size) for size in image.header.get_zooms()[:3]]
-    unit = um_per_unit(image.header.get_xyzt_units()[0])
-    stated = unit is not None or any(size != 1 for size in zooms)
-    sizes = [size * (unit or 1.0) for size in [*zooms, 1.0][:3]][::-1]
-    return _require_3d(path, data.transpose()), checked_spacing(sizes) if stated else None
-
-
-def _read_npy(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
+def _read_npy(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     data = np.load(path, allow_pickle=False)
     if data.ndim == 4:
         data = pick_channel(path, data, 0, channel)
-    return _require_3d(path, data[None] if data.ndim == 2 else data), None
+    data = data[None] if data.ndim == 2 else data
+    if data.ndim != 3:
+        raise InputError(f"{path}: array of shape {data.shape}; one 3D volume is accepted")
+    return data, Stated()
 
 
-_READERS: dict[str, Callable[[Path, int], tuple[np.ndarray, Spacing | None]]] = {
+_READERS: dict[str, Callable[[Path, int], tuple[np.ndarray, Stated]]] = {
     ".tif": read_tiff,
     ".tiff": read_tiff,
     ".v3dpbd": read_pbd,
     ".v3draw": read_raw,
-    ".nrrd": _read_nrrd,
-    ".nii.gz": _read_nifti,
-    ".nii": _read_nifti,
+    ".nrrd": read_nrrd,
+    ".nhdr": read_nrrd,
+    ".nii.gz": read_nifti,
+    ".nii": read_nifti,
     ".npy": _read_npy,
 }
 VOLUME_SUFFIXES: tuple[str, ...] = tuple(_READERS)
+
+
+# Stacks of microscopes and of other programs: nobody here reads them, and they are named where they lie.
+FOREIGN_SUFFIXES: tuple[str, ...] = (
+    ".am", ".czi", ".dcm", ".h5", ".hdf5", ".hdr", ".ics", ".ids", ".img", ".ims", ".jp2", ".klb", ".lif", ".lsm",
+    ".mha", ".mhd", ".mrc", ".n5", ".nd2", ".ndpi", ".oib", ".oif", ".oir", ".sld", ".svs", ".vsi", ".zarr",
+)  # fmt: skip
+READ_AS = f"accepted are {' '.join(VOLUME_SUFFIXES)} (Fiji saves others as .tif)"
 
 
 def _suffix(path: Path) -> str:
     for suffix in VOLUME_SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix
+    if path.suffix.lower() in FOREIGN_SUFFIXES:
+        raise InputError(f"{path}: {path.suffix} is not read; {READ_AS}")
     raise InputError(f"{path}: unknown suffix {path.suffix!r}; accepted are {' '.join(VOLUME_SUFFIXES)}")
-
-
-def _require_3d(path: Path, data: np.ndarray) -> np.ndarray:
-    if data.ndim != 3:
-        raise InputError(f"{path}: array of shape {data.shape}; one 3D volume is accepted")
-    return data
 
 
 def _require_spacing(spacing_um: Sequence[float], source: str = "volume") -> Spacing:

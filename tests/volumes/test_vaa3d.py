@@ -28,6 +28,24 @@ def test_the_walk_over_v3dpbd_runs_agrees_with_the_encoder(tmp_path, dtype):
     np.testing.assert_array_equal(read_volume(tmp_path / "a.v3dpbd").data, data)
 
 
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+def test_the_length_of_a_v3draw_tells_how_wide_its_sizes_are(tmp_path, width, order, dtype):
+    data = np.arange(1, 1 + 2 * 5 * 7 * 6).reshape(2, 5, 7, 6).astype(order + dtype)
+    header = b"raw_image_stack_by_hpeng" + (b"L" if order == "<" else b"B")
+    header += np.array([data.itemsize], order + "u2").tobytes()
+    header += np.array(data.shape[::-1], f"{order}u{width}").tobytes()
+    path = tmp_path / "a.v3draw"
+    path.write_bytes(header + data.tobytes())
+    read = read_volume(path, channel=1)
+    np.testing.assert_array_equal(read.data, data[1])
+    assert read.data.flags.writeable
+    path.write_bytes(header + data.tobytes()[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        read_volume(path)
+
+
 def test_real_vaa3d_files_read(data_dir, tmp_path):
     assert read_volume(data_dir / "formats" / "smalltest.v3dpbd").shape == (41, 512, 512)
     with zipfile.ZipFile(data_dir / "formats" / "FruMARCM-M002262_seg001.v3draw.zip") as archive:

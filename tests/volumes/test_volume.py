@@ -27,8 +27,8 @@ def write_any(path: Path, data: np.ndarray) -> None:
     """Write ``data`` [Z, Y, X] with each format's own library."""
     if path.name.endswith((".nii", ".nii.gz")):
         nibabel.save(nibabel.Nifti1Image(data.transpose(), np.eye(4)), path)
-    elif path.suffix == ".nrrd":
-        nrrd.write(str(path), data, index_order="C")
+    elif path.suffix in {".nrrd", ".nhdr"}:
+        nrrd.write(str(path), data, index_order="C", detached_header=path.suffix == ".nhdr")
     elif path.suffix == ".npy":
         np.save(path, data)
     elif path.suffix == ".v3draw":
@@ -121,6 +121,14 @@ def test_the_channel_axis_of_a_nrrd_is_the_one_outside_space(tmp_path, stack):
     assert read.spacing_um == pytest.approx(SPACING)
 
 
+def test_a_detached_header_lies_in_two_files_and_needs_both(tmp_path, stack):
+    nrrd.write(str(tmp_path / "a.nhdr"), stack, index_order="C", detached_header=True)
+    assert volume.volume_files(tmp_path / "a.nhdr") == (tmp_path / "a.nhdr", tmp_path / "a.raw.gz")
+    (tmp_path / "a.raw.gz").unlink()
+    with pytest.raises(InputError, match=r"a\.nhdr: its data file .*a\.raw\.gz is not there"):
+        read_volume(tmp_path / "a.nhdr")
+
+
 def test_nifti_zooms_are_the_spacing_in_zyx(tmp_path, stack):
     image = nibabel.Nifti1Image(stack.transpose(), np.diag([0.25e-3, 0.5e-3, 3.03e-3, 1]))
     image.header.set_xyzt_units("mm")
@@ -210,7 +218,7 @@ def test_missing_empty_and_wrong_files_are_one_line_with_the_path(tmp_path, suff
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.png", "a", "a.gz"])
+@pytest.mark.parametrize("name", ["a.zip", "a.png", "a", "a.gz", "a.czi", "a.LIF", "a.ims", "a.nd2", "a.mha"])
 def test_an_unknown_suffix_lists_the_accepted_ones(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match=r"\.v3dpbd .*\.nii\.gz"):

@@ -1,0 +1,152 @@
+"""Read the formats whose header says how the stack lies in space: NRRD, attached or detached, and NIfTI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import nrrd
+import numpy as np
+from nibabel.openers import ImageOpener
+from numpy.typing import NDArray
+
+from distill3d.errors import InputError
+from distill3d.volumes.geometry import Grid, Stated, complete_spacing, um_per_unit, warn_no_unit
+from distill3d.volumes.tiff import pick_channel
+
+_RAS = "right-anterior-superior"
+_TO_RAS = {
+    _RAS: (1, 1, 1), "ras": (1, 1, 1),
+    "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
+    "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
+}  # fmt: skip
+_NIFTI_UNITS = {1: 1e6, 2: 1e3, 3: 1.0}  # the low three bits of xyzt_units
+
+
+def read_nrrd(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
+    """Read one channel of a NRRD file as [Z, Y, X] in the order it is stored, and what its header states.
+
+    Raises:
+        InputError: not three axes in space, no such channel, or a detached header without its data file.
+    """
+    missing = next((file for file in nrrd_files(path) if not file.is_file()), None)
+    if missing is not None:
+        raise InputError(f"{path}: its data file {missing} is not there; accepted: a header beside its one data file")
+    data, header = nrrd.read(str(path), index_order="C")  # C: slowest axis first, that is ZYX
+    steps = _nrrd_steps(header)
+    spatial = [i for i in range(data.ndim) if steps is None or steps[i] is not None]
+    if data.ndim == 4 and len(spatial) == 3:
+        data = pick_channel(path, data, ({0, 1, 2, 3} - set(spatial)).pop(), channel)
+    if data.ndim == 2:
+        return data[None], Stated()
+    _require_3d(path, data)
+    if steps is None or len(spatial) != 3:
+        return data, Stated()
+    in_space = [np.asarray(steps[i]) for i in spatial]
+    units = _nrrd_units(header, spatial)
+    factors = [1.0 if unit in {None, ""} else um_per_unit(unit) or np.nan for unit in units]
+    if "space directions" in header:
+        vectors = [np.where(step == 0, 0.0, step * factors) for step in in_space]
+        grid = _nrrd_grid(header, np.array(vectors).T, factors)
+    else:
+        vectors, grid = [step * factor for step, factor in zip(in_space, factors, strict=True)], None
+    return data, _stated(path, [float(np.linalg.norm(vector)) for vector in vectors], all(units), grid)
+
+
+def nrrd_files(path: Path) -> tuple[Path, ...]:
+    """Return the files a NRRD image lies in: the one that is named, and where its header is detached the data file.
+
+    >>> nrrd_files(Path("no_such.nhdr"))
+    (PosixPath('no_such.nhdr'),)
+    """
+    try:
+        header = nrrd.read_header(str(path))
+    except (OSError, nrrd.NRRDError, ValueError, IndexError, KeyError):
+        return (path,)  # whoever reads the image says what is wrong with it
+    name = header.get("data file", header.get("datafile"))
+    return (path,) if name is None else (path, path.parent / str(name))
+
+
+def read_nifti(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
+    """Read one channel of a NIfTI file as [Z, Y, X] in the order it is stored, and what its header states.
+
+    A negative voxel size counts by its absolute value; one of 0 is taken from the affine, where that is stated.
+
+    Raises:
+        InputError: another format, not three axes in space, or no such channel.
+    """
+    image = nibabel.load(path, mmap=False)
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise InputError(f"{path}: holds {type(image).__name__}; NIfTI is accepted")
+    data = np.asarray(image.dataobj)
+    data = data.reshape([*data.shape[:3], *(n for n in data.shape[3:] if n > 1)])  # (x, y, z), then time or channels
+    if data.ndim == 4:
+        data = pick_channel(path, data, 3, channel)
+    data = data[..., None] if data.ndim == 2 else data
+    _require_3d(path, data)
+    with ImageOpener(str(path)) as file:  # what nibabel loads has its sizes of 0 set to 1 already
+        header = type(image.header).from_fileobj(file, check=False)
+    unit = _NIFTI_UNITS.get(int(header["xyzt_units"]) & 7)
+    placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    affine = np.asarray(image.affine, np.float64) * (unit or 1.0)
+    grid = _grid(affine[:3, 2::-1], affine[:3, 3], _RAS) if placed else None
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
+    if unit is None and (sizes == 1).all():
+        return data.transpose(), Stated(grid=grid, has_unit=False)
+    sizes = sizes[::-1] * (unit or 1.0)
+    if grid is not None:
+        sizes = np.where(np.isfinite(sizes) & (sizes > 0), sizes, np.linalg.norm(grid.axes, axis=0))
+    return data.transpose(), _stated(path, sizes.tolist(), unit is not None, grid)
+
+
+def _stated(path: Path, sizes_um: list[float], has_unit: bool, grid: Grid | None) -> Stated:  # noqa: FBT001
+    """Return what a header states; a warning is logged where its numbers have no unit."""
+    spacing = complete_spacing(path, sizes_um)
+    if spacing is not None and not has_unit:
+        warn_no_unit(path, spacing, None)
+    return Stated(spacing, has_unit, grid)
+
+
+def _nrrd_steps(header: dict[str, Any]) -> list[NDArray[np.float64] | None] | None:
+    """Return the step along every axis, slowest first, None along one that is not in space; None if not stated."""
+    if (directions := header.get("space directions")) is not None:
+        rows = [np.nan if row is None else row for row in np.asarray(directions, object)]
+    elif (spacings := header.get("spacings")) is not None and len(spacings) >= 3:
+        rows = list(spacings)
+    else:
+        return None
+    return [step if np.isfinite(step).all() else None for row in rows[::-1] for step in [np.asarray(row, np.float64)]]
+
+
+def _nrrd_units(header: dict[str, Any], spatial: list[int]) -> list[str | None]:
+    """Return the units: of the axes of space, or of the spatial axes of an array that is in no space."""
+    if "space directions" in header:
+        names = list(header.get("space units", []))
+    else:
+        named = list(header.get("units", []))[::-1]
+        names = [named[i] for i in spatial] if len(named) > max(spatial) else []
+    return names if len(names) == 3 else [None] * 3
+
+
+def _nrrd_grid(header: dict[str, Any], axes: NDArray[np.float64], factors: list[float]) -> Grid | None:
+    space = str(header.get("space", "")).lower().removesuffix("-time")
+    signs = np.asarray(_TO_RAS.get(space, (1, 1, 1)), np.float64)
+    origin = header.get("space origin")
+    place = None if origin is None else np.asarray(origin, np.float64) * factors * signs
+    return _grid(axes * signs[:, None], place, _RAS if space in _TO_RAS else space)
+
+
+def _grid(axes: NDArray[np.float64], origin: NDArray[np.float64] | None, space: str) -> Grid | None:
+    """Return a grid; None where the axes are no numbers or do not span space."""
+    lengths = np.linalg.norm(axes, axis=0)
+    if axes.shape != (3, 3) or not np.isfinite(axes).all() or not (lengths > 0).all():
+        return None
+    if abs(np.linalg.det(axes / lengths)) < 1e-3:
+        return None
+    return Grid(axes, origin if origin is not None and np.isfinite(origin).all() else None, space)
+
+
+def _require_3d(path: Path, data: np.ndarray) -> None:
+    if data.ndim != 3:
+        raise InputError(f"{path}: array of shape {data.shape}; one 3D volume is accepted")

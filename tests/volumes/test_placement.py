@@ -1,0 +1,123 @@
+"""Two stacks of one space are brought to the same axes by their headers, or refused."""
+
+import itertools
+
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+
+from distill3d.errors import InputError
+from distill3d.volumes.geometry import Stated
+from distill3d.volumes.placement import brought_to, contradiction
+from distill3d.volumes.volume import Volume, read_volume
+
+STACK = np.arange(1, 1 + 5 * 7 * 6, dtype=np.uint8).reshape(5, 7, 6)
+SIZES_XYZ = np.array([0.25, 0.5, 1.5])
+ORIGIN_XYZ = np.array([10.0, -20.0, 30.0])
+NAMES = ("image", "mask")
+
+
+def turned(order, signs):
+    """The stack as XYZ with axes reordered and mirrored, and the affine that says where its voxels lie."""
+    data = STACK.T.transpose(order)
+    steps, origin = np.diag(SIZES_XYZ)[:, list(order)], ORIGIN_XYZ.copy()
+    for axis, sign in enumerate(signs):
+        if sign < 0:
+            data = np.flip(data, axis)
+            origin += steps[:, axis] * (data.shape[axis] - 1)
+    return data, steps * signs, origin
+
+
+def write(path, data_xyz, steps, origin, *, unit="micron"):
+    if path.suffix == ".nii":
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = steps, origin
+        image = nibabel.Nifti1Image(data_xyz, affine)
+        image.header.set_xyzt_units(unit)
+        nibabel.save(image, path)
+    else:  # NRRD of medicine counts to the left and to the back
+        to_lps = np.array([-1.0, -1.0, 1.0])
+        header = {"space": "left-posterior-superior", "space directions": (steps * to_lps[:, None]).T}
+        header |= {"space origin": origin * to_lps, "space units": [unit] * 3}
+        nrrd.write(str(path), data_xyz, header, index_order="F")
+
+
+TURNS = list(itertools.product([(0, 1, 2), (2, 0, 1)], [(1, 1, 1), (-1, 1, 1), (-1, -1, -1), (1, 1, -1)]))
+
+
+@pytest.mark.parametrize(("image", "mask"), [("a.nii", "m.nii"), ("a.nrrd", "m.nrrd"), ("a.nii", "m.nrrd")])
+@pytest.mark.parametrize(("order", "signs"), TURNS)
+def test_a_stack_stored_turned_or_mirrored_lies_on_its_image_again(tmp_path, image, mask, order, signs):
+    write(tmp_path / image, *turned((0, 1, 2), (1, -1, 1)))
+    write(tmp_path / mask, *turned(order, signs))
+    reference, stored = read_volume(tmp_path / image), read_volume(tmp_path / mask)
+    brought = brought_to(reference, stored, names=NAMES)
+    np.testing.assert_array_equal(brought.data, reference.data)
+    assert brought.spacing_um == pytest.approx((1.5, 0.5, 0.25), rel=1e-5)
+    again = brought_to(reference, brought, names=NAMES)
+    assert again is brought  # its header was turned with it
+
+
+def test_a_unit_that_only_one_header_names_moves_nothing(tmp_path):
+    write(tmp_path / "a.nii", *turned((0, 1, 2), (1, 1, 1)), unit="mm")
+    write(tmp_path / "m.nii", *turned((0, 1, 2), (-1, 1, 1)), unit="unknown")
+    reference, stored = read_volume(tmp_path / "a.nii"), read_volume(tmp_path / "m.nii")
+    np.testing.assert_array_equal(brought_to(reference, stored, names=NAMES).data, reference.data)
+    assert contradiction(reference.stated, stored.stated) is None
+
+
+def oblique(data, steps, origin):
+    angle = np.radians(10)
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    return data, rotation @ steps, origin
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (oblique, "mask: its header turns its axes against those of image"),
+        (
+            lambda data, steps, origin: (data, steps, origin + np.array([0, 0, 1.5])),
+            "mask: by its header it begins zyx 1 0 0 voxels",
+        ),
+        (lambda data, steps, origin: (data[::-1], steps * (-1, 1, 1), origin), "begins zyx 0 0 -5 voxels away"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd"])
+def test_stacks_that_lie_elsewhere_or_askew_are_refused_in_one_line(tmp_path, change, message, suffix):
+    placed = turned((0, 1, 2), (1, 1, 1))
+    write(tmp_path / f"a{suffix}", *placed)
+    write(tmp_path / f"m{suffix}", *change(*placed))
+    reference, stored = read_volume(tmp_path / f"a{suffix}"), read_volume(tmp_path / f"m{suffix}")
+    with pytest.raises(InputError, match=message) as caught:
+        brought_to(reference, stored, names=NAMES)
+    assert len(caught.value.lines) == 1
+
+
+def test_two_oblique_stacks_of_one_place_are_left_as_they_are(tmp_path):
+    write(tmp_path / "a.nii", *oblique(*turned((0, 1, 2), (1, 1, 1))))
+    reference, stored = read_volume(tmp_path / "a.nii"), read_volume(tmp_path / "a.nii")
+    assert brought_to(reference, stored, names=NAMES) is stored
+
+
+def test_a_file_that_says_nothing_of_space_is_left_as_it_is(tmp_path):
+    write(tmp_path / "a.nii", *turned((0, 1, 2), (-1, 1, 1)))
+    placed, plain = read_volume(tmp_path / "a.nii"), Volume(STACK)
+    assert brought_to(placed, plain, names=NAMES) is plain
+    assert brought_to(plain, placed, names=NAMES) is placed
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        (Stated((1.5, 0.5, 0.25)), Stated((1.5, 0.5, 0.2501)), None),
+        (Stated((1.5, 0.5, 0.25)), Stated((1.0, 1.0, 1.0)), "1 1 1 um beside 1.5 0.5 0.25 um"),
+        (Stated((1.5, 0.5, 0.25)), Stated((1500.0, 500.0, 250.0)), "1500 500 250 um beside 1.5 0.5 0.25 um"),
+        (Stated((1.5, 0.5, 0.25)), Stated((1500.0, 500.0, 250.0), has_unit=False), None),
+        (Stated((1.5, 0.5, 0.25)), Stated((0.25, 0.5, 1.5), has_unit=False), "0.25 0.5 1.5 um beside 1.5 0.5 0.25 um"),
+        (Stated(), Stated((1.5, 0.5, 0.25)), None),
+    ],
+)
+def test_spacings_contradict_each_other_by_more_than_rounding_and_a_missing_unit(a, b, words):
+    assert contradiction(a, b) == words
