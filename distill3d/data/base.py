@@ -27,6 +27,7 @@ class Case:
         mask: bool [Z, Y, X], True on the neuron.
         known: bool [Z, Y, X], False where nobody labelled.
         tree: the gold tree in um, None for cases that only have a mask.
+        doubts: in which points its files contradict each other, in words.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     mask: NDArray[np.bool_]
     known: NDArray[np.bool_]
     tree: Tree | None
+    doubts: tuple[str, ...] = ()
 
 
 class DataSource(ABC):

@@ -11,18 +11,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill3d.errors import InputError
-from distill3d.volumes.volume import VOLUME_SUFFIXES
+from distill3d.volumes.geometry import Spacing
+from distill3d.volumes.swc import TREE_SUFFIXES
+from distill3d.volumes.volume import FOREIGN_SUFFIXES, READ_AS, VOLUME_SUFFIXES
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CaseFiles:
-    """The files of one case; at least one of tree and mask is there."""
+    """The files of one case, and what its folder says of them; at least one of tree and mask is there.
+
+    Attributes:
+        volume: the image.
+        tree: the gold tree.
+        mask: the gold mask.
+        spacing_um: ZYX voxel size that is written beside the image.
+        unknown_label: mask value of voxels that nobody labelled.
+        held_out: kept for test by the folder's layout.
+    """
 
     volume: Path
     tree: Path | None
     mask: Path | None
+    spacing_um: Spacing | None = None
+    unknown_label: int | None = None
+    held_out: bool = False
 
 
 def find_case_files(
@@ -51,6 +65,8 @@ def find_case_files(
             f"{folder}: no such folder of neurons{origin and f' ({origin})'}; accepted: data.folder=PATH, or set the "
             "environment variable DISTILL3D_DATA to the folder that holds the data (experiments look there)"
         )
+    if foreign := _foreign(folder, nested=nested):
+        _LOG.warning("%s: not read and left out: %s; %s", folder, ", ".join(foreign), READ_AS)
     below = sorted(path for path in folder.rglob("*") if path.is_dir()) if nested else []
     candidates: dict[str, CaseFiles] = {}
     for each in (folder, *below):
@@ -66,6 +82,7 @@ def find_case_files(
         wanted = " or ".join([tree, *masks])
         raise InputError(
             f"{folder}: none of {len(candidates)} volumes has a gold file; accepted: {wanted} beside {volume}"
+            + (f"; {len(foreign)} stacks such as {foreign[0]} are not read, {READ_AS}" if foreign else "")
         )
     if unlabelled := [name for name in candidates if name not in cases]:
         _LOG.info("%s: left out, because there is neither tree nor mask: %s", folder, ", ".join(sorted(unlabelled)))
@@ -75,8 +92,8 @@ def find_case_files(
 def _in_folder(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> dict[str, CaseFiles]:
     """Stem -> files, of all volumes of a folder but those that are masks of others."""
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
-    volumes = _volumes(files, volume, folder)
-    cases = {stem: _case_files(stem, path, files, tree, masks) for stem, path in volumes.items()}
+    volumes = volumes_by_stem(files, volume, folder)
+    cases = {stem: case_files_of(stem, path, files, tree, masks) for stem, path in volumes.items()}
     taken: dict[Path, str] = {}
     for stem, case in cases.items():
         if case.tree is not None and taken.setdefault(case.tree, stem) != stem:
@@ -88,8 +105,18 @@ def _in_folder(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> di
     return {stem: case for stem, case in cases.items() if case.tree or case.mask or case.volume not in masks_in_use}
 
 
-def _volumes(files: dict[str, Path], template: str, folder: Path) -> dict[str, Path]:
-    """Stem -> volume, of all names that fit the template."""
+def _foreign(folder: Path, *, nested: bool) -> list[str]:
+    """Names of stacks in formats that are not read; some of these are folders."""
+    paths = sorted(folder.rglob("*") if nested else folder.iterdir())
+    return [path.name for path in paths if path.suffix.lower() in FOREIGN_SUFFIXES and not path.name.startswith(".")]
+
+
+def volumes_by_stem(files: dict[str, Path], template: str, folder: Path) -> dict[str, Path]:
+    """Stem -> volume, of all names that fit the template.
+
+    Raises:
+        InputError: two files are volumes of one stem.
+    """
     before, after = template.split("{stem}")
     pattern = re.compile(f"{re.escape(before)}(.+){re.escape(after)}")
     volumes: dict[str, Path] = {}
@@ -105,11 +132,20 @@ def _volumes(files: dict[str, Path], template: str, folder: Path) -> dict[str, P
     return volumes
 
 
-def _case_files(stem: str, path: Path, files: dict[str, Path], tree: str, masks: Sequence[str]) -> CaseFiles:
+def case_files_of(stem: str, path: Path, files: dict[str, Path], tree: str, masks: Sequence[str]) -> CaseFiles:
+    """Return a volume with the tree and the mask of its stem, out of files by name.
+
+    A tree that is named ``.swc`` may also have another of `TREE_SUFFIXES`; the first of these that is there counts.
+    """
     names = [mask.replace("{stem}", stem) + suffix for mask in masks for suffix in VOLUME_SUFFIXES]
     mask = next((files[name] for name in names if name in files and files[name] != path), None)
-    fitting = fnmatch.filter(files, tree.replace("{stem}", glob.escape(stem)))
-    return CaseFiles(path, files[max(fitting)] if fitting else None, mask)
+    pattern = tree.replace("{stem}", glob.escape(stem))
+    suffixes = TREE_SUFFIXES if tree.endswith(".swc") else ("",)
+    fitting = (
+        fnmatch.filter(files, f"{pattern.removesuffix('.swc') if suffix else pattern}{suffix}") for suffix in suffixes
+    )
+    names = next((names for names in fitting if names), None)
+    return CaseFiles(path, files[max(names)] if names else None, mask)
 
 
 def _base(name: str) -> str | None:

@@ -22,6 +22,7 @@ from distill3d.volumes.swc import Tree
 from distill3d.volumes.tree import TreeReport, validate
 from distill3d.volumes.volume import Volume
 
+USUAL_UM = (1e-3, 1e3)  # a voxel's edge; 1 nm to 1 mm
 MANY_OUTSIDE = 0.05  # share of a tree's nodes outside its volume; more are a problem, fewer a note
 
 
@@ -115,7 +116,7 @@ def _check_case(data: DistillDataModule, name: str, split: Split, patch_size: tu
         facts = _facts(case)
     except InputError as error:
         return CaseReport(name=name, split=split, facts=None, problems=error.lines)
-    problems, notes = list(_problems(facts)), list(_notes(facts, patch_size))
+    problems, notes = [*case.doubts, *_problems(facts)], list(_notes(facts, patch_size))
     return CaseReport(name=name, split=split, facts=facts, problems=tuple(problems), notes=tuple(notes))
 
 
@@ -172,6 +173,9 @@ def _problems(facts: CaseFacts) -> Iterator[str]:
 def _notes(facts: CaseFacts, patch_size: tuple[int, int, int]) -> Iterator[str]:
     if any(n > full for n, full in zip(patch_size, facts.shape_zyx, strict=True)):
         yield f"patches {extent(patch_size)} are larger than the volume {extent(facts.shape_zyx)}: they are padded"
+    if not (min(facts.spacing_um) >= USUAL_UM[0] and max(facts.spacing_um) <= USUAL_UM[1]):
+        sizes = " ".join(f"{size:g}" for size in facts.spacing_um)
+        yield f"voxels of zyx {sizes} um; a size outside 1 nm to 1 mm is rarely right: is the unit?"
     if facts.known_share < 1:
         yield f"{1 - facts.known_share:.1%} of the voxels are not labelled; losses and metrics leave them out"
     if facts.tree is None:

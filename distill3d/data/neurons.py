@@ -12,29 +12,37 @@ from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distill3d.config.registry import DATA
 from distill3d.data import splits
 from distill3d.data.background import HardConfig, background_files, case_rng, harden, load_background
 from distill3d.data.base import Case, DataSource, Split
 from distill3d.data.case_files import CaseFiles, find_case_files
+from distill3d.data.gold import Gold, read_gold, spacing_doubts
+from distill3d.data.nnunet import find_nnunet_files
 from distill3d.data.prepared import code_hash, file_hash
 from distill3d.errors import InputError
 from distill3d.volumes.alignment import detect_flip, flip_y
+from distill3d.volumes.geometry import Stated
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import Tree, read_swc
-from distill3d.volumes.volume import Volume, read_volume
+from distill3d.volumes.volume import Volume, read_volume, volume_files
 
 _LOG = logging.getLogger(__name__)
 _CODE = (  # what `load` runs through
     "distill3d.volumes.alignment",
     "distill3d.data.background",
     "distill3d.data.case_files",
+    "distill3d.data.gold",
     "distill3d.data.neurons",
+    "distill3d.data.nnunet",
     "distill3d.data.texture",
+    "distill3d.volumes.geometry",
+    "distill3d.volumes.oriented",
+    "distill3d.volumes.placement",
     "distill3d.volumes.raster",
     "distill3d.volumes.swc",
+    "distill3d.volumes.swc_text",
     "distill3d.volumes.tiff",
     "distill3d.volumes.tree",
     "distill3d.volumes.vaa3d",
@@ -60,9 +68,10 @@ class NeuronsConfig:
     """Settings of ``neurons``. Splits are lists (train, val, test), or folds, or else seeded fractions."""
 
     folder: str  # holds volumes, and trees or masks beside them; ~ is expanded
+    layout: Literal["beside", "nnunet"] = "beside"  # nnunet: imagesTr, labelsTr and so on in folder; masks are labels
     nested: bool = False  # cases are in subfolders, whose names they bear: subset__neuron
     origin: str = ""  # where the data can be had, said where the folder is missing
-    volume: str = "{stem}"  # name of a volume without its suffix
+    volume: str = "{stem}"  # name of a volume without its suffix; of nnunet {stem}_0000, and {stem}_0001 if set so
     tree: str = "{stem}.swc"  # name of a gold tree; * stands for anything, of several the last by name is taken
     masks: tuple[str, ...] = (
         "{stem}_mask",
@@ -91,9 +100,7 @@ class NeuronsConfig:
 
     def __post_init__(self) -> None:
         """Refuse names, sizes and splits that mean nothing."""
-        for name, template in (("volume", self.volume), ("tree", self.tree), *(("masks", mask) for mask in self.masks)):
-            if template.count("{stem}") != 1:
-                raise ValueError(f"{name}={template!r} must hold {{stem}} once")
+        _check_layout(self)
         for name, value in (("radius_um", self.radius_um), ("radius_scale", self.radius_scale)):
             if not value > 0:
                 raise ValueError(f"{name}={value} is out of range; accepted: above 0")
@@ -104,6 +111,21 @@ class NeuronsConfig:
         if self.unknown_label is not None and self.unknown_label in self.labels:
             raise ValueError(f"unknown_label={self.unknown_label} is in labels={self.labels}; accepted: another value")
         _check_splits(self)
+
+
+def _check_layout(config: NeuronsConfig) -> None:
+    for name, template in (
+        ("volume", config.volume),
+        ("tree", config.tree),
+        *(("masks", mask) for mask in config.masks),
+    ):
+        if template.count("{stem}") != 1:
+            raise ValueError(f"{name}={template!r} must hold {{stem}} once")
+    if config.layout == "nnunet" and (config.nested or config.channel):
+        raise ValueError(
+            f"layout=nnunet with nested={config.nested}, channel={config.channel}; accepted: neither, its channels are "
+            "files (volume={stem}_0001)"
+        )
 
 
 def _check_splits(config: NeuronsConfig) -> None:
@@ -140,18 +162,16 @@ class Neurons(DataSource):
             ConfigError: a pattern matches nothing.
         """
         folder = Path(self.config.folder).expanduser()
-        cases = find_case_files(
-            folder,
-            volume=self.config.volume,
-            tree=self.config.tree,
-            masks=self.config.masks,
-            nested=self.config.nested,
-            origin=self.config.origin,
-        )
+        names = {"volume": self.config.volume, "tree": self.config.tree}
+        if self.config.layout == "nnunet" and folder.is_dir():
+            cases = find_nnunet_files(folder, **names)
+        else:
+            masks, nested, origin = self.config.masks, self.config.nested, self.config.origin
+            cases = find_case_files(folder, **names, masks=masks, nested=nested, origin=origin)
         return {name: cases[name] for name in splits.select(list(cases), self.config.include, self.config.exclude)}
 
     def splits(self) -> dict[Split, tuple[str, ...]]:
-        """Case names per split; disjoint.
+        """Case names per split; disjoint. What the layout holds out is trained on only where a list says so.
 
         Raises:
             ConfigError: unknown names, or too few cases; one line each.
@@ -161,8 +181,12 @@ class Neurons(DataSource):
         lists: dict[Split, tuple[str, ...]] = {"train": config.train, "val": config.val, "test": config.test}
         if config.train:
             return splits.split_by_lists(names, lists)
-        if config.test:
-            return splits.split_around_test(names, config.test, config.fractions, config.split_seed)
+        held_out = tuple(name for name, files in self.case_files.items() if files.held_out)
+        if config.test or (held_out and not config.folds):
+            test = splits.split_by_lists(names, {"test": config.test or held_out})["test"]
+            names = [name for name in names if name in test or name not in held_out]
+            return splits.split_around_test(names, test, config.fractions, config.split_seed)
+        names = [name for name in names if name not in held_out]
         if config.folds:
             return splits.split_by_folds(names, config.folds, config.fold, config.split_seed)
         return splits.split_by_fractions(names, config.fractions, config.split_seed)
@@ -170,7 +194,8 @@ class Neurons(DataSource):
     def key(self, name: str) -> str:
         """Hash the case's files, the settings that shape it, and the code that reads it."""
         case, settings = self._files_of(name), dataclasses.asdict(self.config)
-        files = [path for path in (case.volume, case.tree, case.mask) if path is not None]
+        images = [path for image in (case.volume, case.mask) if image is not None for path in volume_files(image)]
+        files = [*images, *([] if case.tree is None else [case.tree])]
         if self.config.hard.enabled:
             files += self._background_files()
         else:
@@ -179,6 +204,7 @@ class Neurons(DataSource):
             "name": name,
             "settings": {key: value for key, value in settings.items() if key not in _SPLITTING},
             "files": [(path.name, file_hash(path)) for path in files],
+            "folder says": (case.spacing_um, case.unknown_label),
             "code": code_hash(*_CODE),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -190,16 +216,18 @@ class Neurons(DataSource):
             InputError: a file cannot be used, volume and gold do not fit, or there is nothing to make hard.
         """
         files = self._files_of(name)
-        volume = read_volume(files.volume, spacing_um=self.config.spacing_um, channel=self.config.channel)
-        gold = None if files.tree is None else self._tree(name, files.tree, volume)
-        mask, known = self._mask(files, volume, gold)
+        spacing = self.config.spacing_um or files.spacing_um
+        volume = read_volume(files.volume, spacing_um=spacing, channel=self.config.channel)
+        tree = None if files.tree is None else self._tree(name, files.tree, volume)
+        gold = self._gold(files, volume, tree)
+        doubts = self._doubts(files, volume, gold)
         if self.config.hard.enabled:
             models = [load_background(path) for path in self._background_files()]
             try:
-                volume = harden(volume, mask, models, self.config.hard, case_rng(self.config.hard.seed, name))
+                volume = harden(volume, gold.mask, models, self.config.hard, case_rng(self.config.hard.seed, name))
             except InputError as error:
                 raise InputError(f"{files.volume}: {error}") from error
-        return Case(name=name, volume=volume, mask=mask, known=known, tree=gold)
+        return Case(name=name, volume=volume, mask=gold.mask, known=gold.known, tree=tree, doubts=doubts)
 
     def _files_of(self, name: str) -> CaseFiles:
         if name not in self.case_files:
@@ -228,15 +256,16 @@ class Neurons(DataSource):
         _LOG.warning("%s: y of the tree seems to run against the image (%s); data.flip_y=auto mends it", name, report)
         return gold
 
-    def _mask(self, files: CaseFiles, volume: Volume, gold: Tree | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return gold and known, from the mask file if there is one, else from the tree."""
+    def _gold(self, files: CaseFiles, volume: Volume, tree: Tree | None) -> Gold:
+        """Return what is known, from the mask file if there is one, else from the tree."""
         if files.mask is not None:
-            return self._read_mask(files.mask, volume)
-        if gold is None:
+            unknown = files.unknown_label if self.config.unknown_label is None else self.config.unknown_label
+            return read_gold(files.mask, volume, image=files.volume, labels=self.config.labels, unknown_label=unknown)
+        if tree is None:
             raise InputError(f"{files.volume}: neither tree nor mask found")
         try:
             mask = rasterize(
-                gold,
+                tree,
                 volume.shape,
                 spacing_um=volume.spacing_um,
                 radius=self.config.radius,
@@ -246,17 +275,14 @@ class Neurons(DataSource):
             )
         except InputError as error:
             raise InputError(f"{files.tree}: {error}") from error
-        return mask, np.ones(volume.shape, bool)
+        return Gold(mask, np.ones(volume.shape, bool))
 
-    def _read_mask(self, path: Path, volume: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        values = read_volume(path, spacing_um=volume.spacing_um, allow_blank=True).data
-        if values.shape != volume.shape:
-            raise InputError(
-                f"{path}: mask of shape {values.shape} for a volume of shape {volume.shape}; accepted: the same"
-            )
-        unknown = self.config.unknown_label
-        known = np.ones(volume.shape, bool) if unknown is None else values != unknown
-        if not known.any():
-            raise InputError(f"{path}: every voxel is {unknown}, the unknown label; accepted: a mask with known voxels")
-        mask = np.isin(values, self.config.labels) if self.config.labels else values != 0
-        return mask & known, known
+    def _doubts(self, files: CaseFiles, volume: Volume, gold: Gold) -> tuple[str, ...]:
+        """Say which files of the case state other voxels, unless the settings decide it."""
+        if self.config.spacing_um is not None:
+            return ()
+        stated = {"the image": volume.stated, "the file beside it": Stated(files.spacing_um), "the mask": gold.stated}
+        doubts = spacing_doubts(stated)
+        for doubt in doubts:
+            _LOG.warning("%s: %s", files.volume, doubt)
+        return doubts

@@ -100,7 +100,7 @@ def read_nifti(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     return data.transpose(), _stated(path, sizes.tolist(), unit is not None, grid)
 
 
-def _stated(path: Path, sizes_um: list[float], has_unit: bool, grid: Grid | None) -> Stated:  # noqa: FBT001
+def _stated(path: Path, sizes_um: list[float], has_unit: bool, grid: Grid | None) -> Stated:
     """Return what a header states; a warning is logged where its numbers have no unit."""
     spacing = complete_spacing(path, sizes_um)
     if spacing is not None and not has_unit:

@@ -54,21 +54,18 @@ def brought_to(reference: Volume, volume: Volume, *, names: tuple[str, str]) -> 
     return Volume(volume.data.transpose(order)[flips], spacing, stated)
 
 
-def contradiction(a: Stated, b: Stated) -> str | None:
-    """Say in words how the spacings of two files contradict each other; None if they do not, or if one states none.
+def contradict(a: Stated, b: Stated) -> bool:
+    """Tell whether the spacings that two files state contradict each other; not where one states none.
 
     Where only one of them has a unit, sizes in the same proportion are no contradiction.
 
-    >>> contradiction(Stated((1.0, 0.5, 0.5)), Stated((1.0, 1.0, 1.0)))
-    '1 1 1 um beside 1 0.5 0.5 um'
+    >>> contradict(Stated((1.0, 0.5, 0.5)), Stated((1.0, 1.0, 1.0)))
+    True
     """
     if a.spacing_um is None or b.spacing_um is None or same_spacing(a.spacing_um, b.spacing_um):
-        return None
+        return False
     ratios = np.divide(a.spacing_um, b.spacing_um)
-    if a.has_unit != b.has_unit and np.ptp(ratios) <= _SAME * ratios.max():
-        return None
-    here, there = (" ".join(f"{size:g}" for size in sizes) for sizes in (b.spacing_um, a.spacing_um))
-    return f"{here} um beside {there} um"
+    return a.has_unit == b.has_unit or bool(np.ptp(ratios) > _SAME * ratios.max())
 
 
 def same_spacing(a: Spacing, b: Spacing) -> bool:

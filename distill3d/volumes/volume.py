@@ -53,6 +53,11 @@ class Volume:
         object.__setattr__(self, "spacing_um", _require_spacing(self.spacing_um))
 
     @property
+    def stated_um(self) -> Spacing | None:
+        """The voxel size that its file states, whichever was taken; None where it states none."""
+        return self.stated.spacing_um
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along ZYX."""
         z, y, x = self.data.shape

@@ -3,16 +3,21 @@
 import io
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 from made_cases import SHAPE, SPACING, experiment_of, patches_of, tree_of, write_case, write_labels
 from rich.console import Console
 
+import distill3d.experiment  # noqa: F401 - registers the strategies
 from distill3d.data.check import DataReport, check_data
+from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.tables import check_table
 from distill3d.errors import ConfigError
 from distill3d.volumes.swc import write_swc
 from distill3d.volumes.volume import Volume, write_volume
+
+NAMES = ("n0", "n1", "n2", "n3")
 
 
 @pytest.fixture
@@ -86,6 +91,37 @@ def test_an_empty_mask_is_found(folder):
     (folder / "n2.swc").unlink()
     write_volume(folder / "n2_mask.tif", Volume(np.zeros(SHAPE, np.uint8), SPACING))
     assert problems_of(folder) == ("n2: the mask is empty: no gold voxel",)
+
+
+def as_nifti(folder, name, data, *, mirrored=False, sizes=(1.0, 1.0, 2.0), shift=0.0):
+    """Replace a case's image or mask by a NIfTI file of SPACING; mirrored in x as it is stored, not as it lies."""
+    data, affine = data[:, :, ::-1] if mirrored else data, np.diag([*sizes, 1.0])
+    if mirrored:
+        affine[0] = (-sizes[0], 0, 0, sizes[0] * (data.shape[2] - 1))
+    affine[0, 3] += shift
+    image = nibabel.Nifti1Image(np.ascontiguousarray(data.T, dtype=np.uint8), affine)
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, folder / f"{name}.nii")
+
+
+def test_masks_of_another_place_or_spacing_and_sizes_of_another_unit_are_found_at_once(tmp_path):
+    cases = {name: write_case(tmp_path, name, tree=tree_of(shift=k), seed=k) for k, name in enumerate(NAMES)}
+    for name, (data, mask) in cases.items():
+        (tmp_path / f"{name}.tif").unlink()
+        as_nifti(tmp_path, name, data, sizes=(1.0, 1.0, 2000.0) if name == "n3" else (1.0, 1.0, 2.0))
+        wrong = {"n1": {"shift": 3.0}, "n2": {"sizes": (1.0, 1.0, 1.0)}, "n3": {"sizes": (1.0, 1.0, 2000.0)}}
+        as_nifti(tmp_path, f"{name}_mask", mask, **wrong.get(name, {"mirrored": True}))
+        (tmp_path / f"{name}.swc").unlink()
+    report = check_data(experiment_of(tmp_path))
+    assert len(report.problems) == 2
+    assert "n1_mask.nii: by its header it begins zyx 0 0 3 voxels away from" in report.problems[0]
+    assert report.problems[1].startswith("n2: the mask states voxels of zyx 1 1 1 um, the image of 2 1 1 um")
+    assert report.notes[0].startswith("n3: voxels of zyx 2000 1 1 um; a size outside 1 nm to 1 mm is rarely right")
+    facts = report.cases[0].facts  # mirrored as it is stored
+    assert facts is not None
+    assert facts.gold_voxels == cases["n0"][1].sum()
+    loaded = DistillDataModule(experiment_of(tmp_path)).source.load("n0")
+    np.testing.assert_array_equal(loaded.mask, cases["n0"][1])
 
 
 def test_a_constant_volume_is_found(folder):

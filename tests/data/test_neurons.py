@@ -1,9 +1,11 @@
 """The source `neurons`: cases by name, splits by neuron, trees, masks, flips, hard variants, bad input."""
 
+import gzip
 import json
 import logging
 from dataclasses import replace
 
+import nrrd
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -156,6 +158,38 @@ def test_mask_files_are_not_taken_for_volumes_and_volumes_without_gold_are_left_
         assert list(source_of(tmp_path).case_files) == ["a", "b"]
     assert "neither tree nor mask: c" in caplog.text
     assert "a_mask" not in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".eswc", ".swc.gz"])
+def test_a_tree_may_have_another_suffix_of_trees_and_swc_wins(tmp_path, suffix):
+    write_case(tmp_path, "n")
+    text = (tmp_path / "n.swc").read_bytes()
+    (tmp_path / f"n{suffix}").write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    assert source_of(tmp_path).case_files["n"].tree == tmp_path / "n.swc"
+    (tmp_path / "n.swc").unlink()
+    case = source_of(tmp_path).load("n")
+    assert case.tree is not None
+    assert np.allclose(case.tree.points_zyx_um, tree_of().points_zyx_um)
+
+
+def test_stacks_that_are_not_read_are_named(tmp_path, caplog):
+    (tmp_path / "m.czi").touch()
+    (tmp_path / "m.zarr").mkdir()
+    with pytest.raises(InputError, match=r"2 stacks such as m\.czi are not read, accepted are \.tif"):
+        source_of(tmp_path).splits()
+    write_case(tmp_path, "n")
+    assert list(source_of(tmp_path).case_files) == ["n"]
+    assert "not read and left out: m.czi, m.zarr; accepted are .tif" in caplog.text
+
+
+def test_the_key_follows_the_data_file_of_a_detached_header(tmp_path):
+    write_case(tmp_path, "n")
+    (tmp_path / "n.tif").unlink()
+    nrrd.write(str(tmp_path / "n.nhdr"), np.ones(SHAPE, np.uint8), index_order="C", detached_header=True)
+    key, header = source_of(tmp_path).key("n"), (tmp_path / "n.nhdr").read_bytes()
+    nrrd.write(str(tmp_path / "n.nhdr"), np.full(SHAPE, 2, np.uint8), index_order="C", detached_header=True)
+    (tmp_path / "n.nhdr").write_bytes(header)
+    assert source_of(tmp_path).key("n") != key
 
 
 def test_two_volumes_of_one_name_are_refused(folder):

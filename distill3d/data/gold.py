@@ -1,0 +1,77 @@
+"""Read the gold masks of cases on the voxels of their images, and say which files state other voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill3d.errors import InputError
+from distill3d.volumes.geometry import Stated
+from distill3d.volumes.placement import brought_to, contradict
+from distill3d.volumes.volume import Volume, read_volume
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Gold:
+    """What is known of an image: `Case.mask` and `Case.known`, and what the mask's file states of its voxels."""
+
+    mask: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    stated: Stated = Stated()  # noqa: RUF009 - immutable
+
+
+def read_gold(path: Path, volume: Volume, *, image: Path, labels: Sequence[int], unknown_label: int | None) -> Gold:
+    """Read a mask, turned to its image where both headers say how they lie in space.
+
+    Args:
+        path: file of the mask.
+        volume: its image.
+        image: file of that.
+        labels: values that are neuron; none stands for all but 0 and the unknown one.
+        unknown_label: value of voxels that nobody labelled.
+
+    Raises:
+        InputError: the mask cannot be read, lies elsewhere, has another shape, or has no known voxel.
+    """
+    stored = read_volume(path, spacing_um=volume.spacing_um, allow_blank=True)
+    brought = brought_to(volume, stored, names=(str(image), str(path)))
+    values = brought.data
+    if values.shape != volume.shape:
+        raise InputError(
+            f"{path}: mask of shape {values.shape} for a volume of shape {volume.shape}; accepted: the same"
+        )
+    known = np.ones(volume.shape, bool) if unknown_label is None else values != unknown_label
+    if not known.any():
+        raise InputError(
+            f"{path}: every voxel is {unknown_label}, the unknown label; accepted: a mask with known voxels"
+        )
+    mask = np.isin(values, labels) if labels else values != 0
+    return Gold(mask & known, known, brought.stated)
+
+
+def spacing_doubts(stated: Mapping[str, Stated]) -> tuple[str, ...]:
+    """Say which files of a case state voxels of different sizes.
+
+    Args:
+        stated: what each states, by its name in a sentence.
+
+    >>> spacing_doubts({"the image": Stated((2.0, 1.0, 1.0)), "the mask": Stated((1.0, 1.0, 1.0))})
+    ('the mask states voxels of zyx 1 1 1 um, the image of 2 1 1 um; data.spacing_um=[z,y,x] decides',)
+    """
+    return tuple(
+        f"{b} states voxels of zyx {_in_words(stated[b])} um, {a} of {_in_words(stated[a])} um; "
+        "data.spacing_um=[z,y,x] decides"
+        for a, b in combinations(stated, 2)
+        if contradict(stated[a], stated[b])
+    )
+
+
+def _in_words(stated: Stated) -> str:
+    return " ".join(f"{size:g}" for size in stated.spacing_um or ())
