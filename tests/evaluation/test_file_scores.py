@@ -4,6 +4,7 @@ import inspect
 import json
 
 import forked
+import nibabel
 import numpy as np
 import pytest
 
@@ -138,6 +139,30 @@ def test_an_empty_mask_is_missed_and_not_perfect(tmp_path):
     scores = score_files(empty, gold)
     assert (scores["dice"], scores["missed"]) == (0.0, 1.0)
     assert scores["hd95"] == pytest.approx(np.linalg.norm((16, 24, 60)))
+
+
+def test_masks_that_lie_turned_in_one_space_are_compared_where_they_lie(tmp_path):
+    mask = np.zeros((5, 7, 6), np.uint8)
+    mask[1, 2:6, 1] = 1
+    affine = np.diag([0.25, 0.5, 1.5, 1.0])
+    mirrored = np.diag([-0.25, 0.5, 1.5, 1.0])
+    mirrored[0, 3] = 0.25 * 5
+    swapped = affine[:, [2, 1, 0, 3]]
+    for name, data, placed in (
+        ("gold", mask.T, affine),
+        ("mirrored", mask.T[::-1], mirrored),
+        ("swapped", mask, swapped),
+        ("elsewhere", mask.T[::-1], affine * (-1, 1, 1, 1)),
+    ):
+        image = nibabel.Nifti1Image(np.ascontiguousarray(data), placed)
+        image.header.set_xyzt_units("micron")
+        nibabel.save(image, tmp_path / f"{name}.nii")
+    for name in ("mirrored", "swapped"):
+        scores = score_files(tmp_path / f"{name}.nii", tmp_path / "gold.nii")
+        assert (scores["dice"], scores["spacing_um"]) == (1.0, [1.5, 0.5, 0.25])
+        assert score_files(tmp_path / f"{name}.nii", tmp_path / "gold.nii", spacing_um=(3.0, 1.0, 1.0))["dice"] == 1.0
+    with pytest.raises(InputError, match=r"elsewhere\.nii: by its header it begins zyx 0 0 -5 voxels away"):
+        score_files(tmp_path / "elsewhere.nii", tmp_path / "gold.nii")
 
 
 def test_masks_of_different_shape_end_with_exit_code_2_and_one_line(tmp_path):
