@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill3d.errors import InputError
-from distill3d.volumes.volume import VOLUME_SUFFIXES
+from distill3d.volumes.volume import VOLUME_SUFFIXES, stem_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -114,5 +114,4 @@ def _case_files(stem: str, path: Path, files: dict[str, Path], tree: str, masks:
 
 def _base(name: str) -> str | None:
     """Return the name without its volume suffix, None for another kind of file."""
-    suffix = next((s for s in VOLUME_SUFFIXES if name.lower().endswith(s)), None)
-    return None if suffix is None else name[: -len(suffix)]
+    return stem_of(name) if name.lower().endswith(VOLUME_SUFFIXES) else None

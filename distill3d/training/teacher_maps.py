@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
-from distill3d.data.prepared import PreparedCase, file_hash
+from distill3d.data.prepared import PreparedCase
 from distill3d.errors import ConfigError
 from distill3d.storage.rank import is_main_process
 from distill3d.teachers.base import Teacher
@@ -20,6 +20,7 @@ from distill3d.teachers.slices import slice_order
 from distill3d.terminal import progress_bar, stderr
 from distill3d.training.module import DistillModule, fresh_module
 from distill3d.transfer.view import TeacherView
+from distill3d.volumes.origin import file_hash
 
 
 def stack_of(case: PreparedCase) -> Stack:

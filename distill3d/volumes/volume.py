@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -33,6 +33,7 @@ class Volume:
         data: [Z, Y, X], uint8, uint16 or float32. Bool becomes uint8, whole numbers within 0..65535 become uint16,
             everything else float32.
         spacing_um: voxel size ZYX in micrometers, finite and above 0.
+        stated_um: the one that its file states, whichever was taken; None where it states none.
 
     Raises:
         InputError: not three axes, an axis of length 0, a dtype that is no number, a spacing out of range.
@@ -43,6 +44,7 @@ class Volume:
 
     data: np.ndarray
     spacing_um: Spacing = (1.0, 1.0, 1.0)
+    stated_um: Spacing | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3 or not self.data.size:
@@ -101,13 +103,18 @@ def read_volume(
     spacing = _require_spacing(spacing_um, source=str(path)) if spacing_um is not None else stated
     if spacing is None:
         _warn_no_spacing(str(path))
-    volume = Volume(data, spacing or (1.0, 1.0, 1.0))
+    volume = Volume(data, spacing or (1.0, 1.0, 1.0), stated)
     _LOG.info("%s: ZYX %s %s, spacing %s um", path, volume.shape, volume.data.dtype, volume.spacing_um)
     return volume
 
 
-def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
+def write_volume(path: str | os.PathLike[str], volume: Volume, *, notes: Mapping[str, str] | None = None) -> None:
     """Write a volume as .tif with its spacing, zlib-compressed; the file appears whole or not at all.
+
+    Args:
+        path: file to write.
+        volume: what to write.
+        notes: for its header, see `distill3d.volumes.origin`.
 
     Raises:
         InputError: the suffix is neither .tif nor .tiff.
@@ -115,7 +122,7 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
     path = Path(path)
     if path.suffix.lower() not in {".tif", ".tiff"}:
         raise InputError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; .tif and .tiff are accepted")
-    write_tiff(path, volume.data, volume.spacing_um)
+    write_tiff(path, volume.data, volume.spacing_um, notes)
 
 
 def _read_nrrd(path: Path, channel: int) -> tuple[np.ndarray, Spacing | None]:
@@ -176,6 +183,19 @@ _READERS: dict[str, Callable[[Path, int], tuple[np.ndarray, Spacing | None]]] = 
     ".npy": _read_npy,
 }
 VOLUME_SUFFIXES: tuple[str, ...] = tuple(_READERS)
+
+
+def stem_of(path: str | os.PathLike[str]) -> str:
+    """Return a file's name without the suffix of its format, and nothing else.
+
+    Raises:
+        InputError: no format has this suffix.
+
+    >>> stem_of("raw/2024.05.12_cell1.tif"), stem_of("cell.NII.gz")
+    ('2024.05.12_cell1', 'cell')
+    """
+    path = Path(path)
+    return path.name[: -len(_suffix(path))]
 
 
 def _suffix(path: Path) -> str:
