@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress
 
 WIDTH = 100  # columns of a table
@@ -24,6 +27,15 @@ def stdout() -> Console:
 def stderr(*, quiet: bool = False) -> Console:
     """Print to stderr, or nothing if ``quiet``."""
     return Console(markup=False, emoji=False, stderr=True, quiet=quiet)
+
+
+def show_result(content: dict[str, Any], *tables: RenderableType, as_json: bool) -> None:
+    """Print a verb's result: its tables, or one JSON object."""
+    if as_json:
+        typer.echo(json.dumps(content, allow_nan=False))
+        return
+    for table in tables:
+        stdout().print(table)
 
 
 def progress_bar(console: Console) -> Progress:

@@ -85,6 +85,7 @@ def fit(
         data.prepare_data()
         checkpoint = folder.last if resume and folder.last.is_file() else None
         module, teacher, audit = _build(experiment, data, checkpoint)
+        module.trained_um = tuple(dict.fromkeys(case.spacing_um for case in data.cases("train")))
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():
