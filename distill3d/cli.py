@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from distill3d.config.catalog import experiments, find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
-from distill3d.terminal import stdout
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from distill3d.terminal import show_result, stdout
+from distill3d.training.verbs import run_app
 
 app = typer.Typer(
     name="distill3d",
@@ -24,17 +21,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(run_app)
 app.add_typer(report_app)
 app.add_typer(sweep_app)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 EPILOG = "Any setting can follow as key=value or --key=value, for example trainer.steps=100."
-TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for example input=image gap_um=5."
 
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a name under experiments/, or a YAML file")]
-SurfaceUm = Annotated[float | None, typer.Option(min=0.0, help="masks: tolerance of the surface Dice (NSD), else 2")]
-MaskUm = Annotated[float | None, typer.Option(min=0.0, help="masks: Dice within so many um beside voxels")]
-TreeUm = Annotated[float | None, typer.Option(min=0.0, help="trees: F1 of length within so many um beside voxels")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>")]
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -95,101 +88,6 @@ def pretrain(
         stdout().print(f"weights   {out}.safetensors", f"card      {out}.md", sep="\n", soft_wrap=True)
 
 
-@app.command()
-def predict(
-    run: Run,
-    volumes: Annotated[list[Path], typer.Argument(metavar="VOLUME...", help="stacks to segment")],
-    out: Annotated[Path, typer.Option(help="folder for the probability stacks")] = Path("prob"),
-    spacing: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um, for stacks that have none")
-    ] = None,
-) -> None:
-    """Predict stacks with the best checkpoint of a run; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
-    from distill3d.training.inference import predict as predict_stack
-
-    for volume in volumes:
-        stdout().print(str(predict_stack(run, volume, out=out, spacing_um=_spacing(spacing))), soft_wrap=True)
-
-
-@app.command(context_settings=OVERRIDES, epilog=TRACE_EPILOG)
-def trace(
-    context: typer.Context,
-    prob: Annotated[Path, typer.Argument(metavar="PROB", help="a probability stack, a mask or a raw stack")],
-    out: Annotated[Path, typer.Option(help="the tree to write, .swc in um")],
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting")] = None,
-    spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the file's")] = None,
-) -> None:
-    """Turn a stack into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
-    from distill3d.config.files import trace_config
-    from distill3d.tracing.trace import trace_file
-
-    config = trace_config([*(settings or []), *context.args])
-    tree = trace_file(prob, out, config, spacing_um=_spacing(spacing))
-    stdout().print(
-        f"{out}  trees {len(tree.roots)}, length {tree.length_um:.1f} um, tips {len(tree.tips)}", soft_wrap=True
-    )
-
-
-@app.command()
-def evaluate(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="a run's folder")] = None,
-    *,
-    pred: Annotated[Path | None, typer.Option(help="instead of a run: a mask or an SWC file")] = None,
-    gold: Annotated[Path | None, typer.Option(help="the gold mask or SWC file to score it against")] = None,
-    spacing: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
-    ] = None,
-    vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="trees: length this near counts as found")] = 4.0,
-    surface_um: SurfaceUm = None,
-    mask_um: MaskUm = None,
-    tree_um: TreeUm = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
-) -> None:
-    """Trace and score a run's predictions again (metrics.json, swc/, figures/), or score one file against another."""
-    if (run is None) == (pred is None) or (pred is None) != (gold is None):
-        raise typer.BadParameter("accepted: a run's folder, or --pred FILE and --gold FILE")
-    in_um = {"surface_um": surface_um, "mask_um": mask_um, "tree_um": tree_um}
-    in_um = {name: value for name, value in in_um.items() if value is not None}
-    if pred is not None and gold is not None:
-        from distill3d.evaluation.file_scores import score_files
-        from distill3d.evaluation.tables import file_table
-
-        scores = score_files(
-            pred,
-            gold,
-            spacing_um=_spacing(spacing),
-            vaa3d_compat=vaa3d_compat,
-            tolerance=tolerance,
-            tolerances_um=in_um,
-        )
-        table = file_table(scores)
-    else:
-        from distill3d.evaluation.run_scores import evaluate as evaluate_run
-        from distill3d.evaluation.tables import score_table
-
-        scores = evaluate_run(run or Path(), tolerances_um=in_um)
-        table = score_table(scores)
-    _show(scores, table, as_json=as_json)
-
-
-@app.command(name="tune-trace")
-def tune_trace(
-    run: Run,
-    trials: Annotated[int, typer.Option(min=1, help="settings to try")] = 40,
-    seed: Annotated[int, typer.Option(help="of the search")] = 0,
-) -> None:
-    """Choose threshold, gap and spur length on a run's validation cases; `evaluate` uses them from then on."""
-    from distill3d.evaluation.run_scores import evaluate as evaluate_run
-    from distill3d.evaluation.tables import score_table
-    from distill3d.training.tables import tuning_table
-    from distill3d.training.trace_tuning import tune_trace as tune
-
-    out = stdout()
-    out.print(tuning_table(tune(run, trials=trials, seed=seed)))
-    out.print(score_table(evaluate_run(run)))
-
-
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
 def show(
     context: typer.Context,
@@ -227,7 +125,7 @@ def audit(
 
     report = audit_experiment(load_experiment(name, context.args))
     tables = audit_rows_table(report.as_dict()), audit_table(report.audit), *start_parts(report)
-    _show(report.as_dict(), *tables, as_json=as_json)
+    show_result(report.as_dict(), *tables, as_json=as_json)
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -276,23 +174,3 @@ def check(context: typer.Context, name: Name) -> None:
     stdout().print(check_table(report))
     if report.problems:
         raise typer.Exit(1)
-
-
-def _show(content: dict[str, Any], *tables: RenderableType, as_json: bool) -> None:
-    import json
-
-    if as_json:
-        typer.echo(json.dumps(content, allow_nan=False))
-        return
-    for table in tables:
-        stdout().print(table)
-
-
-def _spacing(text: str | None) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError as err:
-        raise typer.BadParameter(f"{text!r} is not three numbers; accepted: z,y,x such as 3.03,1,1") from err
-    return z, y, x

@@ -1,21 +1,41 @@
-"""The console: how wide it is, and the bar of long work."""
+"""The console: what is printed is text as it is, how wide a table is, and the bar of long work."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress
 
 WIDTH = 100  # columns of a table
 
 
 def stdout() -> Console:
-    """Print to stdout, at a width that tables fit also where there is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    """Print to stdout, at a width that tables fit also where there is no terminal.
+
+    Brackets and colons are printed as they are, for paths and names hold them; so of every console here.
+    """
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(markup=False, emoji=False, width=WIDTH)
+
+
+def stderr(*, quiet: bool = False) -> Console:
+    """Print to stderr, or nothing if ``quiet``."""
+    return Console(markup=False, emoji=False, stderr=True, quiet=quiet)
+
+
+def show_result(content: dict[str, Any], *tables: RenderableType, as_json: bool) -> None:
+    """Print a verb's result: its tables, or one JSON object."""
+    if as_json:
+        typer.echo(json.dumps(content, allow_nan=False))
+        return
+    for table in tables:
+        stdout().print(table)
 
 
 def progress_bar(console: Console) -> Progress:
@@ -30,10 +50,10 @@ def progress_bar(console: Console) -> Progress:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[info]}"),
+        TextColumn("{task.fields[info]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -139,9 +139,11 @@ def test_predict_writes_a_probability_stack_with_the_spacing(call, finished_once
     import distill3d
 
     stack = np.random.default_rng(0).integers(1, 255, (10, 40, 50)).astype(np.uint8)
-    tifffile.imwrite(tmp_path / "stack.tif", stack)
-    call("predict", str(finished_once), str(tmp_path / "stack.tif"), "--out", str(tmp_path / "p"), "--spacing", "3,1,1")
-    prob = distill3d.read_volume(tmp_path / "p" / "stack_prob.tif")
+    tifffile.imwrite(tmp_path / "cell[gfp].tif", stack)
+    arguments = str(tmp_path / "cell[gfp].tif"), "--out", str(tmp_path / "p"), "--spacing", "3,1,1", "--channel", "0"
+    shown = call("predict", str(finished_once), *arguments)
+    assert shown == f"{tmp_path / 'p' / 'cell[gfp]_prob.tif'}\n"
+    prob = distill3d.read_volume(shown.strip())
     assert prob.data.shape == stack.shape
     assert prob.data.dtype == np.uint8
     assert prob.spacing_um == pytest.approx((3, 1, 1))

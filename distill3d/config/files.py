@@ -154,7 +154,7 @@ def _paths(value: object, prefix: str) -> Iterator[str]:
 
 
 def trace_config(overrides: Sequence[str]) -> TraceConfig:
-    """Build settings from ``key=value`` words.
+    """Build settings from ``key=value`` words, for a file that says itself what it holds unless the words do.
 
     Raises:
         ConfigError: holds every problem found, one line each, with a suggestion for an unknown key.
@@ -163,7 +163,7 @@ def trace_config(overrides: Sequence[str]) -> TraceConfig:
         >>> trace_config(["gap_um=4", "--trees=largest"]).gap_um
         4.0
     """
-    given = parse_overrides(overrides)
+    given = {"input": "auto", **parse_overrides(overrides)}
     builder = Builder(RawExperiment(COMMAND_LINE, given))
     config = builder.dataclass(TraceConfig, given, "")
     if not isinstance(config, TraceConfig):

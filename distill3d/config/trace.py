@@ -17,8 +17,9 @@ class TraceConfig:
     The defaults suit neurites a few voxels thick at about 1 um a voxel, probabilities and raw images alike.
     """
 
-    # prob: 255 is 1 where the type is uint8. image: intensities. mask: all that is not 0 is neuron.
-    input: Literal["prob", "image", "mask"] = "prob"
+    # prob: 255 is 1 where the type is uint8. image: intensities. mask: all that is not 0 is neuron. auto: of a file,
+    # what its header says or else its values show; an array holds a probability.
+    input: Literal["auto", "prob", "image", "mask"] = "prob"
     # auto: fixed, but otsu on an image. Otsu looks at the stored values, the others at probability or scaled intensity.
     method: Literal["auto", "fixed", "otsu", "hysteresis"] = "auto"
     threshold: float = (

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.volumes.reading import Reading
 from distill3d.volumes.swc import Tree
 from distill3d.volumes.volume import Volume
 
@@ -49,6 +50,12 @@ class DataSource(ABC):
     def __init__(self, config: Any, *, cache: Path) -> None:  # noqa: ANN401 - each source has its own config class
         self.config = config
         self.cache = cache
+
+    @classmethod
+    def reading(cls, config: Any) -> Reading:  # noqa: ANN401 - as above
+        """Return how stacks like these are read from a file; needs no data. By default as any stack is."""
+        del config
+        return Reading()
 
     @abstractmethod
     def splits(self) -> dict[Split, tuple[str, ...]]:

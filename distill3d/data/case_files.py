@@ -13,7 +13,7 @@ from pathlib import Path
 from distill3d.errors import InputError
 from distill3d.volumes.geometry import Spacing
 from distill3d.volumes.swc import TREE_SUFFIXES
-from distill3d.volumes.volume import FOREIGN_SUFFIXES, READ_AS, VOLUME_SUFFIXES
+from distill3d.volumes.volume import FOREIGN_SUFFIXES, READ_AS, VOLUME_SUFFIXES, stem_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -150,5 +150,4 @@ def case_files_of(stem: str, path: Path, files: dict[str, Path], tree: str, mask
 
 def _base(name: str) -> str | None:
     """Return the name without its volume suffix, None for another kind of file."""
-    suffix = next((s for s in VOLUME_SUFFIXES if name.lower().endswith(s)), None)
-    return None if suffix is None else name[: -len(suffix)]
+    return stem_of(name) if name.lower().endswith(VOLUME_SUFFIXES) else None

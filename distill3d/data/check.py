@@ -18,11 +18,13 @@ from distill3d.data.base import SPLITS, Case, Split
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
 from distill3d.volumes.alignment import FlipReport, detect_flip
+from distill3d.volumes.reading import in_words
 from distill3d.volumes.swc import Tree
 from distill3d.volumes.tree import TreeReport, validate
 from distill3d.volumes.volume import Volume
 
 USUAL_UM = (1e-3, 1e3)  # a voxel's edge; 1 nm to 1 mm
+NAMED = 3  # cases of a kind that a remark names
 MANY_OUTSIDE = 0.05  # share of a tree's nodes outside its volume; more are a problem, fewer a note
 
 
@@ -107,7 +109,7 @@ def check_data(experiment: Experiment, remarks: tuple[str, ...] = ()) -> DataRep
     """
     data, size = DistillDataModule(experiment), experiment.patches.size_zyx
     cases = tuple(_check_case(data, name, split, size) for split in SPLITS for name in data.case_names(split))
-    return DataReport(cases, tuple(_duplicates(cases)), remarks)
+    return DataReport(cases, tuple(_duplicates(cases)), (*_mixed_spacings(cases), *remarks))
 
 
 def _check_case(data: DistillDataModule, name: str, split: Split, patch_size: tuple[int, int, int]) -> CaseReport:
@@ -202,6 +204,19 @@ def _duplicates(cases: tuple[CaseReport, ...]) -> Iterator[str]:
             yield f"{a.name} ({a.split}) and {b.name} ({b.split}) are the same image"
         elif a.facts.gold_hash is not None and a.facts.gold_hash == b.facts.gold_hash:
             yield f"{a.name} ({a.split}) and {b.name} ({b.split}) have the same gold"
+
+
+def _mixed_spacings(cases: tuple[CaseReport, ...]) -> Iterator[str]:
+    """Say which voxel sizes the training cases have, if there are several."""
+    named: dict[str, list[str]] = {}
+    for case in cases:
+        if case.split == "train" and case.facts is not None:
+            named.setdefault(in_words(case.facts.spacing_um), []).append(case.name)
+    if len(named) > 1:
+        sizes = (
+            f"{size} um ({', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)})" for size, names in named.items()
+        )
+        yield f"training cases have voxels of {len(named)} sizes: {'; '.join(sizes)}"
 
 
 def extent(sizes: tuple[int, ...]) -> str:

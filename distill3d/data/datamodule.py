@@ -10,7 +10,6 @@ from typing import Any, TypeVar, final
 
 import lightning as L
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.data import DataLoader
 
@@ -23,6 +22,7 @@ from distill3d.data.patches import Patch, StepSampler, TrainPatches, ValPatches,
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import ConfigError, InputError
 from distill3d.storage.rank import is_main_process
+from distill3d.terminal import stderr
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -171,8 +171,8 @@ class LateLoader(DataLoader[T]):
 
 def _tracked(names: Sequence[str]) -> Iterator[str]:
     """Yield the names under a progress bar; silent on other ranks and where there is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = stderr()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     silent = not (is_main_process() and console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=silent) as bar:
         task = bar.add_task("preparing data", total=len(names))

@@ -20,11 +20,13 @@ from distill3d.data.base import Case, DataSource, Split
 from distill3d.data.case_files import CaseFiles, find_case_files
 from distill3d.data.gold import Gold, read_gold, spacing_doubts
 from distill3d.data.nnunet import find_nnunet_files
-from distill3d.data.prepared import code_hash, file_hash
+from distill3d.data.prepared import code_hash
 from distill3d.errors import InputError
 from distill3d.volumes.alignment import detect_flip, flip_y
 from distill3d.volumes.geometry import Stated
+from distill3d.volumes.origin import file_hash
 from distill3d.volumes.raster import rasterize
+from distill3d.volumes.reading import Reading
 from distill3d.volumes.swc import Tree, read_swc
 from distill3d.volumes.volume import Volume, read_volume, volume_files
 
@@ -208,6 +210,11 @@ class Neurons(DataSource):
             "code": code_hash(*_CODE),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def reading(cls, config: NeuronsConfig) -> Reading:
+        """Return how its volumes are read."""
+        return Reading(channel=config.channel, spacing_um=config.spacing_um)
 
     def load(self, name: str) -> Case:
         """Read one case, draw its tree where there is no mask, harden it if the settings say so.

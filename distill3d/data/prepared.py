@@ -164,25 +164,6 @@ def code_hash(*modules: str) -> str:
     return digest.hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """Hash a file's content; a process reads it again only after its size or time changed.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        stat = path.stat()
-        return _file_hash(path, stat.st_size, stat.st_mtime_ns)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-@functools.lru_cache(maxsize=4096)
-def _file_hash(path: Path, _size: int, _mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _address(source: DataSource, name: str, config: PatchConfig) -> str:
     content = [source.key(name), name, config.low_percentile, config.high_percentile, FORMAT, code_hash(__name__)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distill3d.config.schema import EvaluationConfig
 from distill3d.config.trace import TraceConfig
@@ -17,10 +17,11 @@ from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_sco
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.scores import mask_scores
 from distill3d.tracing.trace import trace
+from distill3d.volumes.meaning import neuron_mask
 from distill3d.volumes.placement import brought_to, same_spacing
 from distill3d.volumes.swc import MICROMETERS, is_tree_file, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import Volume, read_volume
+from distill3d.volumes.volume import read_volume
 
 
 def score_files(
@@ -31,13 +32,15 @@ def score_files(
     vaa3d_compat: bool = False,
     tolerance: float = DEFAULT_TREE_TOLERANCE,
     tolerances_um: Mapping[str, float] | None = None,
+    threshold: float | None = None,
 ) -> dict[str, Any]:
     """Score a file against a gold one.
 
-    Two masks: every voxel that is not 0 is neuron; where both headers say how the stacks lie in space, the first is
-    turned to the second. Two trees: in the unit of the files, or in micrometers if a spacing
-    is given; a tree that `trace` wrote states that it is in micrometers, and the spacing is that of the other alone.
-    A mask against a tree: the mask is traced with the default settings, then trees are scored, in voxels.
+    Two masks: every voxel that is not 0 is neuron, of stacks of many values see `neuron_mask`; where both headers say
+    how the stacks lie in space, the first is turned to the second. Two trees: in the unit of the files, or in
+    micrometers if a spacing is given; a tree that `trace` wrote states that it is in micrometers, and the spacing is
+    that of the other alone. A mask against a tree: the mask is traced with the default settings, then trees are scored,
+    in voxels.
 
     Args:
         pred: a mask in any format of `read_volume`, or an SWC file.
@@ -46,6 +49,7 @@ def score_files(
         vaa3d_compat: of trees, see `distill3d.evaluation.metrics.tree.tree_scores`.
         tolerance: of trees, the same, in the unit of the scores.
         tolerances_um: settings of `EvaluationConfig`.
+        threshold: of a probability, in [0, 1]; None takes 0.5.
 
     Returns:
         Masks: ``dice, precision, recall, f1, nsd, hd95, cldice, betti0_error, betti1_error`` and more; distances in um,
@@ -61,9 +65,9 @@ def score_files(
     if all(is_tree):
         scores_of = _tree_files
     elif any(is_tree):
-        scores_of = _mixed
+        scores_of = functools.partial(_mixed, threshold=threshold)
     else:
-        return _mask_files(pred, gold, spacing_um, evaluation)
+        return _mask_files(pred, gold, spacing_um, evaluation, threshold)
     return scores_of(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat, tolerance=tolerance, tree_um=evaluation.tree_um)
 
 
@@ -113,6 +117,7 @@ def _mixed(
     vaa3d_compat: bool,
     tolerance: float,
     tree_um: float | None,
+    threshold: float | None,
 ) -> dict[str, Any]:
     """Trace the mask, whichever of the two it is, and compare in voxels."""
     mask = next(path for path in (pred, gold) if not is_tree_file(path))
@@ -120,7 +125,8 @@ def _mixed(
 
     def tree_of(path: Path) -> Tree:
         if path == mask:
-            return trace(volume.data, volume.spacing_um, TraceConfig(input="mask"))
+            neuron = neuron_mask(mask, volume.data, threshold, gold=mask == gold)
+            return trace(neuron.astype(np.uint8), volume.spacing_um, TraceConfig(input="mask"))
         return read_swc(path, spacing_um=stated_spacing(path) or volume.spacing_um, allow_empty=True)
 
     trees = tree_of(pred), tree_of(gold)
@@ -137,7 +143,11 @@ def _mixed(
 
 
 def _mask_files(
-    pred: Path, gold: Path, spacing_um: Sequence[float] | None, evaluation: EvaluationConfig
+    pred: Path,
+    gold: Path,
+    spacing_um: Sequence[float] | None,
+    evaluation: EvaluationConfig,
+    threshold: float | None,
 ) -> dict[str, Any]:
     volumes = [read_volume(path, spacing_um=spacing_um, allow_blank=True) for path in (pred, gold)]
     volumes[0] = brought_to(volumes[1], volumes[0], names=(str(gold), str(pred)))
@@ -152,8 +162,8 @@ def _mask_files(
         )
     spacing = volumes[1].spacing_um
     scores = mask_scores(
-        pred=_mask(volumes[0]),
-        gold=_mask(volumes[1]),
+        pred=neuron_mask(pred, volumes[0].data, threshold),
+        gold=neuron_mask(gold, volumes[1].data, threshold, gold=True),
         spacing_um=spacing,
         tolerance_um=evaluation.mask_um,
         surface_um=evaluation.surface_um,
@@ -167,7 +177,3 @@ def _mask_files(
         "surface_um": evaluation.surface_um,
     }
     return {"pred": str(pred), "gold": str(gold), "kind": "masks", "spacing_um": list(spacing), **scores, **named}
-
-
-def _mask(volume: Volume) -> NDArray[np.bool_]:
-    return np.asarray(volume.data != 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
 from distill3d.errors import InputError
 from distill3d.report.comparison.compare import as_json, compare, run_folders
@@ -115,7 +116,7 @@ def _compare(
             test=test,
             title=title,
             remarks=remarks,
-            on_score=lambda label: status.update(f"statistics: {label}"),
+            on_score=lambda label: status.update(Text(f"statistics: {label}")),
         )
 
 

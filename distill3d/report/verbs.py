@@ -60,7 +60,7 @@ def report(
     for part in renderables(comparison):
         console.print(part)
     for file in files:
-        console.print(str(file), soft_wrap=True, markup=False)
+        console.print(str(file), soft_wrap=True)
 
 
 @report_app.command()
@@ -123,7 +123,7 @@ def wandb_report(
     comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console)
     text = as_markdown(comparison)
     report = wandb_report(comparison, run_folders(comparison), text=text, project=project, entity=entity)
-    console.print(save(report), soft_wrap=True, markup=False)
+    console.print(save(report), soft_wrap=True)
 
 
 def _compared(

@@ -79,7 +79,7 @@ def report(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> No
     out = stdout()
     out.print(report_table(sweep, rows))
     elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
-    out.print(f"is it true? distill3d report --sweep {sweep.name}{elsewhere}", soft_wrap=True, markup=False)
+    out.print(f"is it true? distill3d report --sweep {sweep.name}{elsewhere}", soft_wrap=True)
 
 
 @sweep_app.command(name="export-slurm")

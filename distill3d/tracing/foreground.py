@@ -13,12 +13,15 @@ from distill3d.volumes.intensity import scale_intensity
 from distill3d.volumes.otsu import above_otsu
 
 
-def as_prob(data: NDArray[np.number], config: TraceConfig) -> NDArray[np.float32]:
+def as_prob(
+    data: NDArray[np.number], config: TraceConfig, percentiles: tuple[float, float] | None = None
+) -> NDArray[np.float32]:
     """Return values in [0, 1] that say how likely a voxel is neuron.
 
     Args:
         data: [Z, Y, X] as stored.
-        config: its ``input`` says what the values mean.
+        config: its ``input`` says what the values mean; ``auto`` is a probability.
+        percentiles: of an image's intensities that become 0 and 1; None takes the defaults of training.
 
     Raises:
         InputError: they cannot be probabilities.
@@ -26,7 +29,7 @@ def as_prob(data: NDArray[np.number], config: TraceConfig) -> NDArray[np.float32
     if data.dtype.kind == "f" and not np.isfinite(data).all():
         raise InputError("values that are NaN or infinite; accepted: finite numbers")
     if config.input == "image":
-        return scale_intensity(data, *PatchConfig().percentiles)
+        return scale_intensity(data, *(percentiles or PatchConfig().percentiles))
     if config.input == "mask":
         return (data != 0).astype(np.float32)
     if data.dtype == np.uint8:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +21,13 @@ from distill3d.tracing.prune import cut_spurs, drop_small_trees
 from distill3d.tracing.rooting import root_trees
 from distill3d.tracing.smooth import smooth
 from distill3d.tracing.teasar import skeletonize
+from distill3d.volumes.meaning import meaning_of
+from distill3d.volumes.origin import as_notes, is_taken, origin_of
+from distill3d.volumes.prob import says_prob
+from distill3d.volumes.reading import Reading
 from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import Volume, read_volume
+from distill3d.volumes.volume import Volume, volume_files
 
 _LOG = logging.getLogger(__name__)
 # A denser mask comes from a threshold or a network that failed. Gold fills at most 0.23 % of an OP stack, 0.55 % of a
@@ -39,6 +45,7 @@ def trace(
     config: TraceConfig | None = None,
     *,
     max_share: float = 1.0,
+    percentiles: tuple[float, float] | None = None,
 ) -> Tree:
     """Trace the neurons of a volume: threshold, skeleton, bridges, spurs, roots. The same input gives the same tree.
 
@@ -47,6 +54,7 @@ def trace(
         spacing_um: ZYX voxel size.
         config: settings of every step; None takes the defaults.
         max_share: of foreground, in [0, 1]; time grows with it, to minutes for a large stack at `MAX_SHARE`.
+        percentiles: of an image's intensities that become 0 and 1; None takes the defaults of training.
 
     Returns:
         One or several trees in micrometers, parents before children, the longest first; without nodes where nothing
@@ -63,7 +71,7 @@ def trace(
     """
     config = config or TraceConfig()
     volume = Volume(prob.astype(np.float32) if prob.dtype == bool else prob, spacing_um)
-    likely = as_prob(volume.data, config)
+    likely = as_prob(volume.data, config, percentiles)
     mask = find_foreground(volume.data, likely, config)
     share = float(mask.mean())
     if share > max_share:
@@ -86,14 +94,18 @@ def trace_file(
     config: TraceConfig | None = None,
     *,
     spacing_um: Sequence[float] | None = None,
+    reading: Reading | None = None,
+    overwrite: bool = False,
 ) -> Tree:
     """Trace a volume on disk and write the tree as SWC in micrometers; with nothing found, a file without nodes.
 
     Args:
         path: any format of `read_volume`, for example what ``distill3d predict`` wrote.
-        out: the file to write, ending in .swc; its folder is made.
-        config: as for `trace`.
+        out: the file to write, ending in .swc; its folder is made. Only what came from the same stack is replaced.
+        config: as for `trace`; ``input=auto`` goes by what the file says or shows, and None by that and the defaults.
         spacing_um: ZYX voxel size; wins over the file's.
+        reading: how a stack is read that does not say that it holds a probability.
+        overwrite: replace whatever ``out`` is.
 
     Returns:
         The tree that was written.
@@ -102,22 +114,47 @@ def trace_file(
         InputError: the volume cannot be read, its values are not what ``config.input`` says, or ``out`` cannot be
             written.
     """
-    if Path(out).suffix.lower() != ".swc":
+    path, out, config = Path(path), Path(out), config or TraceConfig(input="auto")
+    if out.suffix.lower() != ".swc":
         raise InputError(f"{out}: not the name of a tree; accepted: a name that ends in .swc")
-    config = config or TraceConfig()
-    volume = read_volume(path, spacing_um=spacing_um, allow_blank=True)
+    reading = Reading() if reading is None or says_prob(path) else reading
+    volume = reading.read(path, spacing_um=spacing_um, allow_blank=True)
+    origin = origin_of(*volume_files(path), f"channel {reading.channel}")
+    if is_taken(out, origin) and not overwrite:
+        raise InputError(f"{out}: is there and did not come from {path}; accepted: --overwrite, or another --out")
+    if config.input == "auto":
+        config = replace(config, input=input_of(path, volume))
     try:
-        tree = trace(volume.data, volume.spacing_um, config)
+        tree = trace(volume.data, volume.spacing_um, config, percentiles=reading.percentiles)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     try:
-        write_swc(out, tree, spacing_um=MICROMETERS)
+        write_swc(out, tree, spacing_um=MICROMETERS, notes=as_notes(made_from=origin))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     if not tree.n_nodes:
         low, high = volume.data.min(), volume.data.max()
         _LOG.warning("%s: no neuron found; values from %g to %g, read as input=%s", path, low, high, config.input)
     return tree
+
+
+def input_of(path: Path, volume: Volume) -> Literal["prob", "image", "mask"]:
+    """Return what a stack is traced as if nobody says it: what its header says, a mask of two values, else an image.
+
+    Raises:
+        InputError: it has too few values for an image and too many for a mask.
+    """
+    meaning = meaning_of(path, volume.data)
+    if meaning == "labels":
+        raise InputError(
+            f"{path}: has more values than the two of a mask and fewer than an image, and does not say what it holds; "
+            "accepted: input=mask (all but 0), input=image or input=prob"
+        )
+    if meaning == "prob" or (meaning == "mask" and volume.data.min() < volume.data.max()):
+        return meaning
+    if meaning == "many":
+        _LOG.warning("%s: traced as input=image: it has many values and does not say that they are input=prob", path)
+    return "image"
 
 
 def _edge_costs(skeleton: Skeleton, terrain: Terrain) -> NDArray[np.float64]:

@@ -11,9 +11,8 @@ from typing import final
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
-from rich.console import Console
 
-from distill3d.terminal import progress_bar
+from distill3d.terminal import progress_bar, stderr
 from distill3d.types import Batch
 
 EXIT_SIGTERM = 143
@@ -25,7 +24,7 @@ class TrainingBar(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._progress = progress_bar(Console(stderr=True))
+        self._progress = progress_bar(stderr())
         self._task = self._progress.add_task("training", total=None, info="")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -25,7 +25,7 @@ from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.teachers.base import Teacher
-from distill3d.terminal import progress_bar
+from distill3d.terminal import progress_bar, stderr
 from distill3d.training.callbacks import StepClock
 from distill3d.training.claim import finished_or_refused, steps_before, take
 from distill3d.training.figures import keep_start, learned_figures
@@ -70,7 +70,7 @@ def fit(
         TrainingError: the loss is not finite.
     """
     experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
-    console = console or Console(stderr=True)
+    console = console or stderr()
     folder = RunFolder(Path(experiment.runs) / experiment.name / f"seed{experiment.seed}")
     # torchrun and SLURM start all ranks at once: none may wait for others that have nothing to do. A rank that
     # Lightning starts comes later, when the main one has claimed the folder: that is no run of somebody else.
@@ -85,6 +85,7 @@ def fit(
         data.prepare_data()
         checkpoint = folder.last if resume and folder.last.is_file() else None
         module, teacher, audit = _build(experiment, data, checkpoint)
+        module.trained_um = tuple(dict.fromkeys(case.spacing_um for case in data.cases("train")))
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():

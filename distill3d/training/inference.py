@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distill3d.config.registry import DATA
+from distill3d.data.base import DataSource
+from distill3d.errors import InputError
+from distill3d.experiment import experiment_from_plain
+from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.storage.run_folder import RunFolder
-from distill3d.training.module import DistillModule, load_module
+from distill3d.training.module import DistillModule, load_module, trained_um
 from distill3d.volumes.intensity import scale_intensity
+from distill3d.volumes.origin import is_taken, origin_of
 from distill3d.volumes.prob import write_prob
-from distill3d.volumes.volume import read_volume
+from distill3d.volumes.reading import Reading
+from distill3d.volumes.volume import stem_of, volume_files
 
 
 def predict_prob(
@@ -78,29 +86,116 @@ def predict(
     *,
     out: Path | str = "prob",
     spacing_um: tuple[float, float, float] | None = None,
+    channel: int | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Segment a volume on disk with the best checkpoint of a run.
+    """Segment a volume on disk with the best checkpoint of a run: `predict_all` of one.
+
+    Returns:
+        The file written.
+    """
+    (written,) = predict_all(run, [volume], out=out, spacing_um=spacing_um, channel=channel, overwrite=overwrite)
+    return written
+
+
+def predict_all(
+    run: Path | str,
+    volumes: Sequence[Path | str],
+    *,
+    out: Path | str = "prob",
+    spacing_um: tuple[float, float, float] | None = None,
+    channel: int | None = None,
+    overwrite: bool = False,
+) -> Iterator[Path]:
+    """Segment volumes on disk with the best checkpoint of a run, as its own data were read.
 
     Args:
         run: a run's folder.
-        volume: its file.
-        out: folder to write to.
-        spacing_um: voxel size (ZYX) of a volume whose file has none.
+        volumes: their files.
+        out: folder to write to. Only what came from the same volume, channel and checkpoint is replaced there.
+        spacing_um: voxel size (ZYX) of all of them; None takes ``data.spacing_um`` of the run, or what files state.
+        channel: of volumes that have several; None takes the run's.
+        overwrite: replace whatever is there.
 
     Returns:
-        The file written: ``<out>/<stem>_prob.tif``, uint8, 255 for a probability of 1.
+        The files as they are written: ``<out>/<stem>_prob.tif``, uint8, 255 for a probability of 1.
 
     Raises:
-        InputError: the run, its checkpoint or the volume cannot be used.
+        InputError: the run, its checkpoint or a volume cannot be used; two volumes would give one file, or one is there
+            that came from elsewhere, which is found before anything is predicted.
     """
-    source = Path(volume)
-    module = load_module(RunFolder(Path(run)).best)
+    checkpoint, targets = RunFolder(Path(run)).best, _targets([Path(volume) for volume in volumes], Path(out))
+    reading = run_reading(run, channel=channel)
+    if not overwrite:
+        _require_free(targets, checkpoint, reading)
+    return _predicted(targets, checkpoint, reading, spacing_um)
+
+
+def run_reading(run: Path | str, *, channel: int | None = None) -> Reading:
+    """Return how the data of a run were read.
+
+    Args:
+        run: its folder.
+        channel: another than the run's.
+
+    Raises:
+        InputError: it has no checkpoint.
+    """
+    saved = read_checkpoint(RunFolder(Path(run)).best)[CHECKPOINT_KEY]
+    experiment = experiment_from_plain(saved["experiment"])
+    source: type[DataSource] = DATA[experiment.data.name].cls
+    own = source.reading(experiment.data.config)
+    return replace(
+        own,
+        channel=own.channel if channel is None else channel,
+        percentiles=experiment.patches.percentiles,
+        trained_um=trained_um(saved),
+    )
+
+
+def _targets(volumes: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Output -> the volume it is made from."""
+    targets: dict[Path, Path] = {}
+    problems: list[str] = []
+    for volume in volumes:
+        target = out / f"{stem_of(volume)}_prob.tif"
+        if target in targets:
+            problems.append(
+                f"{targets[target]} and {volume} would both become {target}; accepted: one of them, or two --out"
+            )
+        targets.setdefault(target, volume)
+    if problems:
+        raise InputError(*problems)
+    return targets
+
+
+def _require_free(targets: Mapping[Path, Path], checkpoint: Path, reading: Reading) -> None:
+    problems = [
+        f"{target}: is there and did not come from {volume} and {checkpoint}; accepted: --overwrite, or another --out"
+        for target, volume in targets.items()
+        if target.exists() and is_taken(target, _origin(volume, checkpoint, reading))
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def _origin(volume: Path, checkpoint: Path, reading: Reading) -> str:
+    return origin_of(*volume_files(volume), checkpoint, f"channel {reading.channel}")
+
+
+def _predicted(
+    targets: Mapping[Path, Path], checkpoint: Path, reading: Reading, spacing_um: tuple[float, float, float] | None
+) -> Iterator[Path]:
+    module = load_module(checkpoint)
     module.to(inference_device(module))
-    image = read_volume(source, spacing_um=spacing_um)
-    prob = predict_prob(module, scale_intensity(image.data, *module.experiment.patches.percentiles))
-    target = Path(out) / f"{source.name.split('.')[0]}_prob.tif"
-    write_prob(target, prob, image.spacing_um)
-    return target
+    for target, volume in targets.items():
+        image = reading.read(volume, spacing_um=spacing_um)
+        prob = predict_prob(module, scale_intensity(image.data, *module.experiment.patches.percentiles))
+        try:
+            write_prob(target, prob, image.spacing_um, made_from=_origin(volume, checkpoint, reading))
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+        yield target
 
 
 def inference_device(module: DistillModule) -> torch.device:

@@ -27,6 +27,7 @@ from distill3d.training.optimizer import parameter_groups, transferred_scales
 from distill3d.transfer.base import TransferAudit, TransferStrategy
 from distill3d.transfer.view import TeacherView
 from distill3d.types import Batch, LossTerm, Prediction
+from distill3d.volumes.geometry import Spacing
 
 
 @final
@@ -42,6 +43,7 @@ class DistillModule(L.LightningModule):
         val_cases: names of the validation cases, for Dice per case.
 
     Attributes:
+        trained_um: ZYX voxel sizes of the training cases, each once; none in checkpoints of older versions.
         step_terms: balanced terms of the running step, from its forward to the end of its backward: Lightning passes
             callbacks the sum alone before a backward.
     """
@@ -64,6 +66,7 @@ class DistillModule(L.LightningModule):
         self.teacher_identity: TeacherIdentity | None = None
         self.transferred: frozenset[str] = frozenset()
         self.conversion = Conversion()
+        self.trained_um: tuple[Spacing, ...] = ()
         self.val_dice = DiceByCase(cases=val_cases, threshold=experiment.inference.threshold)
 
     def _check_heads(self) -> None:
@@ -196,6 +199,7 @@ class DistillModule(L.LightningModule):
             "teacher": dataclasses.asdict(identity) if identity else None,
             "transferred": sorted(self.transferred),
             "balance": dict(self.balance.scales),
+            "trained_um": [list(spacing) for spacing in self.trained_um],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -244,6 +248,7 @@ def load_module(
     module = DistillModule(experiment or experiment_from_plain(saved["experiment"]), val_cases=val_cases)
     module.convert()
     module.remember(saved["transferred"])
+    module.trained_um = trained_um(saved)
     module.teacher_identity = TeacherIdentity(**saved["teacher"]) if saved["teacher"] else None
     try:
         module.load_state_dict(checkpoint["state_dict"], strict=True)
@@ -253,6 +258,11 @@ def load_module(
     if teacher is not None:
         module.attach(teacher)
     return module
+
+
+def trained_um(saved: Mapping[str, Any]) -> tuple[Spacing, ...]:
+    """Return the voxel sizes that a checkpoint of distill3d says its training cases had; older ones do not say it."""
+    return tuple((z, y, x) for z, y, x in saved["trained_um"]) if "trained_um" in saved else ()
 
 
 def _not_finite(batch: Batch, terms: Mapping[str, LossTerm], step: int) -> str:

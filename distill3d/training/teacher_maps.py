@@ -11,15 +11,16 @@ from rich.console import Console
 
 from distill3d.config.schema import Experiment
 from distill3d.data.datamodule import DistillDataModule
-from distill3d.data.prepared import PreparedCase, file_hash
+from distill3d.data.prepared import PreparedCase
 from distill3d.errors import ConfigError
 from distill3d.storage.rank import is_main_process
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.cache import CacheCount, Stack, prune
 from distill3d.teachers.slices import slice_order
-from distill3d.terminal import progress_bar
+from distill3d.terminal import progress_bar, stderr
 from distill3d.training.module import DistillModule, fresh_module
 from distill3d.transfer.view import TeacherView
+from distill3d.volumes.origin import file_hash
 
 
 def stack_of(case: PreparedCase) -> Stack:
@@ -54,7 +55,7 @@ def make_view(module: DistillModule, teacher: Teacher, data: DistillDataModule) 
 def fill(view: TeacherView, data: DistillDataModule, console: Console) -> CacheCount:
     """Compute what the cache does not hold yet, with a progress bar in the main process."""
     shapes = {case.name: case.shape for case in data.cases("train")}
-    console = console if is_main_process() else Console(stderr=True, quiet=True)
+    console = console if is_main_process() else stderr(quiet=True)
     with progress_bar(console) as bar:
         total = sum(shapes[name][slice_order(axis)[0]] for name, _, axis, _ in view.cached)
         task = bar.add_task("teacher's maps", total=total, info="")
@@ -101,7 +102,7 @@ def cache_experiment(experiment: Experiment, *, console: Console | None = None) 
             f"{experiment.name}: strategy {experiment.strategy.name} keeps no maps; accepted: a strategy with "
             "view.source=volume and view.cache=true, such as in kd_cosine"
         )
-    count = fill(view, data, console or Console(stderr=True))
+    count = fill(view, data, console or stderr())
     return CacheReport(
         experiment=experiment.name, folder=cache_root(experiment) / "features", rows=view.sizes(), count=count
     )

@@ -20,7 +20,7 @@ from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.run_scores import trace_settings
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.run_folder import RunFolder, write_json
-from distill3d.terminal import progress_bar
+from distill3d.terminal import progress_bar, stderr
 from distill3d.tracing.trace import MAX_SHARE, DenseError, trace
 from distill3d.training.inference import inference_device, predict_prob
 from distill3d.training.module import load_module
@@ -51,7 +51,7 @@ def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Con
     """
     import optuna  # noqa: PLC0415 - half a second, wanted by this verb only
 
-    folder, console = RunFolder(Path(run)), console or Console(stderr=True)
+    folder, console = RunFolder(Path(run)), console or stderr()
     experiment = experiment_from_plain(folder.read_config())
     predictions = _predictions(folder, experiment, console)
     base = trace_settings(folder, experiment)

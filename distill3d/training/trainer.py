@@ -12,11 +12,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
 
 from distill3d.config.schema import TrainerConfig
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
+from distill3d.terminal import stderr
 from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
 from distill3d.training.loggers import log_stop
 
@@ -49,7 +49,7 @@ def make_trainer(
     watch: list[Callback] = [*callbacks, ExitOnSigterm(), best, last]
     if settings.early_stopping:
         watch.append(EarlyStopping(monitor, mode="max", patience=settings.early_stopping))
-    if Console(stderr=True).is_terminal:
+    if stderr().is_terminal:
         watch.append(TrainingBar())
     gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
     return L.Trainer(
@@ -64,7 +64,7 @@ def make_trainer(
         logger=loggers,
         callbacks=watch,
         default_root_dir=folder.path,
-        enable_progress_bar=Console(stderr=True).is_terminal,
+        enable_progress_bar=stderr().is_terminal,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -88,7 +88,7 @@ def train(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as err:
         if is_main_process():
-            Console(stderr=True).print(f"stopped; --resume goes on from {folder.path}", soft_wrap=True)
+            stderr().print(f"stopped; --resume goes on from {folder.path}", soft_wrap=True)
         # Lightning ends an interrupted fit with 1; the shell's convention is 128 + SIGINT
         code = EXIT_INTERRUPT if trainer.interrupted and err.code == 1 else err.code
         if code in STOPS:

@@ -7,14 +7,31 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.volumes.origin import as_notes, stated_notes
 from distill3d.volumes.volume import Volume, read_volume, write_volume
 
 FULL = 255  # a probability of 1 on disk
+_HOLDS = "probability"
 
 
-def write_prob(path: Path, prob: NDArray[np.floating], spacing_um: tuple[float, float, float]) -> None:
-    """Write a probability volume as uint8 TIFF, 255 for 1; any viewer opens it."""
-    write_volume(path, Volume(np.round(prob * FULL).astype(np.uint8), spacing_um))
+def write_prob(
+    path: Path, prob: NDArray[np.floating], spacing_um: tuple[float, float, float], *, made_from: str = ""
+) -> None:
+    """Write a probability volume as uint8 TIFF, 255 for 1; any viewer opens it, and its header says what it holds.
+
+    Args:
+        path: file to write.
+        prob: [Z, Y, X] in [0, 1].
+        spacing_um: ZYX voxel size.
+        made_from: what it came from, see `distill3d.volumes.origin`; empty says nothing.
+    """
+    volume = Volume(np.round(prob * FULL).astype(np.uint8), spacing_um)
+    write_volume(path, volume, notes=as_notes(holds=_HOLDS, made_from=made_from))
+
+
+def says_prob(path: Path) -> bool:
+    """Whether a file's header says that it holds what `write_prob` writes."""
+    return stated_notes(path).get("holds") == _HOLDS
 
 
 def read_prob(path: Path) -> NDArray[np.float32]:

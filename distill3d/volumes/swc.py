@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,13 @@ def read_swc(
     return Tree(points, radii, index, table.values[:, 1].astype(np.int64), missing)
 
 
-def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[float] | None = None) -> None:
+def write_swc(
+    path: str | os.PathLike[str],
+    tree: Tree,
+    *,
+    spacing_um: Sequence[float] | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> None:
     """Write a tree as SWC: ids from 1, parents before children, ten digits; the file appears whole or not at all.
 
     Args:
@@ -78,6 +84,7 @@ def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[
         tree: what to write; a tree without nodes gives a file with a header only.
         spacing_um: ZYX size of the voxels the file shall count in, which its first line then states; `MICROMETERS`
             for a file in micrometers. None writes the tree's numbers as they are and states nothing.
+        notes: further lines ``key=value`` of the header, see `distill3d.volumes.origin`.
 
     Raises:
         InputError: the tree has a cycle.
@@ -95,8 +102,8 @@ def write_swc(path: str | os.PathLike[str], tree: Tree, *, spacing_um: Sequence[
     rows = np.column_stack([new_id[order], tree.types[order], xyz, radii, new_id[tree.parents[order]]])
     text = io.StringIO()
     stated = "distill3d" if spacing_um is None else f"{_STATED}{'x'.join(str(float(s)) for s in scale_zyx)} um"
-    header = f"{stated}\nid type x y z radius parent"
-    np.savetxt(text, rows, fmt=["%d", "%d", *["%.10g"] * 4, "%d"], header=header)
+    lines = [stated, *(f"{key}={value}" for key, value in (notes or {}).items()), "id type x y z radius parent"]
+    np.savetxt(text, rows, fmt=["%d", "%d", *["%.10g"] * 4, "%d"], header="\n".join(lines))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

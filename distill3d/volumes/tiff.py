@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,21 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     return volume, stated
 
 
-def write_tiff(path: Path, data: np.ndarray, spacing_um: Spacing) -> None:
-    """Write [Z, Y, X] as an ImageJ stack (OME BigTIFF from 4 GB on) with spacing, zlib; whole or not at all."""
-    z, y, x = spacing_um
+def write_tiff(path: Path, data: np.ndarray, spacing_um: Spacing, notes: Mapping[str, str] | None = None) -> None:
+    """Write [Z, Y, X] as an ImageJ stack (OME BigTIFF from 4 GB on) with spacing, zlib; whole or not at all.
+
+    Notes, in ASCII, become lines ``key=value`` of the description.
+    """
+    (z, y, x), notes = spacing_um, notes or {}
     flavor: dict[str, Any]
     if data.nbytes < _IMAGEJ_BYTES and min(data.shape[1:]) > 1:  # ImageJ's flavor loses y or x of one voxel
-        flavor = {"imagej": True, "resolution": (1 / x, 1 / y), "metadata": {"axes": "ZYX", "spacing": z, "unit": "um"}}
+        metadata = {"axes": "ZYX", "spacing": z, "unit": "um", **notes}
+        flavor = {"imagej": True, "resolution": (1 / x, 1 / y), "metadata": metadata}
     else:
         sizes = {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", spacing_um, strict=True)}
         units = {f"PhysicalSize{axis}Unit": "µm" for axis in "ZYX"}
-        flavor = {"ome": True, "bigtiff": True, "metadata": {"axes": "ZYX", **sizes, **units}}
+        lines = {"Description": "\n".join(f"{key}={value}" for key, value in notes.items())} if notes else {}
+        flavor = {"ome": True, "bigtiff": True, "metadata": {"axes": "ZYX", **sizes, **units, **lines}}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -113,8 +113,13 @@ def read_volume(
     return volume
 
 
-def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
+def write_volume(path: str | os.PathLike[str], volume: Volume, *, notes: Mapping[str, str] | None = None) -> None:
     """Write a volume as .tif with its spacing, zlib-compressed; the file appears whole or not at all.
+
+    Args:
+        path: file to write.
+        volume: what to write.
+        notes: for its header, see `distill3d.volumes.origin`.
 
     Raises:
         InputError: the suffix is neither .tif nor .tiff.
@@ -122,7 +127,7 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
     path = Path(path)
     if path.suffix.lower() not in {".tif", ".tiff"}:
         raise InputError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; .tif and .tiff are accepted")
-    write_tiff(path, volume.data, volume.spacing_um)
+    write_tiff(path, volume.data, volume.spacing_um, notes)
 
 
 def volume_files(path: Path) -> tuple[Path, ...]:
@@ -160,6 +165,19 @@ FOREIGN_SUFFIXES: tuple[str, ...] = (
     ".mha", ".mhd", ".mrc", ".n5", ".nd2", ".ndpi", ".oib", ".oif", ".oir", ".sld", ".svs", ".vsi", ".zarr",
 )  # fmt: skip
 READ_AS = f"accepted are {' '.join(VOLUME_SUFFIXES)} (Fiji saves others as .tif)"
+
+
+def stem_of(path: str | os.PathLike[str]) -> str:
+    """Return a file's name without the suffix of its format, and nothing else.
+
+    Raises:
+        InputError: no format has this suffix.
+
+    >>> stem_of("raw/2024.05.12_cell1.tif"), stem_of("cell.NII.gz")
+    ('2024.05.12_cell1', 'cell')
+    """
+    path = Path(path)
+    return path.name[: -len(_suffix(path))]
 
 
 def _suffix(path: Path) -> str:

@@ -12,8 +12,8 @@ from distill3d.errors import ConfigError
 def test_words_become_typed_settings_and_the_rest_keeps_its_default():
     config = trace_config(["gap_um=4", "--trees=seed", "seed_zyx_um=[1,2,3.5]", "fill_holes=true", "min_voxels=7"])
     changed = {"gap_um": 4.0, "trees": "seed", "seed_zyx_um": (1.0, 2.0, 3.5), "fill_holes": True, "min_voxels": 7}
-    assert config == dataclasses.replace(TraceConfig(), **changed)
-    assert trace_config([]) == TraceConfig()
+    assert config == dataclasses.replace(TraceConfig(), input="auto", **changed)
+    assert trace_config(["input=prob"]) == TraceConfig()
 
 
 def test_every_problem_is_told_with_a_suggestion():

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+import distill3d.experiment  # noqa: F401 - fills the registries
 from distill3d.config.registry import Component
 from distill3d.config.schema import Experiment, PatchConfig, TrainerConfig
 from distill3d.data.neurons import NeuronsConfig

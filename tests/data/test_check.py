@@ -163,6 +163,15 @@ def test_a_patch_larger_than_the_volume_and_sparse_labels_are_notes(tmp_path):
     assert notes[1].startswith("n0: 83.3% of the voxels are not labelled")
 
 
+def test_training_cases_of_several_voxel_sizes_are_a_note(folder):
+    assert not any("sizes" in note for note in check_data(experiment_of(folder)).notes)
+    for name in ("n1", "n3"):  # a test case may differ
+        data, _ = write_case(folder, name, tree=tree_of(shift=1), seed=int(name[1]))
+        write_volume(folder / f"{name}.tif", Volume(data, (2.0, 0.5, 1.0)))
+    notes = [note for note in check_data(experiment_of(folder)).notes if "sizes" in note]
+    assert notes == ["training cases have voxels of 2 sizes: 2x1x1 um (n0); 2x0.5x1 um (n1)"]
+
+
 def test_unknown_names_are_configuration_errors(folder):
     with pytest.raises(ConfigError, match="unknown case 'n9'"):
         check_data(experiment_of(folder, test=("n9",)))

@@ -7,16 +7,18 @@ import forked
 import nibabel
 import numpy as np
 import pytest
+from typer import BadParameter
 
-from distill3d.cli import evaluate
+from distill3d.cli import app
 from distill3d.errors import InputError
 from distill3d.evaluation.file_scores import score_files
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE
 from distill3d.evaluation.tables import file_table
+from distill3d.training.verbs import evaluate
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing, write_swc
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import Volume, write_volume
+from distill3d.volumes.volume import Volume, read_volume, write_volume
 
 MASK_KEYS = {"dice", "precision", "recall", "f1", "hd95", "cldice", "betti0_error", "betti1_error"}
 TREE_KEYS = {"esa", "dsa", "pds", "precision", "recall", "f1", "length_pred", "length_gold"}
@@ -130,6 +132,27 @@ def test_a_mask_is_traced_to_be_compared_with_a_tree(tmp_path):
     assert set(scores) >= TREE_KEYS
     assert scores["f1"] == 1.0
     assert scores["esa"] < 1.0
+
+
+def test_a_probability_stack_is_thresholded_for_masks_and_trees_and_that_is_said(tmp_path, caplog):
+    gold = mask_file(tmp_path / "gold.tif", line())
+    write_swc(tmp_path / "gold.swc", line())
+    mask = read_volume(gold).data > 0
+    noise = np.random.default_rng(0).uniform(0, 0.45, mask.shape)
+    write_volume(tmp_path / "prob.tif", Volume(np.round(255 * np.where(mask, 0.55 + noise, noise)).astype(np.uint8)))
+    for against in (gold, tmp_path / "gold.swc"):
+        caplog.clear()
+        assert score_files(tmp_path / "prob.tif", against)["f1"] == 1
+        assert caplog.messages == [
+            f"{tmp_path / 'prob.tif'}: taken for a probability: from 0.5 of 255 on a voxel is neuron (--threshold)"
+        ]
+    assert score_files(tmp_path / "prob.tif", gold, threshold=0.8)["recall"] < 0.6
+    assert score_files(tmp_path / "prob.tif", gold, threshold=0.0)["precision"] < 0.1
+
+
+def test_a_run_has_a_threshold_of_its_own(tmp_path):
+    with pytest.raises(BadParameter, match=r"inference\.threshold"):
+        app(["evaluate", str(tmp_path), "--threshold", "0.3"], standalone_mode=False)
 
 
 def test_an_empty_mask_is_missed_and_not_perfect(tmp_path):

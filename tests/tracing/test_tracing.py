@@ -209,7 +209,7 @@ def test_a_probability_stack_carries_its_spacing_into_the_tree(tmp_path):
 def test_an_empty_tree_is_a_file_with_a_header_and_the_log_says_what_was_there(tmp_path, caplog):
     write_volume(tmp_path / "mask.tif", Volume(Y_MASK))  # 0 and 1: as probability that is next to nothing
     with caplog.at_level(logging.WARNING):
-        assert trace_file(tmp_path / "mask.tif", tmp_path / "tree.swc").n_nodes == 0
+        assert trace_file(tmp_path / "mask.tif", tmp_path / "tree.swc", TraceConfig()).n_nodes == 0
     assert "no neuron found; values from 0 to 1, read as input=prob" in caplog.text
     assert all(line.startswith("#") for line in (tmp_path / "tree.swc").read_text().splitlines())
     assert read_swc(tmp_path / "tree.swc", allow_empty=True).n_nodes == 0
@@ -219,7 +219,7 @@ def test_an_empty_tree_is_a_file_with_a_header_and_the_log_says_what_was_there(t
 def test_files_that_cannot_be_used_are_refused_before_and_after(tmp_path):
     write_volume(tmp_path / "raw.tif", Volume((Y_MASK * 900).astype(np.uint16)))
     with pytest.raises(InputError, match=r"raw\.tif: values of type uint16"):
-        trace_file(tmp_path / "raw.tif", tmp_path / "tree.swc")
+        trace_file(tmp_path / "raw.tif", tmp_path / "tree.swc", TraceConfig())
     with pytest.raises(InputError, match=r"ends in \.swc"):
         trace_file(tmp_path / "raw.tif", tmp_path / "raw.tif")
     with pytest.raises(InputError, match="no such file"):

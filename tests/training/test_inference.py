@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from distill3d.training.inference import predict_prob, window_count
-from distill3d.training.module import DistillModule
+from distill3d.errors import InputError
+from distill3d.storage.run_folder import RunFolder
+from distill3d.training.inference import predict, predict_all, predict_prob, run_reading, window_count
+from distill3d.training.module import DistillModule, load_module
 from distill3d.types import Prediction
-from distill3d.volumes.prob import read_prob, write_prob
+from distill3d.volumes.intensity import scale_intensity
+from distill3d.volumes.prob import read_prob, says_prob, write_prob
+from distill3d.volumes.reading import Reading
+from distill3d.volumes.volume import read_volume
 
 
 class Brightness(torch.nn.Module):
@@ -50,3 +55,67 @@ def test_probabilities_survive_the_file_to_a_quantum_and_keep_the_threshold(tmp_
 def test_a_prediction_without_any_neuron_can_be_read_back(tmp_path):
     write_prob(tmp_path / "case.tif", np.zeros((4, 8, 8), np.float32), (1.0, 1.0, 1.0))
     assert read_prob(tmp_path / "case.tif").max() == 0
+
+
+@pytest.fixture
+def other_run(finished):
+    """The finished run, as if its data were the second channel of files that state a wrong voxel size."""
+    saved = torch.load(finished.best, weights_only=True)
+    data = {"name": "neurons", "folder": "nowhere", "channel": 1, "spacing_um": [3.0, 1.0, 1.0]}
+    saved["distill3d"]["experiment"] |= {"data": data}
+    saved["distill3d"]["experiment"]["patches"] |= {"low_percentile": 5.0, "high_percentile": 95.0}
+    saved["distill3d"]["trained_um"] = [[3.0, 1.0, 1.0]]
+    torch.save(saved, finished.best)
+    return finished.path
+
+
+def two_channels(path):
+    data = np.random.default_rng(0).integers(1, 200, (2, 16, 32, 32)).astype(np.uint8)
+    np.save(path, data)
+    return data
+
+
+def test_a_stack_is_read_as_the_run_s_data_were_and_its_folder_need_not_be_there(other_run, tmp_path):
+    data, module = two_channels(tmp_path / "two.npy"), load_module(RunFolder(other_run).best)
+    for asked, read in ((None, 1), (0, 0), (1, 1)):
+        written = predict(other_run, tmp_path / "two.npy", out=tmp_path / str(asked), channel=asked)
+        right = predict_prob(module, scale_intensity(data[read], 5.0, 95.0))
+        assert np.abs(read_prob(written) - right).max() <= 0.5 / 255 + 1e-6
+        assert read_volume(written).spacing_um == pytest.approx((3.0, 1.0, 1.0))
+        assert says_prob(written)
+
+
+def test_a_run_knows_the_voxels_it_was_trained_on(finished_once):
+    right = Reading(percentiles=(0.5, 99.99), trained_um=((2.0, 1.0, 1.0),))
+    assert run_reading(finished_once) == right
+
+
+def test_two_stacks_of_one_name_are_refused_before_the_run_is_even_read(tmp_path):
+    volumes = [tmp_path / "a" / "stack.tif", tmp_path / "c.tif", tmp_path / "b" / "stack.nii.gz"]
+    with pytest.raises(InputError, match=r"a/stack\.tif and .*b/stack\.nii\.gz would both become .*stack_prob\.tif"):
+        predict_all(tmp_path / "no run", volumes, out=tmp_path)
+
+
+def test_only_the_prediction_of_the_same_stack_channel_and_checkpoint_is_replaced(finished, tmp_path):
+    data, out = two_channels(tmp_path / "2024.05.12_cell 1.npy"), tmp_path / "p"
+    source, fresh = tmp_path / "2024.05.12_cell 1.npy", tmp_path / "fresh.npy"
+    np.save(fresh, data)
+    written = predict(finished.path, source, out=out)
+    assert written.name == "2024.05.12_cell 1_prob.tif"
+    first = written.read_bytes()
+    assert predict(finished.path, source, out=out).read_bytes() == first
+
+    def refused(**options):
+        with pytest.raises(InputError, match=r"is there and did not come from .*; accepted: --overwrite"):
+            predict_all(finished.path, [fresh, source], out=out, **options)
+        assert written.read_bytes() == first
+        assert not (out / "fresh_prob.tif").exists()
+
+    refused(channel=1)
+    np.save(source, data[::-1])
+    refused()
+    np.save(source, data)
+    saved = torch.load(finished.best, weights_only=True)
+    torch.save(saved | {"epoch": 99}, finished.best)
+    refused()
+    assert predict(finished.path, source, out=out, overwrite=True) == written

@@ -22,6 +22,7 @@ from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.teachers.base import hash_weights
+from distill3d.terminal import stderr
 from distill3d.training.callbacks import StepClock
 from distill3d.training.claim import finished_or_refused, take
 from distill3d.training.loggers import log_summary, make_loggers
@@ -58,7 +59,7 @@ def pretrain(
         TrainingError: the loss is not finite.
     """
     settings = settings if isinstance(settings, Pretraining) else load_pretraining(settings)
-    console = console or Console(stderr=True)
+    console = console or stderr()
     folder = RunFolder(Path(settings.runs) / settings.name / f"seed{settings.seed}")
     if is_main_process() and not overwrite and finished_or_refused(folder, as_plain(settings), resume=resume):
         console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)

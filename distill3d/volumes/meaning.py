@@ -1,0 +1,91 @@
+"""What the values of a stack mean: a mask, labels, a probability, or something else; and the mask that they make."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill3d.errors import InputError
+from distill3d.volumes.prob import says_prob
+
+_LOG = logging.getLogger(__name__)
+FEW = 16  # more values than these are no labels
+HALF = 0.5
+
+Meaning = Literal["prob", "mask", "labels", "many"]
+
+
+def few_values(data: NDArray[np.number]) -> NDArray[np.number] | None:
+    """Return the values of a volume, ascending; None where they are more than `FEW`.
+
+    >>> few_values(np.array([[[3, 0, 3]]], np.uint8)).tolist(), few_values(np.arange(20).reshape(1, 4, 5))
+    ([0, 3], None)
+    """
+    values = np.unique(data[0])
+    for plane in data[1:]:
+        if len(values) > FEW:
+            break
+        values = np.union1d(values, plane)
+    return values if len(values) <= FEW else None
+
+
+def meaning_of(path: Path, data: NDArray[np.number]) -> Meaning:
+    """Return what a file says it holds, or else what its values can be.
+
+    Args:
+        path: a header may say that it holds a probability.
+        data: [Z, Y, X] as stored. Two values, one of them 0, or a single one are a mask; up to `FEW` whole numbers are
+            labels.
+    """
+    if says_prob(path):
+        return "prob"
+    values = few_values(data)
+    if values is None:
+        return "many"
+    if len(values) == 1 or (len(values) == 2 and not values[0]):
+        return "mask"
+    return "labels" if (values == np.rint(values)).all() else "many"
+
+
+def neuron_mask(
+    path: Path, data: NDArray[np.number], threshold: float | None = None, *, gold: bool = False
+) -> NDArray[np.bool_]:
+    """Mark the voxels of a stack on disk that are neuron, and log how, unless it is a mask.
+
+    A mask and labels: all but 0. Anything else: where the share of the type's full scale (1 of numbers with a decimal
+    point) is at least the threshold, and not 0.
+
+    Args:
+        path: of the stack.
+        data: [Z, Y, X] as stored.
+        threshold: in [0, 1]; None takes 0.5, if the values reach it. Given, it holds for few values too.
+        gold: labels stay labels all the same.
+
+    Raises:
+        InputError: the values are neither, or they do not reach half of the full scale and nobody chose a threshold.
+    """
+    meaning = meaning_of(path, data)
+    if meaning == "mask":
+        return data != 0
+    if meaning == "labels" and (gold or threshold is None):
+        labels = " ".join(f"{value:g}" for value in np.unique(data))
+        _LOG.warning("%s: the values %s are taken for labels: all but 0 is neuron", path, labels)
+        return data != 0
+    low, high, full = float(data.min()), float(data.max()), _full_scale(data)
+    lost = meaning == "many" and threshold is None and high < HALF * full
+    if low < 0 or high > full or lost:
+        raise InputError(
+            f"{path}: many values from {low:g} to {high:g} of type {data.dtype}; accepted: a mask of two values, or a "
+            f"probability of which {full:g} is 1, with --threshold where it never reaches one half (0: all but 0)"
+        )
+    least = HALF if threshold is None else threshold
+    _LOG.warning("%s: taken for a probability: from %g of %g on a voxel is neuron (--threshold)", path, least, full)
+    return data.astype(np.float32) / np.float32(full) >= max(least, float(np.finfo(np.float32).tiny))
+
+
+def _full_scale(data: NDArray[np.number]) -> float:
+    return 1.0 if data.dtype.kind == "f" else float(np.iinfo(data.dtype.name).max)

@@ -1,0 +1,74 @@
+"""What a written file says of itself in its header: what it holds, and what it came from."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from itertools import takewhile
+from pathlib import Path
+
+import tifffile
+
+from distill3d.errors import InputError
+from distill3d.volumes.swc import is_tree_file
+
+_PREFIX = "distill3d_"
+_NOTE = re.compile(rf"{_PREFIX}(\w+)=([\w:.-]+)")
+
+
+def as_notes(**notes: str) -> dict[str, str]:
+    """Return ``key=value`` pairs for a header, without those that are empty.
+
+    >>> as_notes(holds="probability", made_from="")
+    {'distill3d_holds': 'probability'}
+    """
+    return {f"{_PREFIX}{key}": value for key, value in notes.items() if value}
+
+
+def stated_notes(path: Path) -> dict[str, str]:
+    """Return what `as_notes` put into the header of a TIFF or SWC file; nothing of any other file."""
+    try:
+        if is_tree_file(path):
+            with path.open(encoding="utf-8", errors="replace") as file:
+                text = "".join(takewhile(lambda line: line.startswith("#"), file))
+        else:
+            with tifffile.TiffFile(path) as tif:
+                text = tif.pages.first.description
+    except Exception:  # noqa: BLE001 - missing, damaged or of another format: whoever reads it says so
+        return {}
+    return dict(_NOTE.findall(text))
+
+
+def origin_of(*sources: Path | str) -> str:
+    """Return a hash of the content of files and of words; what has the same origin is the same result.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    parts = [file_hash(source) if isinstance(source, Path) else source for source in sources]
+    return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}"
+
+
+def is_taken(target: Path, origin: str) -> bool:
+    """Whether there is a file that did not come from ``origin``."""
+    return target.exists() and stated_notes(target).get("made_from") != origin
+
+
+def file_hash(path: Path) -> str:
+    """Hash a file's content; a process reads it again only after its size or time changed.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        stat = path.stat()
+        return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_hash(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

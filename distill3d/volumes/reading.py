@@ -1,0 +1,82 @@
+"""How the stacks of a data set are read, so that others can be read alike."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from distill3d.volumes.geometry import Spacing
+from distill3d.volumes.volume import Volume, read_volume
+
+_LOG = logging.getLogger(__name__)
+MOST_APART = 0.25  # of a voxel's size along an axis
+_ROUNDING = 1e-4  # of sizes that a header states
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What is the same for every stack of a data set.
+
+    Attributes:
+        channel: of files that have several.
+        spacing_um: ZYX voxel size that wins over the files'; None takes theirs.
+        percentiles: of a stack's intensities that become 0 and 1; None where nothing says them.
+        trained_um: voxel sizes that a network was trained on; none where nothing says them.
+    """
+
+    channel: int = 0
+    spacing_um: Spacing | None = None
+    percentiles: tuple[float, float] | None = None
+    trained_um: tuple[Spacing, ...] = ()
+
+    def read(
+        self, path: str | os.PathLike[str], *, spacing_um: Sequence[float] | None = None, allow_blank: bool = False
+    ) -> Volume:
+        """Read a stack by these rules; a warning is logged where its voxels are of another size than those trained on.
+
+        Args:
+            path: its file.
+            spacing_um: ZYX voxel size; wins over the rules and the file's.
+            allow_blank: as for `read_volume`.
+
+        Raises:
+            InputError: as for `read_volume`.
+        """
+        wins = spacing_um or self.spacing_um
+        volume = read_volume(path, spacing_um=wins, channel=self.channel, allow_blank=allow_blank)
+        own = volume.spacing_um if spacing_um else volume.stated_um or volume.spacing_um
+        usual = self.trained_um or ((self.spacing_um,) if self.spacing_um else ())
+        if usual and not any(_near(own, each) for each in usual):
+            taken = (
+                "" if own == volume.spacing_um else f", which is taken as data.spacing_um of the run says (else {_HOW})"
+            )
+            nearest = min(usual, key=lambda each: _apart(own, each))
+            _LOG.warning(
+                "%s: voxels of %s um, but the run was trained on %s um%s", path, in_words(own), in_words(nearest), taken
+            )
+        return volume
+
+
+_HOW = "--spacing z,y,x"
+
+
+def in_words(spacing_um: Spacing) -> str:
+    """Write a voxel size with four digits.
+
+    >>> in_words((3.03, 1.0, 0.5))
+    '3.03x1x0.5'
+    """
+    return "x".join(f"{size:.4g}" for size in spacing_um)
+
+
+def _near(one: Spacing, other: Spacing) -> bool:
+    return _apart(one, other) <= MOST_APART + _ROUNDING
+
+
+def _apart(one: Spacing, other: Spacing) -> float:
+    """Return by how much of the other's size voxels differ, on the axis where that is most."""
+    return max(abs(a - b) / b for a, b in zip(one, other, strict=True))
