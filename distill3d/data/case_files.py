@@ -51,7 +51,7 @@ def find_case_files(
             f"{folder}: no such folder of neurons{origin and f' ({origin})'}; accepted: data.folder=PATH, or set the "
             "environment variable DISTILL3D_DATA to the folder that holds the data (experiments look there)"
         )
-    below = sorted(path for path in folder.rglob("*") if path.is_dir()) if nested else []
+    below = sorted(path for path in folder.rglob("*") if path.is_dir() and not _hidden(path, folder)) if nested else []
     candidates: dict[str, CaseFiles] = {}
     for each in (folder, *below):
         in_folder = _in_folder(each, volume, tree, masks)
@@ -72,9 +72,14 @@ def find_case_files(
     return cases
 
 
+def _hidden(path: Path, folder: Path) -> bool:
+    """Say whether an operating system put it there: its name, or that of a folder around it, begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _in_folder(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> dict[str, CaseFiles]:
     """Stem -> files, of all volumes of a folder but those that are masks of others."""
-    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not _hidden(path, folder)}
     volumes = _volumes(files, volume, folder)
     cases = {stem: _case_files(stem, path, files, tree, masks) for stem, path in volumes.items()}
     taken: dict[Path, str] = {}
@@ -106,10 +111,18 @@ def _volumes(files: dict[str, Path], template: str, folder: Path) -> dict[str, P
 
 
 def _case_files(stem: str, path: Path, files: dict[str, Path], tree: str, masks: Sequence[str]) -> CaseFiles:
-    names = [mask.replace("{stem}", stem) + suffix for mask in masks for suffix in VOLUME_SUFFIXES]
-    mask = next((files[name] for name in names if name in files and files[name] != path), None)
-    fitting = fnmatch.filter(files, tree.replace("{stem}", glob.escape(stem)))
-    return CaseFiles(path, files[max(fitting)] if fitting else None, mask)
+    bases = {name: _base(name) for name in files if files[name] != path}
+    wanted = [mask.replace("{stem}", stem) for mask in masks]
+    mask = next((files[name] for base in wanted for name in bases if bases[name] == base), None)
+    trees = {_small_suffix(name): name for name in files}  # one spelt in small letters wins
+    fitting = fnmatch.filter(trees, _small_suffix(tree.replace("{stem}", glob.escape(stem))))
+    return CaseFiles(path, files[trees[max(fitting)]] if fitting else None, mask)
+
+
+def _small_suffix(name: str) -> str:
+    """Return a name with its suffix in small letters: ``N0.SWC`` is the tree ``N0.swc``."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{dot}{suffix.lower()}" if dot else name
 
 
 def _base(name: str) -> str | None:
