@@ -14,7 +14,6 @@ from typing import cast
 
 import torch
 from timm.models import get_model_input_config
-from timm.models.eva import Eva
 from timm.models.hiera import Hiera
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -48,8 +47,6 @@ def side_multiple(net: nn.Module) -> int:
     """Return what the sides of an image must be divisible by, so that all cells of a map cover equally many pixels."""
     if size := _only_size(net):
         return math.lcm(*size)
-    if isinstance(net, VisionTransformer | Eva) and (patch := getattr(net.patch_embed, "patch_size", (1,))[0]) > 1:
-        return int(patch)
     info = getattr(net, "feature_info", None)  # timm's networks state their reductions
     return math.lcm(*(int(each["reduction"]) for each in info)) if info else 1
 
