@@ -28,7 +28,8 @@ def parse(text: str) -> Any:  # noqa: ANN401 - whatever YAML can say
 
 def _typed(text: str) -> Any:  # noqa: ANN401 - as above
     """Return what OmegaConf makes of YAML."""
-    return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+    plain: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    return plain["value"]
 
 
 def mark(typed: Any, node: yaml.Node, source: str) -> Any:  # noqa: ANN401 - as above
