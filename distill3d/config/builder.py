@@ -12,8 +12,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distill3d.config.registry import REGISTRIES, Component
+from distill3d.config.scalars import as_written, is_text
 from distill3d.config.schema import Experiment, Pretraining
 from distill3d.errors import ConfigError, did_you_mean
+
+MOST_SEED = 2**32 - 1  # numpy's legacy generator takes no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +27,13 @@ class RawExperiment:
         name: of the experiment.
         settings: plain containers.
         origins: dotted key -> the file (or ``"command line"``) that said it, for error lines.
+        words: dotted key -> what is written there, where YAML reads something else: see `distill3d.config.scalars`.
     """
 
     name: str
     settings: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_pretraining(self) -> bool:
@@ -86,13 +91,15 @@ class Builder:
         """Return the value of one field, or None after complaining."""
         if "registry" in f.metadata:
             return self.from_registry(f, settings.get(f.name), path)
-        given = settings[f.name]
+        given = as_written(settings[f.name], path, self.raw.words) if is_text(hint) else settings[f.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             return self.dataclass(hint, given, path)
         if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]):
             return self.named(get_args(hint)[1], given, path)
         try:
             merged: Any = OmegaConf.to_container(OmegaConf.merge(_leaf(hint), {"value": given}))
+            if f.name.endswith("seed") and isinstance(merged["value"], int) and merged["value"] > MOST_SEED:
+                self.complain(path, f"{merged['value']} is too large for a seed; accepted: 0 to {MOST_SEED}")
             return merged["value"]
         except OmegaConfBaseException as err:
             self.complain(path, f"{given!r} is not accepted: {_clean(err, given)}")

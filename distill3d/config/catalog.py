@@ -8,6 +8,7 @@ whose bases lead to ``scratch``, the file that says what the data are; any other
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 
 from distill3d.errors import ConfigError, did_you_mean
 
+_LOG = logging.getLogger(__name__)
 SUFFIXES = (".yaml", ".yml")
 # Prefix of a name -> prefixes under which a file is looked for, nearest first. Without a prefix: simulated neurons.
 GROUNDS = {"bigneuron_": ("bigneuron_", ""), "op_hard_": ("op_hard_", "op_", ""), "op_": ("op_", ""), "": ("",)}
@@ -60,7 +62,7 @@ def experiment_files() -> dict[str, Path]:
     """Name -> file of every experiment that has one of its own, sorted by name; the nearer folder wins."""
     files: dict[str, Path] = {}
     for folder in reversed(folders()):
-        files |= {path.stem: path for path in folder.rglob("*") if path.suffix in SUFFIXES}
+        files |= {p.stem: p for p in folder.rglob("*") if p.suffix in SUFFIXES and not p.name.startswith(".")}
     return dict(sorted(files.items()))
 
 
@@ -117,12 +119,20 @@ def on_ground(path: Path, ground: str, seen: list[Path]) -> tuple[Path, str]:
 
 
 def questions() -> dict[str, str]:
-    """Arm -> the question it asks on the simplest ground that has it, inherited from its base where it asks none."""
-    asked = {}
+    """Arm -> the question it asks on the simplest ground that has it, inherited from its base where it asks none.
+
+    A file that says no settings is left out, and the log names it.
+    """
+    asked, strays = {}, set()
     simplest = list(reversed(GROUNDS))
     for name, file in sorted(experiments().items(), key=lambda item: simplest.index(split_name(item[0])[0])):
         settings = _settings(file.path)
+        if not settings:
+            strays.add(file.path)
+            continue
         asked.setdefault(split_name(name)[1], str(settings.get("question", f"see {settings.get('base', file.path)}")))
+    for path in sorted(strays):
+        _LOG.warning("%s: left out, because it is no experiment: no mapping of settings can be read from it", path)
     return dict(sorted(asked.items()))
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill3d.config.files import ARM, parse_overrides
+from omegaconf.errors import OmegaConfBaseException
+
+from distill3d.config.files import ARM
 from distill3d.config.plain import as_plain, flatten
+from distill3d.config.scalars import as_written, parse, unmark
 from distill3d.config.schema import Experiment
-from distill3d.errors import ConfigError
 
 
 def differences(a: Experiment, b: Experiment) -> list[tuple[str, object, object]]:
@@ -43,7 +45,7 @@ def disagreements(requested: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         actual = _look_up(settings, key)
         if actual is _ABSENT:
             lines.append(f"{key}={value} was asked for, the settings have no such key")
-        elif not _same(_meant(value), actual):
+        elif not _agree(value, actual):
             hint = "; write 'null' in quotes: W&B passes None as that word" if value is None else ""
             lines.append(f"{key}={value} was asked for, the settings have {actual!r}{hint}")
     return lines
@@ -62,13 +64,15 @@ def _look_up(settings: Any, key: str) -> Any:  # noqa: ANN401 - walks any settin
     return _ABSENT
 
 
-def _meant(value: Any) -> Any:  # noqa: ANN401 - whatever a sweep lists
-    if not isinstance(value, str):
-        return value
+def _agree(requested: Any, actual: Any) -> bool:  # noqa: ANN401 - whatever a sweep lists
+    """Say whether a setting is what was asked for: as text, as the YAML that this is, or as its words."""
+    if not isinstance(requested, str):
+        return _same(requested, actual)
     try:
-        return parse_overrides([f"value={value}"]).get("value")
-    except ConfigError:
-        return value
+        plain, words = unmark({"value": parse(requested)})
+    except OmegaConfBaseException:
+        return _same(requested, actual)
+    return any(_same(each, actual) for each in (requested, plain["value"], *as_written(plain, "", words).values()))
 
 
 def _same(requested: Any, actual: Any) -> bool:  # noqa: ANN401 - as above
@@ -76,12 +80,12 @@ def _same(requested: Any, actual: Any) -> bool:  # noqa: ANN401 - as above
         return True  # an interpolation: what it stands for is known only inside its file
     if isinstance(requested, Mapping):
         return isinstance(actual, Mapping) and all(
-            key in actual and _same(_meant(value), actual[key]) for key, value in requested.items()
+            key in actual and _agree(value, actual[key]) for key, value in requested.items()
         )
     if isinstance(requested, Sequence) and not isinstance(requested, str):
         if not isinstance(actual, Sequence) or isinstance(actual, str) or len(requested) != len(actual):
             return False
-        return all(_same(_meant(a), b) for a, b in zip(requested, actual, strict=True))
+        return all(_agree(a, b) for a, b in zip(requested, actual, strict=True))
     if isinstance(requested, bool) or isinstance(actual, bool) or requested is None or actual is None:
         return requested is actual
     return requested == actual or str(requested) == str(actual)

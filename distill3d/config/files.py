@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distill3d.config.builder import Builder, RawExperiment, first_line
 from distill3d.config.catalog import ExperimentFile, find_experiment, on_ground
 from distill3d.config.plain import Plain
+from distill3d.config.scalars import mark, parse, unmark
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import ConfigError
 
@@ -41,8 +42,8 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
     origins: dict[str, str] = {}
     merged = _chained(file.path, file.ground, origins, [])
     if file.path.stem != file.name and "question" in merged:
-        merged["question"] = f"{merged['question']} (on {file.ground.rstrip('_')})"
-    merged = _merge(merged, parse_overrides(overrides), origins, COMMAND_LINE, "")
+        merged["question"] = f"{unmark(merged['question'])[0]} (on {file.ground.rstrip('_')})"
+    merged = _merge(merged, _marked_overrides(overrides), origins, COMMAND_LINE, "")
     try:
         with_ground = OmegaConf.create({_GROUND: file.ground, **merged})
         resolved = _container(with_ground, resolve=True)
@@ -50,7 +51,8 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
         raise ConfigError(f"{file.path}: {first_line(err)}") from err
     if _GROUND not in merged:
         del resolved[_GROUND]
-    return RawExperiment(file.name, resolved, origins)
+    settings, words = unmark(resolved)
+    return RawExperiment(file.name, settings, origins, words)
 
 
 def _container(settings: object, *, resolve: bool = False) -> Plain:
@@ -97,9 +99,11 @@ def _read_yaml(path: Path) -> Plain:
     try:
         text = path.read_text(encoding="utf-8")
         # OmegaConf would read a bare word as a mapping; an empty file is an empty mapping
-        if not isinstance(yaml.compose(text), (yaml.MappingNode, type(None))):
+        node = yaml.compose(text)
+        if not isinstance(node, (yaml.MappingNode, type(None))):
             raise ConfigError(f"{path}: must be a mapping of settings, such as 'seed: 1'")
-        return _container(OmegaConf.create(text))
+        settings = _container(OmegaConf.create(text))
+        return settings if node is None else mark(settings, node, text)
     except FileNotFoundError as err:
         raise ConfigError(f"{path}: no such experiment file") from err
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as err:
@@ -107,23 +111,31 @@ def _read_yaml(path: Path) -> Plain:
 
 
 def parse_overrides(overrides: Sequence[str]) -> Plain:
-    """Turn ``["a.b=1", "--c=x"]`` into nested settings.
+    """Turn ``["a.b=1", "--c=x"]`` into nested settings. A value that is no YAML is text.
 
     Raises:
-        ConfigError: an argument has no ``=`` or its value is not YAML; all of them are listed.
+        ConfigError: an argument has no ``=`` or its key is none; all of the former are listed.
 
     Example:
         >>> parse_overrides(["trainer.steps=10", "--seed=3"])
         {'trainer': {'steps': 10}, 'seed': 3}
     """
+    return unmark(_marked_overrides(overrides))[0]
+
+
+def _marked_overrides(overrides: Sequence[str]) -> Plain:
     stripped = [item.removeprefix("--") for item in overrides]
     wrong = [item for item in stripped if "=" not in item or item.startswith("=")]
     if wrong:
         raise ConfigError(*(f"{COMMAND_LINE}: {item!r} is not an override; accepted: key=value" for item in wrong))
-    try:
-        return _container(OmegaConf.from_dotlist(stripped))
-    except (yaml.YAMLError, OmegaConfBaseException) as err:
-        raise ConfigError(f"{COMMAND_LINE}: {first_line(err)}") from err
+    nested = OmegaConf.create()
+    for item in stripped:
+        key, _, text = item.partition("=")
+        try:
+            OmegaConf.update(nested, key, parse(text))
+        except (OmegaConfBaseException, ValueError) as err:
+            raise ConfigError(f"{COMMAND_LINE}: {item!r}: {first_line(err)}") from err
+    return _container(nested)
 
 
 def _merge(parent: Plain, child: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str) -> Plain:
@@ -163,8 +175,9 @@ def trace_config(overrides: Sequence[str]) -> TraceConfig:
         >>> trace_config(["gap_um=4", "--trees=largest"]).gap_um
         4.0
     """
-    given = {"input": "auto", **parse_overrides(overrides)}
-    builder = Builder(RawExperiment(COMMAND_LINE, given))
+    given, words = unmark(_marked_overrides(overrides))
+    given = {"input": "auto", **given}
+    builder = Builder(RawExperiment(COMMAND_LINE, given, words=words))
     config = builder.dataclass(TraceConfig, given, "")
     if not isinstance(config, TraceConfig):
         raise ConfigError(*builder.problems)

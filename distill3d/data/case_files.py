@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import glob
 import logging
 import re
@@ -67,7 +68,7 @@ def find_case_files(
         )
     if foreign := _foreign(folder, nested=nested):
         _LOG.warning("%s: not read and left out: %s; %s", folder, ", ".join(foreign), READ_AS)
-    below = sorted(path for path in folder.rglob("*") if path.is_dir()) if nested else []
+    below = sorted(path for path in folder.rglob("*") if path.is_dir() and not _hidden(path, folder)) if nested else []
     candidates: dict[str, CaseFiles] = {}
     for each in (folder, *below):
         in_folder = _in_folder(each, volume, tree, masks)
@@ -89,9 +90,14 @@ def find_case_files(
     return cases
 
 
+def _hidden(path: Path, folder: Path) -> bool:
+    """Say whether an operating system put it there: its name, or that of a folder around it, begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _in_folder(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> dict[str, CaseFiles]:
     """Stem -> files, of all volumes of a folder but those that are masks of others."""
-    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not _hidden(path, folder)}
     volumes = volumes_by_stem(files, volume, folder)
     cases = {stem: case_files_of(stem, path, files, tree, masks) for stem, path in volumes.items()}
     taken: dict[Path, str] = {}
@@ -133,21 +139,30 @@ def volumes_by_stem(files: dict[str, Path], template: str, folder: Path) -> dict
 
 
 def case_files_of(stem: str, path: Path, files: dict[str, Path], tree: str, masks: Sequence[str]) -> CaseFiles:
-    """Return a volume with the tree and the mask of its stem, out of files by name.
+    """Return a volume with the tree and the mask of its stem, out of files by name; suffixes may be in capitals.
 
     A tree that is named ``.swc`` may also have another of `TREE_SUFFIXES`; the first of these that is there counts.
     """
-    names = [mask.replace("{stem}", stem) + suffix for mask in masks for suffix in VOLUME_SUFFIXES]
-    mask = next((files[name] for name in names if name in files and files[name] != path), None)
-    pattern = tree.replace("{stem}", glob.escape(stem))
-    suffixes = TREE_SUFFIXES if tree.endswith(".swc") else ("",)
+    bases = {name: _base(name) for name in files if files[name] != path}
+    wanted = [mask.replace("{stem}", stem) for mask in masks]
+    mask = next((files[name] for base in wanted for name in bases if bases[name] == base), None)
+    trees = {_small_suffix(name): name for name in files}  # one spelt in small letters wins
+    pattern = _small_suffix(tree.replace("{stem}", glob.escape(stem)))
+    suffixes = TREE_SUFFIXES if pattern.endswith(".swc") else ("",)
     fitting = (
-        fnmatch.filter(files, f"{pattern.removesuffix('.swc') if suffix else pattern}{suffix}") for suffix in suffixes
+        fnmatch.filter(trees, f"{pattern.removesuffix('.swc') if suffix else pattern}{suffix}") for suffix in suffixes
     )
     names = next((names for names in fitting if names), None)
-    return CaseFiles(path, files[max(names)] if names else None, mask)
+    return CaseFiles(path, files[trees[max(names)]] if names else None, mask)
 
 
+@functools.cache  # asked of every file for every case
+def _small_suffix(name: str) -> str:
+    """Return a name with its suffix in small letters: ``N0.SWC`` is ``N0.swc``, ``N0.SWC.GZ`` is ``N0.swc.gz``."""
+    return re.sub(r"\.\w+(\.gz)?$", lambda suffix: suffix[0].lower(), name, flags=re.IGNORECASE)
+
+
+@functools.cache
 def _base(name: str) -> str | None:
     """Return the name without its volume suffix, None for another kind of file."""
     return stem_of(name) if name.lower().endswith(VOLUME_SUFFIXES) else None

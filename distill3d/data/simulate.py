@@ -142,7 +142,8 @@ def _swc_files(config: SimulatedConfig) -> list[Path]:
     folder = Path(os.path.expandvars(str(config.swc_folder))).expanduser()
     if not folder.is_dir():
         raise InputError(f"swc_folder {folder} is not a folder; accepted: a folder of .swc files, one for each case")
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.swc"))
+    trees = (path for path in folder.rglob("*") if path.suffix.lower() == ".swc" and not path.name.startswith("."))
+    names = sorted(path.relative_to(folder).as_posix() for path in trees)
     order = np.random.Generator(np.random.PCG64([config.seed, len(names)])).permutation(len(names))
     drawn = [names[k] for k in order]
     reserved = [name for name in drawn if _matches(name, config.swc_test)]

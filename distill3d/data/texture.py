@@ -52,7 +52,9 @@ def background_files(paths: Sequence[Path]) -> tuple[Path, ...]:
         if path.is_file():
             files.append(path)
         elif path.is_dir():
-            stacks = sorted(p for p in path.iterdir() if p.name.lower().endswith(VOLUME_SUFFIXES))
+            stacks = sorted(
+                p for p in path.iterdir() if p.name.lower().endswith(VOLUME_SUFFIXES) and not p.name.startswith(".")
+            )
             if not stacks:
                 raise InputError(f"{path}: no background stack in this folder; accepted: {', '.join(VOLUME_SUFFIXES)}")
             files += stacks

@@ -18,15 +18,16 @@ _NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")  # a part of a path that is a 
 
 
 @contextmanager
-def record(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def record(net: nn.Module, paths: Sequence[str], *, skip: bool = False) -> Iterator[dict[str, Tensor]]:
     """Yield a mapping that holds the last output of each of the layers once the network has run.
 
     Args:
         net: runs inside the block.
         paths: of its layers, as in ``net.named_modules()``.
+        skip: leave out layers whose output is no tensor.
 
     Raises:
-        ConfigError: an output is no tensor.
+        ConfigError: an output is no tensor, and none is skipped.
 
     Example:
         >>> import torch
@@ -40,6 +41,8 @@ def record(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 
     def keep(path: str, output: object) -> None:
         if not isinstance(output, Tensor):
+            if skip:
+                return
             raise ConfigError(f"layer {path!r} gives a {type(output).__name__}; accepted: layers that give one tensor")
         outputs[path] = output.clone()  # later layers may work in place, as ReLUs of timm's networks do
 

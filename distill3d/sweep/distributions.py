@@ -129,10 +129,35 @@ def _span(*, exponents: bool = False, inverse: bool = False, log: bool = False, 
         if inverse:
             low, high = -high, -low
         if exponents:
-            low, high = math.exp(low), math.exp(high)
+            low, high = _exp("min", low), _exp("max", high)
         return Span(low=low, high=high, log=log, integer=integer, q=_step(given))
 
     return make
+
+
+def _exp(key: str, exponent: float) -> float:
+    try:
+        return math.exp(exponent)
+    except OverflowError as err:
+        raise ValueError(f"{key}: e to the {exponent} is no number; log_uniform_values takes values") from err
+
+
+def exponent_warning(spec: Mapping[str, Any]) -> str:
+    """Say what bounds mean that look like values where W&B takes exponents; empty where they do not.
+
+    Example:
+        >>> exponent_warning({"distribution": "log_uniform", "min": 0.001, "max": 0.1})
+        'min and max are exponents of e: values go from 1.001 to 1.10517; log_uniform_values takes values for bounds'
+    """
+    name = str(spec.get("distribution", ""))
+    if not name.endswith("log_uniform") or not spec["min"] > 0:
+        return ""
+    low, high = (math.exp(sign * spec[key]) for sign, key in _ends_of(name))
+    return f"min and max are exponents of e: values go from {low:g} to {high:g}; {name}_values takes values for bounds"
+
+
+def _ends_of(name: str) -> tuple[tuple[int, str], tuple[int, str]]:
+    return ((-1, "max"), (-1, "min")) if name.startswith("inv_") else ((1, "min"), (1, "max"))
 
 
 def _curve(family: Literal["normal", "log_normal", "beta"], first: str, second: str) -> Callable:

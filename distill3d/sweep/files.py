@@ -6,8 +6,9 @@ as a key it does not know, is an error here.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,18 +18,20 @@ from distill3d.config.builder import unknown
 from distill3d.config.catalog import find_file
 from distill3d.errors import ConfigError
 from distill3d.sweep.command import DEFAULT_COMMAND, command_problems
-from distill3d.sweep.distributions import Choice, grid_values, number, read_distribution
+from distill3d.sweep.distributions import Choice, exponent_warning, grid_values, number, read_distribution
 from distill3d.sweep.schema import Hyperband, Method, Metric, Parameter, Sweep
 
+_LOG = logging.getLogger(__name__)
 KEYS = ("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
 LABELS = ("name", "description", "project", "entity")
+_CHANGED = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "timestamp"))
 ELSEWHERE = ("controller", "scheduler", "metrics", "job", "image_uri", "resource", "queue", "launch", "imports")
 
 
 def sweep_files() -> dict[str, Path]:
     """Name -> file of every sweep under ``./sweeps``, then of the checkout this package runs from."""
     checkout = Path(__file__).resolve().parents[2] / "sweeps"
-    files = {path.stem: path for folder in (checkout, Path("sweeps")) for path in folder.glob("*.yaml")}
+    files = {path.stem: path for folder in (checkout, Path("sweeps")) for path in folder.glob("[!.]*.yaml")}
     return dict(sorted(files.items()))
 
 
@@ -86,14 +89,29 @@ def parse_sweep(text: str, name: str, *, origin: str) -> Sweep:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Read as W&B does, but refuse a key that is there twice."""
+    """Read as W&B does, but refuse a key that is there twice, and keep the words of a value that is a list.
+
+    In ``values: [[17302_00001, 001]]`` YAML sees numbers. The experiment reads them, and knows whether they are text.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", node.start_mark)
+        for key, (_, value) in zip(keys, node.value, strict=True):
+            if isinstance(value, yaml.SequenceNode) and key in {"value", "values"}:
+                _keep_words([value] if key == "value" else value.value)
         return super().construct_mapping(node, deep)
+
+
+def _keep_words(nodes: Iterable[yaml.Node]) -> None:
+    """Make text of the items of lists that are no longer what they were once they are read."""
+    for item in (item for node in nodes if isinstance(node, yaml.SequenceNode) for item in node.value):
+        if not isinstance(item, yaml.ScalarNode) or item.style or item.tag not in _CHANGED:
+            continue
+        if str(yaml.safe_load(item.value)) != item.value and not item.value.startswith(("0x", "0b")):
+            item.tag = "tag:yaml.org,2002:str"
 
 
 class _Reader:
@@ -241,6 +259,8 @@ class _Reader:
                     self.complain(f"{key}: has nested parameters and {', '.join(extra)}; accepted: one of them")
                 yield from self.leaves(spec["parameters"], path)
             elif (distribution := self.checked(key, lambda spec=spec: read_distribution(spec))) is not None:
+                if warning := exponent_warning(spec):
+                    _LOG.warning("%s: %s", key, warning)
                 yield Parameter(path=path, distribution=distribution)
 
     def together(self, *, method: Method, parameters: tuple[Parameter, ...], run_cap: int | None, **_: object) -> None:

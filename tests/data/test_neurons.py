@@ -192,6 +192,29 @@ def test_the_key_follows_the_data_file_of_a_detached_header(tmp_path):
     assert source_of(tmp_path).key("n") != key
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_files_that_operating_systems_leave_are_no_cases(folder, nested):
+    for name in ("n0.tif", "n0.swc"):
+        (folder / f"._{name}").write_bytes(b"\x00\x05\x16\x07")
+        (folder / ".copies").mkdir(exist_ok=True)
+        (folder / ".copies" / name).write_bytes((folder / name).read_bytes())
+    assert list(source_of(folder, nested=nested).case_files) == ["n0", "n1", "n2", "n3", "n4"]
+
+
+def test_suffixes_in_capitals_are_found_for_volumes_trees_and_masks_alike(folder):
+    for name in ("n0.tif", "n0.swc", "n1.swc"):
+        (folder / name).rename(folder / f"{name[:3]}{name[3:].upper()}")
+    (folder / "n2.tif").rename(folder / "n2_mask.TIF")
+    (folder / "n2.swc").rename(folder / "n3.SWC")
+    write_case(folder, "n2")
+    files = source_of(folder).case_files
+    assert files["n0"].tree == folder / "n0.SWC"
+    assert files["n1"].tree == folder / "n1.SWC"
+    assert files["n2"].mask == folder / "n2_mask.TIF"
+    assert files["n3"].tree == folder / "n3.swc"  # of two, the one as the template spells it
+    assert len(files) == 5
+
+
 def test_two_volumes_of_one_name_are_refused(folder):
     np.save(folder / "n0.npy", np.ones(SHAPE, np.uint8))
     with pytest.raises(InputError, match=r"n0\.npy and n0\.tif are both volumes"):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from distill3d.config.files import parse_overrides
 from distill3d.errors import ConfigError
 from distill3d.sweep.distributions import FORMS, Choice, Curve, Span, grid_values, read_distribution
 from distill3d.sweep.files import parse_sweep
@@ -250,3 +251,43 @@ def test_a_grid_lists_whole_and_quantized_ranges():
         0.2,
         0.3,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "says"),
+    [
+        ("log_uniform", 0.001, 0.1, "values go from 1.001 to 1.10517; log_uniform_values takes values"),
+        ("q_log_uniform", 1, 3, "values go from 2.71828 to 20.0855; q_log_uniform_values takes values"),
+        ("inv_log_uniform", 0.5, 1.0, "values go from 0.367879 to 0.606531; inv_log_uniform_values takes values"),
+        ("log_uniform", -7.0, -2.3, ""),
+        ("log_uniform_values", 0.001, 0.1, ""),
+    ],
+)
+def test_bounds_that_are_taken_for_exponents_as_wandb_does_are_told(caplog, name, low, high, says):
+    text = "program: x\nmethod: random\nrun_cap: 1\nmetric: {name: m}\ncommand: ['${args}']\n"
+    sweep = parse_sweep(
+        f"{text}parameters: {{a: {{distribution: {name}, min: {low}, max: {high}}}}}", "s", origin="s.yaml"
+    )
+    (parameter,) = sweep.parameters
+    bounds = (
+        (low, high) if name.endswith("_values") else sorted(math.exp(-x if "inv" in name else x) for x in (low, high))
+    )
+    assert (parameter.distribution.low, parameter.distribution.high) == pytest.approx(bounds)
+    assert [record.message for record in caplog.records if says not in record.message] == []
+    assert len(caplog.records) == bool(says)
+
+
+def test_an_exponent_beyond_all_numbers_is_one_line():
+    with pytest.raises(ValueError, match=r"^max: e to the 1000 is no number; log_uniform_values takes values$"):
+        read_distribution({"distribution": "log_uniform", "min": 1, "max": 1000})
+
+
+def test_the_words_of_a_list_stay_as_they_are_written():
+    text = "values: [[17302_00001, 001, 1e3, yes], [16, 0x10, 1.5]]"
+    parameters = f"parameters: {{data.train: {{{text}}}, seed: {{values: [1, 010]}}}}"
+    command = "program: x\nmethod: grid\nmetric: {name: m}\ncommand: ['${args}']\n"
+    train, seed = parse_sweep(command + parameters, "s", origin="s.yaml").parameters
+    assert train.distribution.values == (["17302_00001", "001", "1e3", "yes"], [16, 16, 1.5])
+    assert seed.distribution.values == (1, 8)  # of a number, as W&B reads it
+    overrides = [f"data.train={value}" for value in train.distribution.values]
+    assert parse_overrides(overrides[:1]) == {"data": {"train": ["17302_00001", "001", "1e3", "yes"]}}

