@@ -71,7 +71,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a run of an arm costs, the mean over its seeds; None where no run says it.
+    """What a run of an arm costs, the mean over its runs; None where no run says it.
 
     Args:
         parameters: of the student as deployed.
@@ -120,6 +120,7 @@ class RunEntry:
     Args:
         folder: as given or found, POSIX style.
         seed: of the run.
+        fold: what it is tested on, such as ``fold 2 of 4``; empty where all runs of the arm are on the same.
         cases: scores by case, then by key; None where a score has no value.
         commit: of distill3d; None where unknown.
         command: to reproduce it, one shell line.
@@ -129,6 +130,7 @@ class RunEntry:
 
     folder: str
     seed: int
+    fold: str = ""
     cases: Mapping[str, Mapping[str, float | None]]
     commit: str | None
     command: str
@@ -138,7 +140,7 @@ class RunEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
-    """Runs that differ in their seed only.
+    """Runs that differ in their seed and fold only; a case is tested in one fold, or in each of several.
 
     Args:
         name: unique in the report: the experiment's, with the settings that tell two arms of one experiment apart.
@@ -146,7 +148,7 @@ class Arm:
         question: the experiment's.
         settings: dotted keys in which the arms of this report differ, with this arm's values.
         labelled: number of labelled training volumes; None where it cannot be told.
-        runs: by seed.
+        runs: by seed, and as found within one.
         scores: estimate by score key.
         cost: of a run.
         kept: share of its likeness to the teacher that a run has left, the mean over seeds; None where nothing was

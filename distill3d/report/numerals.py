@@ -104,6 +104,12 @@ def breakable(name: str) -> Markup:
     return Markup("<wbr>").join(part for part in _PARTS.findall(name))
 
 
+def trainings(arm: Arm) -> str:
+    """Write how many seeds an arm has, and folds where there are several."""
+    seeds, folds = len({run.seed for run in arm.runs}), len({run.fold for run in arm.runs})
+    return f"{seeds} x {folds} folds" if folds > 1 else str(seeds)
+
+
 COSTS = (
     "parameters",
     "FLOPs/patch",

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from distill3d.config.folds import fold_of, split_of
 from distill3d.evaluation.scores import Score
 from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linear
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.budget import check_budget
 from distill3d.report.comparison.columns import pick
+from distill3d.report.comparison.folds import missing_folds
 from distill3d.report.comparison.grouping import Group, choose_baseline, differing, group_runs
 from distill3d.report.comparison.runs import Run
 from distill3d.report.comparison.score_tables import axes, score_table
@@ -127,13 +129,14 @@ def _references(runs: Sequence[Run], picked: Sequence[Score]) -> dict[str, dict[
 def _arm(group: Group, picked: Sequence[Score], keys: Sequence[str]) -> Arm:
     last = group.runs[-1]
     teacher = next((run.teacher for run in group.runs if run.teacher), {})
+    several = len({repr(split_of(run.settings)) for run in group.runs}) > 1
     return Arm(
         name=group.name,
         experiment=group.experiment,
         question=str(last.settings.get("question", "")),
         settings={key: group.settings[key] for key in keys if key in group.settings},
-        labelled=_labelled(group.settings),
-        runs=tuple(_entry(run, picked) for run in group.runs),
+        labelled=_labelled(last.settings),
+        runs=tuple(_entry(run, picked, fold=fold_of(run.settings) if several else "") for run in group.runs),
         scores={score.key: estimate(score_table(group.runs, score.key, *axes(group.runs))) for score in picked},
         cost=Cost(**_means(Cost, [run.cost for run in group.runs])),
         kept=_mean([run.kept for run in group.runs]),
@@ -170,13 +173,14 @@ def _teacher_line(teacher: Mapping[str, Any]) -> str:
     )
 
 
-def _entry(run: Run, picked: Sequence[Score]) -> RunEntry:
+def _entry(run: Run, picked: Sequence[Score], *, fold: str) -> RunEntry:
     provenance = run.provenance
     packages, machine, command = (provenance.get(key) for key in ("packages", "machine", "command"))
     commit = provenance.get("commit")
     return RunEntry(
         folder=run.folder.as_posix(),
         seed=run.seed,
+        fold=fold,
         cases={case: {score.key: row.get(score.key) for score in picked} for case, row in run.cases.items()},
         commit=None if commit is None else str(commit),
         command=_command(command) if isinstance(command, list) else "",
@@ -202,7 +206,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[BudgetCheck]) -> list[str]:
     """What a reader must know before believing."""
-    lines = []
+    lines = missing_folds(groups)
     for group in groups:
         n_cases, n_seeds = (len(axis) for axis in axes(group.runs))
         if n_seeds < MIN_SEEDS or n_cases < MIN_CASES:

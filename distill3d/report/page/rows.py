@@ -9,7 +9,7 @@ from typing import final
 
 from distill3d.evaluation.scores import Score
 from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linear
-from distill3d.report.comparison.score_tables import case_means, cases_that_gain
+from distill3d.report.comparison.score_tables import axes, case_means, cases_that_gain
 from distill3d.report.content import Arm, Comparison, Difference, Estimate, Verdict
 from distill3d.report.numerals import NONE, interval, number, quantity, reference_mean, short, taps_on_neurites
 
@@ -60,7 +60,7 @@ class ScoreCell:
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadRow:
-    """An arm, or a reference that is not trained; `pairs` counts its cases and seeds in words."""
+    """An arm, or a reference that is not trained; `pairs` counts its cases, folds and seeds in words."""
 
     name: str
     place: int
@@ -156,8 +156,10 @@ def _score_cell(arm: Arm, score: Score, row: Difference | None) -> ScoreCell:
 
 
 def _pairs(arm: Arm) -> str:
-    cases, seeds = len({case for run in arm.runs for case in run.cases}), len(arm.runs)
-    return f"{cases} case{'s' * (cases != 1)}, {seeds} seed{'s' * (seeds != 1)}"
+    cases, seeds = (len(axis) for axis in axes(arm.runs))
+    folds = len({run.fold for run in arm.runs})
+    of_folds = f" of {folds} folds" if folds > 1 else ""
+    return f"{cases} case{'s' * (cases != 1)}{of_folds}, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def _spread(known: Estimate, score: Score) -> str:
