@@ -43,7 +43,7 @@ def disagreements(requested: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         actual = _look_up(settings, key)
         if actual is _ABSENT:
             lines.append(f"{key}={value} was asked for, the settings have no such key")
-        elif not _same(_meant(value), actual):
+        elif not _same(meant(value), actual):
             hint = "; write 'null' in quotes: W&B passes None as that word" if value is None else ""
             lines.append(f"{key}={value} was asked for, the settings have {actual!r}{hint}")
     return lines
@@ -62,7 +62,8 @@ def _look_up(settings: Any, key: str) -> Any:  # noqa: ANN401 - walks any settin
     return _ABSENT
 
 
-def _meant(value: Any) -> Any:  # noqa: ANN401 - whatever a sweep lists
+def meant(value: Any) -> Any:  # noqa: ANN401 - whatever a sweep lists
+    """Return the YAML that a text of a command line stands for; what is no text, or no YAML, as it is."""
     if not isinstance(value, str):
         return value
     try:
@@ -76,12 +77,12 @@ def _same(requested: Any, actual: Any) -> bool:  # noqa: ANN401 - as above
         return True  # an interpolation: what it stands for is known only inside its file
     if isinstance(requested, Mapping):
         return isinstance(actual, Mapping) and all(
-            key in actual and _same(_meant(value), actual[key]) for key, value in requested.items()
+            key in actual and _same(meant(value), actual[key]) for key, value in requested.items()
         )
     if isinstance(requested, Sequence) and not isinstance(requested, str):
         if not isinstance(actual, Sequence) or isinstance(actual, str) or len(requested) != len(actual):
             return False
-        return all(_same(_meant(a), b) for a, b in zip(requested, actual, strict=True))
+        return all(_same(meant(a), b) for a, b in zip(requested, actual, strict=True))
     if isinstance(requested, bool) or isinstance(actual, bool) or requested is None or actual is None:
         return requested is actual
     return requested == actual or str(requested) == str(actual)

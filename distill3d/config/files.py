@@ -2,7 +2,8 @@
 
 A file names one parent with ``base:``; a part of ``combine`` may too, and takes that experiment's strategy. Mappings
 merge, lists and scalars replace, and a mapping whose ``name`` changes replaces the parent's whole, so that a
-component's settings never leak into another. Overrides come last.
+component's settings never leak into another. What a tuning chose (`distill3d.config.tuned`) comes over the files, and
+overrides come last.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from distill3d.config.builder import Builder, RawExperiment, first_line
 from distill3d.config.catalog import ExperimentFile, find_experiment, on_ground
 from distill3d.config.plain import Plain
 from distill3d.config.trace import TraceConfig
+from distill3d.config.tuned import SECTION, winner
 from distill3d.errors import ConfigError
 
 COMMAND_LINE = "command line"
@@ -42,7 +44,10 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
     merged = _chained(file.path, file.ground, origins, [])
     if file.path.stem != file.name and "question" in merged:
         merged["question"] = f"{merged['question']} (on {file.ground.rstrip('_')})"
-    merged = _merge(merged, parse_overrides(overrides), origins, COMMAND_LINE, "")
+    given = parse_overrides(overrides)
+    if tuning := _tuning(_merge(merged, given, {}, COMMAND_LINE, "")):
+        merged = _merge(merged, winner(tuning, file.name), origins, str(tuning), "")
+    merged = _merge(merged, given, origins, COMMAND_LINE, "")
     try:
         with_ground = OmegaConf.create({_GROUND: file.ground, **merged})
         resolved = _container(with_ground, resolve=True)
@@ -51,6 +56,16 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
     if _GROUND not in merged:
         del resolved[_GROUND]
     return RawExperiment(file.name, resolved, origins)
+
+
+def _tuning(settings: Plain) -> Path | None:
+    """Return the file of winners that the settings name, if any; the schema complains of what is no text."""
+    section = settings.get(SECTION)
+    file = section.get("file") if isinstance(section, Mapping) else None
+    try:
+        return Path(str(_container(OmegaConf.create({"file": file}), resolve=True)["file"])) if file else None
+    except OmegaConfBaseException as err:
+        raise ConfigError(f"{SECTION}.file: {first_line(err)}") from err
 
 
 def _container(settings: object, *, resolve: bool = False) -> Plain:

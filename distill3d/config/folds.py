@@ -38,12 +38,12 @@ def fold_of(settings: Mapping[str, Any]) -> str:
 
     Example:
         >>> fold_of({"data.folds": 4, "data.fold": 2}), fold_of({"data.test": ["OP_5", "OP_6"]})
-        ('fold 2 of 4', 'test OP_5, OP_6')
+        ('fold 2 of 4', 'OP_5, OP_6 held out')
     """
     if settings.get(FOLDS):
         return f"fold {settings.get(FOLD, 0)} of {settings[FOLDS]}"
     test = settings.get("data.test")
-    return f"test {some(test)}" if isinstance(test, list | tuple) and test else ""
+    return f"{some(test)} held out" if isinstance(test, list | tuple) and test else ""
 
 
 def split_of(settings: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -155,6 +155,8 @@ class Arm:
             transferred, or no run says it.
         nonlinear_share: of the neurons, relative to their linear part, likewise.
         tubes: how closely they follow neurites.
+        tuned_trials: in which its settings were chosen on validation cases; 0 where nothing says so.
+        tuned: which settings, by what and where, in words; empty likewise.
         teacher: a line such as ``tf_efficientnet_lite0, package ..., sha256 ...``; empty without a teacher.
         random_teacher: whether the teacher's weights are random.
     """
@@ -170,6 +172,8 @@ class Arm:
     kept: float | None = None
     nonlinear_share: float | None = None
     tubes: Tubes = Tubes()
+    tuned_trials: int = 0
+    tuned: str = ""
     teacher: str
     random_teacher: bool
 
@@ -182,8 +186,8 @@ class Setting:
         key: dotted.
         arm: the arm's value, as text.
         baseline: the baseline's value, as text.
-        fair: whether it may differ: it is under ``strategy``, ``teacher``, ``student`` or ``neurons``, or says how
-            transferred weights learn.
+        fair: whether it may differ: it is under ``strategy``, ``teacher``, ``student`` or ``neurons``, says how
+            transferred weights learn, or was chosen for both by tunings of as many trials.
     """
 
     key: str
@@ -194,13 +198,13 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetCheck:
-    """Whether an arm and the baseline had the same data, steps, batch, augmentation and seeds.
+    """Whether an arm and the baseline had the same data, steps, batch, augmentation, tuning and seeds.
 
     Args:
         arm: its name.
         settings: that differ.
-        remarks: what else is unequal: seeds, cases, code, packages; one line each.
-        equal: whether no unfair setting and no unequal seeds or cases were found.
+        remarks: what else is unequal: seeds, cases, folds, tuning, code, packages; one line each.
+        equal: whether no unfair setting and no unequal seeds, cases, folds or tuning were found.
     """
 
     arm: str

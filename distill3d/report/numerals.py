@@ -119,6 +119,7 @@ COSTS = (
     "nonlinear / linear",
     "kept",
     "taps on neurites, bent / straight",
+    "tuning trials",
 )
 
 
@@ -147,7 +148,7 @@ def _with_interval(estimated: Estimate | Difference, score: Score, *, signed: bo
 
 
 def costs(arm: Arm) -> tuple[str, ...]:
-    """What a run costs, how nonlinear its neurons are, what it keeps of its teacher and sees along its tubes."""
+    """What a run costs, its neurons, what it keeps of its teacher and sees along its tubes, and how it was tuned."""
     cost = arm.cost
     return (
         quantity(cost.parameters),
@@ -158,6 +159,7 @@ def costs(arm: Arm) -> tuple[str, ...]:
         number(arm.nonlinear_share, 3),
         number(arm.kept, 2),
         taps_on_neurites(arm.tubes),
+        str(arm.tuned_trials) if arm.tuned_trials else NONE,
     )
 
 

@@ -73,23 +73,23 @@ def test_the_folds_of_an_arm_are_pooled_and_paired_by_case_and_seed(two_arms, sp
     assert comparison.budget[0].equal
     assert not any("no finished run" in line for line in comparison.remarks)
     first = comparison.arms[0].runs[0]
-    assert (first.seed, first.fold) == (0, "test OP_1" if split is by_lists else "fold 0 of 4")
+    assert (first.seed, first.fold) == (0, "OP_1 held out" if split is by_lists else "fold 0 of 4")
 
 
 def test_texts_count_seeds_and_folds(two_arms):
     comparison = compare(read_runs(two_arms()), scores=["dice"])
     text = as_markdown(comparison)
     assert "| scratch | 2 x 4 folds |" in text
-    assert r"| scratch | 0, test OP\_1 |" in text
+    assert r"| scratch | 0, OP\_1 held out |" in text
     assert list(next(iter(renderables(comparison))).columns[1].cells) == ["2 x 4 folds", "2 x 4 folds", NONE]
 
 
 @pytest.mark.parametrize(
-    ("split", "name"), [(by_lists, "test OP_5"), (by_number, "fold 2 of 4 (OP_5)")], ids=["lists", "number"]
+    ("split", "name"), [(by_lists, "OP_5 held out"), (by_number, "fold 2 of 4 (OP_5)")], ids=["lists", "number"]
 )
 def test_a_fold_that_one_arm_lacks_is_named_and_makes_it_unequal(two_arms, split, name):
     lacking = compare(read_runs(two_arms(split, without=[(2, 0), (2, 1)])), scores=["dice"])
-    assert f"arm: has no finished run of {name}" in lacking.remarks
+    assert f"arm: no finished run: {name}" in lacking.remarks
     assert not lacking.budget[0].equal
     assert "cases that the baseline alone has: OP_5" in lacking.budget[0].remarks
     assert lacking.differences[0].mean == pytest.approx(0.0)  # of 0.1, 0.0 and -0.1: what both have
@@ -97,14 +97,14 @@ def test_a_fold_that_one_arm_lacks_is_named_and_makes_it_unequal(two_arms, split
 
 def test_a_seed_that_one_fold_lacks_is_named(two_arms):
     lacking = compare(read_runs(two_arms(without=[(2, 1)])), scores=["dice"])
-    assert "arm: has no finished run of test OP_5 with seed 1" in lacking.remarks
+    assert "arm: no finished run: OP_5 held out, seed 1" in lacking.remarks
     assert lacking.budget[0].remarks == ("pairs that the baseline alone has: OP_5 with seed 1",)
     assert not lacking.budget[0].equal
 
 
 def test_a_fold_that_no_arm_ran_is_known_by_its_number(write_folds):
     runs = write_folds("scratch", split=by_number, without=[(3, 0), (3, 1)])
-    assert "scratch: has no finished run of fold 3 of 4" in compare(read_runs(runs)).remarks
+    assert "scratch: no finished run: fold 3 of 4" in compare(read_runs(runs), scores=["dice"]).remarks
 
 
 def test_arms_with_other_numbers_of_training_neurons_stay_apart(write_run, tmp_path):
@@ -120,7 +120,7 @@ def test_arms_with_other_numbers_of_training_neurons_stay_apart(write_run, tmp_p
         ("scratch [data.train=2 cases]", 2),
         ("scratch [data.train=3 cases]", 2),
     ]
-    comparison = compare(read_runs(runs), baseline="scratch [data.train=1 case]")
+    comparison = compare(read_runs(runs), baseline="scratch [data.train=1 case]", scores=["dice"])
     assert sorted(arm.labelled for arm in comparison.arms) == [1, 2, 3]
 
 
@@ -149,7 +149,7 @@ def test_pairs_that_were_learned_from_different_neurons_are_unequal(write_run):
         write_run(dice={"OP_5": 0.5}, settings={"data.test": ["OP_5"], "data.train": ["OP_1", "OP_3"]}),
         write_run("arm", dice={"OP_5": 0.6}, settings=lists),
     ]
-    (check,) = compare(read_runs(runs)).budget
+    (check,) = compare(read_runs(runs), scores=["dice"]).budget
     assert check.remarks == ("cases that both learned from different neurons: OP_5",)
     assert not check.equal
 

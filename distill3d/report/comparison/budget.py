@@ -1,4 +1,4 @@
-"""Checks that an arm and the baseline had one budget: data, steps, batch, augmentation, seeds. It reads no file."""
+"""Checks that an arm and the baseline had one budget: data, steps, batch, augmentation, tuning, seeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from distill3d.config.folds import some
 from distill3d.report.comparison.folds import unlike_pairs
-from distill3d.report.comparison.grouping import ABSENT, Group, differing
+from distill3d.report.comparison.grouping import ABSENT, Group, differing, tuned_trials
 from distill3d.report.content import BudgetCheck, Setting
 
 # What a claim may be about: whole sections, and how transferred weights alone learn
@@ -21,7 +21,7 @@ def check_budget(arm: Group, baseline: Group) -> BudgetCheck:
 
     A key that one side lacks, as runs of an older version may, counts only if the other side's value is no default.
     """
-    settings, remarks = [], []
+    settings, remarks, chosen = [], [], _chosen_alike(arm, baseline)
     for key in differing([arm.settings, baseline.settings]):
         one_sided = _assumed_default(key, arm.settings, baseline.settings)
         if one_sided:
@@ -32,17 +32,29 @@ def check_budget(arm: Group, baseline: Group) -> BudgetCheck:
                 key=key,
                 arm=str(arm.settings.get(key, ABSENT)),
                 baseline=str(baseline.settings.get(key, ABSENT)),
-                fair=key in FAIR_KEYS or key.partition(".")[0] in FAIR_SECTIONS,
+                fair=key in {*FAIR_KEYS, *chosen} or key.partition(".")[0] in FAIR_SECTIONS,
             )
         )
     settings.sort(key=lambda setting: setting.fair)
-    unequal = unlike_pairs(arm, baseline)
+    unequal = [*unlike_pairs(arm, baseline), *_tuning(arm, baseline)]
     return BudgetCheck(
         arm=arm.name,
         settings=tuple(settings),
         remarks=(*unequal, *remarks, *_code(arm, baseline)),
         equal=not unequal and all(setting.fair for setting in settings),
     )
+
+
+def _chosen_alike(arm: Group, baseline: Group) -> set[str]:
+    """Keys that tunings of as many trials chose for both."""
+    if tuned_trials(arm) != tuned_trials(baseline):
+        return set()
+    return set.intersection(*(set(group.settings.get("tuned.keys") or ()) for group in (arm, baseline)))
+
+
+def _tuning(arm: Group, baseline: Group) -> list[str]:
+    counts = [tuned_trials(group) for group in (arm, baseline)]
+    return [f"tuning: the arm had {counts[0]} trials, the baseline {counts[1]}"] if counts[0] != counts[1] else []
 
 
 def _assumed_default(key: str, arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from distill3d.config.folds import fold_of, split_of
+from distill3d.config.folds import fold_of, some, split_of
 from distill3d.evaluation.scores import Score
 from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linear
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.budget import check_budget
 from distill3d.report.comparison.columns import pick
 from distill3d.report.comparison.folds import missing_folds
-from distill3d.report.comparison.grouping import Group, choose_baseline, differing, group_runs
+from distill3d.report.comparison.grouping import Group, choose_baseline, differing, group_runs, tuned_trials
 from distill3d.report.comparison.runs import Run
 from distill3d.report.comparison.score_tables import axes, score_table
 from distill3d.report.comparison.statistics import CaseTest
@@ -142,8 +142,20 @@ def _arm(group: Group, picked: Sequence[Score], keys: Sequence[str]) -> Arm:
         kept=_mean([run.kept for run in group.runs]),
         nonlinear_share=_mean([run.nonlinear_share for run in group.runs]),
         tubes=Tubes(**_means(Tubes, [run.tubes for run in group.runs])),
+        tuned_trials=tuned_trials(group),
+        tuned=_tuned(group),
         teacher=_teacher_line(teacher),
         random_teacher=any(run.teacher.get("random") is True for run in group.runs),
+    )
+
+
+def _tuned(group: Group) -> str:
+    """Say what a tuning chose for an arm, by what and where."""
+    keys, metric, sweep, file = (group.settings.get(f"tuned.{key}") for key in ("keys", "metric", "sweep", "file"))
+    if not (trials := tuned_trials(group)):
+        return ""
+    return (
+        f"{_plural(trials, 'trial')} of {some(keys or ['?'])} by {metric or '?'} (sweep {sweep or '?'}, {file or '?'})"
     )
 
 
@@ -224,10 +236,21 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
         if any(str(run.provenance.get("commit", "")).endswith("+dirty") for run in group.runs):
             lines.append(f"{group.name}: run with local changes, which its commit does not have")
     lines += dict.fromkeys(line for group in groups for run in group.runs for line in run.untraced)
+    lines += _unlike_tuning([arms[group.name] for group in groups])
     unfair = [check.arm for check in budget if not check.equal]
     if unfair:
         lines.append(f"unequal budget, see the check: {', '.join(unfair)}")
     return lines
+
+
+def _unlike_tuning(arms: Sequence[Arm]) -> list[str]:
+    """Mark the arms whose settings were chosen in more or fewer trials than the baseline's, which comes first."""
+    of_baseline = arms[0].tuned_trials
+    return [
+        f"{arm.name}: its settings were chosen in {_plural(arm.tuned_trials, 'trial')}, the baseline's in {of_baseline}"
+        for arm in arms
+        if arm.tuned_trials != of_baseline
+    ]
 
 
 def _plural(n: int, what: str) -> str:

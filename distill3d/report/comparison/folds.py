@@ -27,8 +27,8 @@ def missing_folds(groups: Sequence[Group]) -> list[str]:
             lacking = seeds - {run.seed for run in group.runs if fold_of(run.settings) == fold}
             where = f"{fold} ({some(cases)})" if cases and group.settings.get(FOLDS) else fold
             if lacking:
-                of = f" with seed {some(sorted(lacking))}" if lacking != seeds else ""
-                lines.append(f"{group.name}: has no finished run of {where}{of}")
+                of = f", seed {some(sorted(lacking))}" if lacking != seeds else ""
+                lines.append(f"{group.name}: no finished run: {where}{of}")
     return lines
 
 

@@ -12,9 +12,9 @@ from distill3d.errors import InputError
 from distill3d.report.comparison.runs import Run
 
 ABSENT = "(not there)"
-# Where a run is kept, how it is called, and what computes it: none changes what is claimed
+# Where a run is kept, how it is called, what computes it and how it was chosen: none changes what is claimed
 SAME_ARM = frozenset({"seed", "name", "question", "runs", "cache", "trainer.accelerator", "trainer.log_every"})
-SAME_SECTIONS = ("logging.",)
+SAME_SECTIONS = ("logging.", "tuned.")
 MOST_SETTINGS = 4  # in a name
 
 
@@ -30,6 +30,11 @@ class Group:
     experiment: str
     settings: Mapping[str, Any]
     runs: tuple[Run, ...]
+
+
+def tuned_trials(group: Group) -> int:
+    """Number of trials in which an arm's settings were chosen."""
+    return int(group.settings.get("tuned.trials") or 0)
 
 
 def is_setting(key: str) -> bool:

@@ -23,6 +23,7 @@ COSTS = (
     ("Neurons", "nonlinear part / linear"),
     ("Kept", "CKA with the teacher, after / before"),
     ("Tubes on neurites", "share of taps, bent / straight"),
+    ("Tuning", "trials"),
     ("Gain per cost", "{} per h more"),
 )
 
@@ -192,6 +193,7 @@ def _costs(arm: Arm, comparison: Comparison, row: Difference | None) -> tuple[Ce
         ),
         Cell(text=number(arm.kept, 2), sort=arm.kept, note="mostly replaced" if little_kept(arm.kept) else ""),
         _tubes(arm),
+        _tuning(arm, comparison.arms[0]),
         _gain(arm, comparison, row),
     )
 
@@ -200,6 +202,14 @@ def _tubes(arm: Arm) -> Cell:
     in_vain = bends_in_vain(dataclasses.asdict(arm.tubes))
     note = "bent in vain" if in_vain else ""
     return Cell(text=taps_on_neurites(arm.tubes), sort=arm.tubes.on_neurite, note=note)
+
+
+def _tuning(arm: Arm, base: Arm) -> Cell:
+    trials = arm.tuned_trials
+    if not trials and not base.tuned_trials:
+        return Cell(text=NONE)
+    note = "" if trials == base.tuned_trials else f"baseline {base.tuned_trials}"
+    return Cell(text=str(trials), sort=trials, note=note)
 
 
 def _gain(arm: Arm, comparison: Comparison, row: Difference | None) -> Cell:

@@ -152,6 +152,7 @@ def _provenance(comparison: Comparison) -> list[str]:
         for arm in comparison.arms
         for run in arm.runs
     ]
-    teachers = [f"- {escape(arm.name)}: teacher {escape(arm.teacher)}" for arm in comparison.arms if arm.teacher]
+    origins = [f"- {escape(arm.name)}: teacher {escape(arm.teacher)}" for arm in comparison.arms if arm.teacher]
+    origins += [f"- {escape(arm.name)}: tuned in {escape(arm.tuned)}" for arm in comparison.arms if arm.tuned]
     table = _rows(["arm", "seed", "folder", "commit", "command"], body, left=5)
-    return ["## Where it comes from", "", *teachers, *([""] if teachers else []), *table]
+    return ["## Where it comes from", "", *origins, *([""] if origins else []), *table]
