@@ -8,6 +8,8 @@ overrides come last.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,15 +112,23 @@ def _below(prefix: str, origins: Mapping[str, str]) -> dict[str, str]:
 
 def _read_yaml(path: Path) -> Plain:
     try:
-        text = path.read_text(encoding="utf-8")
-        # OmegaConf would read a bare word as a mapping; an empty file is an empty mapping
-        if not isinstance(yaml.compose(text), (yaml.MappingNode, type(None))):
+        settings = _parsed(path.read_text(encoding="utf-8"))
+        if settings is None:
             raise ConfigError(f"{path}: must be a mapping of settings, such as 'seed: 1'")
-        return _container(OmegaConf.create(text))
+        return copy.deepcopy(settings)
     except FileNotFoundError as err:
         raise ConfigError(f"{path}: no such experiment file") from err
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(err).split())}") from err
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> Plain | None:
+    """Return the mapping that a YAML text is, None if it is none; the trials of a sweep share their files."""
+    # OmegaConf would read a bare word as a mapping; an empty file is an empty mapping
+    if not isinstance(yaml.compose(text), (yaml.MappingNode, type(None))):
+        return None
+    return _container(OmegaConf.create(text))
 
 
 def parse_overrides(overrides: Sequence[str]) -> Plain:
