@@ -107,6 +107,21 @@ def test_a_fold_that_no_arm_ran_is_known_by_its_number(write_folds):
     assert "scratch: no finished run: fold 3 of 4" in compare(read_runs(runs), scores=["dice"]).remarks
 
 
+def test_folds_of_several_cases_are_remarked_on(write_run, tmp_path, two_arms):
+    runs = [
+        write_run(root=tmp_path / str(fold), dice=dict.fromkeys(names, 0.5), settings=by_number(fold))
+        for fold, names in enumerate((("OP_1", "OP_3"), ("OP_5", "OP_6")))
+    ]
+    remarks = [
+        [line for line in compare(read_runs(each), scores=["dice"]).remarks if "share" in line]
+        for each in (runs, two_arms())
+    ]
+    assert remarks == [
+        ["cases of one fold share their training neurons; if it matters which, intervals are too short"],
+        [],
+    ]
+
+
 def test_arms_with_other_numbers_of_training_neurons_stay_apart(write_run, tmp_path):
     runs = []
     for count in (1, 2, 3):

@@ -17,7 +17,7 @@ from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linea
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.budget import check_budget
 from distill3d.report.comparison.columns import pick
-from distill3d.report.comparison.folds import missing_folds
+from distill3d.report.comparison.folds import missing_folds, shared_training
 from distill3d.report.comparison.grouping import Group, choose_baseline, differing, group_runs, tuned_trials
 from distill3d.report.comparison.runs import Run
 from distill3d.report.comparison.score_tables import axes, score_table
@@ -218,7 +218,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[BudgetCheck]) -> list[str]:
     """What a reader must know before believing."""
-    lines = missing_folds(groups)
+    lines = [*missing_folds(groups), *shared_training(groups)]
     for group in groups:
         n_cases, n_seeds = (len(axis) for axis in axes(group.runs))
         if n_seeds < MIN_SEEDS or n_cases < MIN_CASES:

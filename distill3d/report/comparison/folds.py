@@ -11,6 +11,14 @@ from distill3d.report.comparison.runs import Run
 Pair = tuple[str, int]  # a case and a seed
 
 
+def shared_training(groups: Sequence[Group]) -> list[str]:
+    """Warn of folds with several cases: these share their training neurons, for which no interval accounts."""
+    several = [group for group in groups if len({fold_of(run.settings) for run in group.runs}) > 1]
+    if all(len(run.cases) < 2 for group in several for run in group.runs):
+        return []
+    return ["cases of one fold share their training neurons; if it matters which, intervals are too short"]
+
+
 def missing_folds(groups: Sequence[Group]) -> list[str]:
     """Say which folds an arm lacks, a line each: those that another arm has, and of numbered ones all.
 
