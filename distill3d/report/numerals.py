@@ -116,10 +116,10 @@ COSTS = (
     "s/step",
     "memory",
     "training",
+    "tuning trials",
     "nonlinear / linear",
     "kept",
     "taps on neurites, bent / straight",
-    "tuning trials",
 )
 
 
@@ -148,7 +148,7 @@ def _with_interval(estimated: Estimate | Difference, score: Score, *, signed: bo
 
 
 def costs(arm: Arm) -> tuple[str, ...]:
-    """What a run costs, its neurons, what it keeps of its teacher and sees along its tubes, and how it was tuned."""
+    """What a run costs, in how many trials it was tuned, its neurons, what it keeps and sees along its tubes."""
     cost = arm.cost
     return (
         quantity(cost.parameters),
@@ -156,10 +156,10 @@ def costs(arm: Arm) -> tuple[str, ...]:
         quantity(cost.seconds_per_step, "s"),
         quantity(cost.peak_memory_gib, "GiB"),
         quantity(cost.fit_seconds, "s"),
+        str(arm.tuned_trials) if arm.tuned_trials else NONE,
         number(arm.nonlinear_share, 3),
         number(arm.kept, 2),
         taps_on_neurites(arm.tubes),
-        str(arm.tuned_trials) if arm.tuned_trials else NONE,
     )
 
 

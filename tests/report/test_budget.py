@@ -54,7 +54,6 @@ def test_how_transferred_weights_learn_belongs_to_the_transfer_and_may_differ(ch
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("data.folds", 4),
         ("trainer.steps", 600),
         ("patches.batch_size", 4),
         ("patches.augment.flip", 0.0),
