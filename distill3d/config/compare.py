@@ -64,6 +64,16 @@ def _look_up(settings: Any, key: str) -> Any:  # noqa: ANN401 - walks any settin
     return _ABSENT
 
 
+def meant(value: Any) -> Any:  # noqa: ANN401 - whatever a sweep lists
+    """Return the YAML that a text of a command line stands for; what is no text, or no YAML, as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return unmark({"value": parse(value)})[0]["value"]
+    except OmegaConfBaseException:
+        return value
+
+
 def _agree(requested: Any, actual: Any) -> bool:  # noqa: ANN401 - whatever a sweep lists
     """Say whether a setting is what was asked for: as text, as the YAML that this is, or as its words."""
     if not isinstance(requested, str):

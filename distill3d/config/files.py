@@ -2,11 +2,14 @@
 
 A file names one parent with ``base:``; a part of ``combine`` may too, and takes that experiment's strategy. Mappings
 merge, lists and scalars replace, and a mapping whose ``name`` changes replaces the parent's whole, so that a
-component's settings never leak into another. Overrides come last.
+component's settings never leak into another. What a tuning chose (`distill3d.config.tuned`) comes over the files, and
+overrides come last.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from distill3d.config.catalog import ExperimentFile, find_experiment, on_ground
 from distill3d.config.plain import Plain
 from distill3d.config.scalars import mark, parse, unmark
 from distill3d.config.trace import TraceConfig
+from distill3d.config.tuned import SECTION, winner
 from distill3d.errors import ConfigError
 
 COMMAND_LINE = "command line"
@@ -43,7 +47,10 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
     merged = _chained(file.path, file.ground, origins, [])
     if file.path.stem != file.name and "question" in merged:
         merged["question"] = f"{unmark(merged['question'])[0]} (on {file.ground.rstrip('_')})"
-    merged = _merge(merged, _marked_overrides(overrides), origins, COMMAND_LINE, "")
+    given = _marked_overrides(overrides)
+    if tuning := _tuning(_merge(merged, given, {}, COMMAND_LINE, "")):
+        merged = _merge(merged, winner(tuning, file.name), origins, str(tuning), "")
+    merged = _merge(merged, given, origins, COMMAND_LINE, "")
     try:
         with_ground = OmegaConf.create({_GROUND: file.ground, **merged})
         resolved = _container(with_ground, resolve=True)
@@ -53,6 +60,16 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
         del resolved[_GROUND]
     settings, words = unmark(resolved)
     return RawExperiment(file.name, settings, origins, words)
+
+
+def _tuning(settings: Plain) -> Path | None:
+    """Return the file of winners that the settings name, if any; the schema complains of what is no text."""
+    section = settings.get(SECTION)
+    file = section.get("file") if isinstance(section, Mapping) else None
+    try:
+        return Path(str(_container(OmegaConf.create({"file": file}), resolve=True)["file"])) if file else None
+    except OmegaConfBaseException as err:
+        raise ConfigError(f"{SECTION}.file: {first_line(err)}") from err
 
 
 def _container(settings: object, *, resolve: bool = False) -> Plain:
@@ -97,17 +114,25 @@ def _below(prefix: str, origins: Mapping[str, str]) -> dict[str, str]:
 
 def _read_yaml(path: Path) -> Plain:
     try:
-        text = path.read_text(encoding="utf-8")
-        # OmegaConf would read a bare word as a mapping; an empty file is an empty mapping
-        node = yaml.compose(text)
-        if not isinstance(node, (yaml.MappingNode, type(None))):
+        settings = _parsed(path.read_text(encoding="utf-8"))
+        if settings is None:
             raise ConfigError(f"{path}: must be a mapping of settings, such as 'seed: 1'")
-        settings = _container(OmegaConf.create(text))
-        return settings if node is None else mark(settings, node, text)
+        return copy.deepcopy(settings)
     except FileNotFoundError as err:
         raise ConfigError(f"{path}: no such experiment file") from err
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(err).split())}") from err
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> Plain | None:
+    """Return the mapping that a YAML text is, None if it is none; the trials of a sweep share their files."""
+    # OmegaConf would read a bare word as a mapping; an empty file is an empty mapping
+    node = yaml.compose(text)
+    if not isinstance(node, (yaml.MappingNode, type(None))):
+        return None
+    settings = _container(OmegaConf.create(text))
+    return settings if node is None else mark(settings, node, text)
 
 
 def parse_overrides(overrides: Sequence[str]) -> Plain:

@@ -183,6 +183,17 @@ class LoggingConfig:
     entity: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TunedConfig:
+    """How settings were chosen on validation cases; all but the file is read from it."""
+
+    file: str = ""  # what `distill3d sweep winners` wrote; its settings for this experiment come under the overrides
+    sweep: str = ""  # that chose them
+    metric: str = ""  # by which
+    trials: int = 0  # that this experiment had; a report holds it against the baseline's
+    keys: tuple[str, ...] = ()  # of the settings that were chosen
+
+
 PROBE_FOLDS = 5  # of photos, over which a pretraining's probe chooses its strength
 
 
@@ -258,6 +269,7 @@ class Experiment:
     trace: TraceConfig = TraceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
+    tuned: TunedConfig = TunedConfig()
     seed: int = 0
     runs: str = "runs"  # folder that holds <name>/seed<seed>/
     cache: str = "~/.cache/distill3d"  # prepared volumes, shared by all runs on this machine

@@ -71,7 +71,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a run of an arm costs, the mean over its seeds; None where no run says it.
+    """What a run of an arm costs, the mean over its runs; None where no run says it.
 
     Args:
         parameters: of the student as deployed.
@@ -120,6 +120,7 @@ class RunEntry:
     Args:
         folder: as given or found, POSIX style.
         seed: of the run.
+        fold: what it is tested on, such as ``fold 2 of 4``; empty where all runs of the arm are on the same.
         cases: scores by case, then by key; None where a score has no value.
         commit: of distill3d; None where unknown.
         command: to reproduce it, one shell line.
@@ -129,6 +130,7 @@ class RunEntry:
 
     folder: str
     seed: int
+    fold: str = ""
     cases: Mapping[str, Mapping[str, float | None]]
     commit: str | None
     command: str
@@ -138,7 +140,7 @@ class RunEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
-    """Runs that differ in their seed only.
+    """Runs that differ in their seed and fold only; a case is tested in one fold, or in each of several.
 
     Args:
         name: unique in the report: the experiment's, with the settings that tell two arms of one experiment apart.
@@ -146,13 +148,15 @@ class Arm:
         question: the experiment's.
         settings: dotted keys in which the arms of this report differ, with this arm's values.
         labelled: number of labelled training volumes; None where it cannot be told.
-        runs: by seed.
+        runs: by seed, and as found within one.
         scores: estimate by score key.
         cost: of a run.
         kept: share of its likeness to the teacher that a run has left, the mean over seeds; None where nothing was
             transferred, or no run says it.
         nonlinear_share: of the neurons, relative to their linear part, likewise.
         tubes: how closely they follow neurites.
+        tuned_trials: in which its settings were chosen on validation cases; 0 where nothing says so.
+        tuned: which settings, by what and where, in words; empty likewise.
         teacher: a line such as ``tf_efficientnet_lite0, package ..., sha256 ...``; empty without a teacher.
         random_teacher: whether the teacher's weights are random.
     """
@@ -168,6 +172,8 @@ class Arm:
     kept: float | None = None
     nonlinear_share: float | None = None
     tubes: Tubes = Tubes()
+    tuned_trials: int = 0
+    tuned: str = ""
     teacher: str
     random_teacher: bool
 
@@ -180,8 +186,8 @@ class Setting:
         key: dotted.
         arm: the arm's value, as text.
         baseline: the baseline's value, as text.
-        fair: whether it may differ: it is under ``strategy``, ``teacher``, ``student`` or ``neurons``, or says how
-            transferred weights learn.
+        fair: whether it may differ: it is under ``strategy``, ``teacher``, ``student`` or ``neurons``, says how
+            transferred weights learn, or was chosen for both by tunings of as many trials.
     """
 
     key: str
@@ -192,13 +198,13 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetCheck:
-    """Whether an arm and the baseline had the same data, steps, batch, augmentation and seeds.
+    """Whether an arm and the baseline had the same data, steps, batch, augmentation, tuning and seeds.
 
     Args:
         arm: its name.
         settings: that differ.
-        remarks: what else is unequal: seeds, cases, code, packages; one line each.
-        equal: whether no unfair setting and no unequal seeds or cases were found.
+        remarks: what else is unequal: seeds, cases, folds, tuning, code, packages; one line each.
+        equal: whether no unfair setting and no unequal seeds, cases, folds or tuning were found.
     """
 
     arm: str

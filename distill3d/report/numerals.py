@@ -104,12 +104,19 @@ def breakable(name: str) -> Markup:
     return Markup("<wbr>").join(part for part in _PARTS.findall(name))
 
 
+def trainings(arm: Arm) -> str:
+    """Write how many seeds an arm has, and folds where there are several."""
+    seeds, folds = len({run.seed for run in arm.runs}), len({run.fold for run in arm.runs})
+    return f"{seeds} x {folds} folds" if folds > 1 else str(seeds)
+
+
 COSTS = (
     "parameters",
     "FLOPs/patch",
     "s/step",
     "memory",
     "training",
+    "tuning trials",
     "nonlinear / linear",
     "kept",
     "taps on neurites, bent / straight",
@@ -141,7 +148,7 @@ def _with_interval(estimated: Estimate | Difference, score: Score, *, signed: bo
 
 
 def costs(arm: Arm) -> tuple[str, ...]:
-    """What a run costs, how nonlinear its neurons are, what it keeps of its teacher and sees along its tubes."""
+    """What a run costs, in how many trials it was tuned, its neurons, what it keeps and sees along its tubes."""
     cost = arm.cost
     return (
         quantity(cost.parameters),
@@ -149,6 +156,7 @@ def costs(arm: Arm) -> tuple[str, ...]:
         quantity(cost.seconds_per_step, "s"),
         quantity(cost.peak_memory_gib, "GiB"),
         quantity(cost.fit_seconds, "s"),
+        str(arm.tuned_trials) if arm.tuned_trials else NONE,
         number(arm.nonlinear_share, 3),
         number(arm.kept, 2),
         taps_on_neurites(arm.tubes),

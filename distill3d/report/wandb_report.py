@@ -31,8 +31,8 @@ def wandb_report(
 ) -> Report:
     """Lay out a comparison with W&B's own blocks: the verdicts as text, and panels over the runs of every arm.
 
-    An arm is a set of runs, found by the ids that its run folders keep, grouped so that seeds become one curve with a
-    band. ``save()`` of what is returned sends it and wants a key; nothing here does.
+    An arm is a set of runs, found by the ids that its run folders keep, grouped so that seeds and folds become one
+    curve with a band. ``save()`` of what is returned sends it and wants a key; nothing here does.
 
     Args:
         comparison: to show.

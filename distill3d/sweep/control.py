@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from distill3d.errors import ConfigError, InputError
 from distill3d.storage.run_folder import write_text
-from distill3d.sweep import machine, search, slurm
+from distill3d.sweep import machine, search, slurm, winners
 from distill3d.sweep.files import find_sweep, parse_sweep, read_sweep
 from distill3d.sweep.plan import Trial, check, corners, grid, make_trial, sweep_folder
 from distill3d.sweep.progress import Show
@@ -49,6 +49,7 @@ def known_trials(sweep: Sweep, folder: Path) -> Iterator[Trial]:
         yield make_trial(sweep, number, search.draw(sweep, study.ask()), folder)
 
 
+WINNERS = "winners.yaml"  # of a tuning, in its folder
 STARTUP_TRIALS = 10  # that Optuna's TPE draws at random before it looks at results
 
 
@@ -98,6 +99,11 @@ def _work(sweep: Sweep, folder: Path, address: str, *, workers: int | None, retr
             code = Runner(sweep, study, folder, slots=slots, retries=retries, show=show).run()
     rows = search.latest(study)
     console.print(report_table(sweep, rows))
+    if winners.is_tuning(sweep, rows):
+        try:
+            show_winners([sweep.name], runs=folder.parents[1], storage=address, out=None, console=console)
+        except InputError as err:  # an arm of which every setting failed
+            console.print(str(err), soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"runs      {folder}/trials/<trial>",
         f"dashboard optuna-dashboard {search.without_password(address)}",
@@ -179,16 +185,36 @@ def _changed(name: str, sweep: Sweep) -> bool:
         return False
 
 
+def show_winners(names: Sequence[str], *, runs: Path, storage: str | None, out: Path | None, console: Console) -> None:
+    """Write the winner of every arm of one or several tunings to a file, and show them.
+
+    Raises:
+        InputError: there is no such sweep, or it is no tuning that has ended; several sweeps and no ``out``.
+    """
+    if out is None and len(names) > 1:
+        raise InputError("winners of several sweeps go to one file; accepted: --out FILE")
+    tunings = [(*state_of(name, runs=runs, storage=storage), sweep_folder(Path(name).stem, runs)) for name in names]
+    path = out or tunings[0][2] / WINNERS
+    for line in winners.write_winners(tunings, path):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"winners   {path}; read by tuned.file={path}", soft_wrap=True, markup=False, highlight=False)
+
+
 def state_of(name: str, *, runs: Path, storage: str | None) -> tuple[Sweep, list[Attempt]]:
-    """A sweep that was begun or exported, and the state of every trial.
+    """A sweep that was begun or exported, or that agents of W&B ran here, and the state of every trial.
 
     Raises:
         InputError: there is none.
     """
     folder = sweep_folder(Path(name).stem, runs)
-    if storage is None and (folder / "sweep.yaml").is_file() and not (folder / "study.db").is_file():
-        sweep = read_sweep(folder / "sweep.yaml", name=folder.name)
-        return sweep, slurm.rows_of_folders(sweep, list(known_trials(sweep, folder)))
+    by_agents = runs / "wandb" / folder.name
+    if storage is None and not (folder / "study.db").is_file():
+        if (folder / "sweep.yaml").is_file():
+            sweep = read_sweep(folder / "sweep.yaml", name=folder.name)
+            return sweep, slurm.rows_of_folders(sweep, list(known_trials(sweep, folder)))
+        if by_agents.is_dir():
+            sweep = read_sweep(find_sweep(name))
+            return sweep, slurm.rows_of_agents(sweep, by_agents)
     sweep, _, address = stored(name, runs=runs, storage=storage)
     return sweep, search.latest(search.open_study(sweep, address))
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill3d.config.compare import disagreements
-from distill3d.config.plain import as_plain
+from distill3d.config.compare import disagreements, meant
+from distill3d.config.folds import without_folds
+from distill3d.config.plain import as_plain, flatten
 from distill3d.config.schema import Experiment
 from distill3d.errors import ConfigError, UserError
 from distill3d.experiment import load_experiment
@@ -182,6 +183,14 @@ def varying(sweep: Sweep) -> tuple[str, ...]:
     )
 
 
-def without_seed(values: Mapping[str, Any]) -> Values:
-    """Drop the seed: trials that are otherwise alike are repetitions of one setting."""
-    return {key: value for key, value in values.items() if key != "seed"}
+def setting_of(values: Mapping[str, Any]) -> Values:
+    """Drop what repeats a setting: the seed, and which neurons a fold trains and tests on (`config.folds`).
+
+    Example:
+        >>> setting_of({"seed": 1, "data": "{train: [OP_1], val: [OP_6]}", "optimizer.lr": 0.1})
+        {'data.train': '1 case', 'data.val': '1 case', 'optimizer.lr': 0.1}
+    """
+    flat: Values = {}
+    for key, value in values.items():
+        flat |= flatten({key: meant(value)}) if key.partition(".")[0] == "data" else {key: value}
+    return {key: value for key, value in without_folds(flat).items() if key != "seed"}

@@ -12,11 +12,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill3d.config.compare import disagreements
 from distill3d.config.schema import TrainerConfig
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, InputError
+from distill3d.storage.find import walk_runs
 from distill3d.storage.run_folder import RunFolder, write_text
 from distill3d.sweep.objective import objective, scores
-from distill3d.sweep.plan import Trial, passed, sweep_folder
+from distill3d.sweep.plan import Trial, Values, grid, passed, sweep_folder
 from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import Attempt
 
@@ -99,17 +101,33 @@ def _common(trainers: Sequence[TrainerConfig], sweep: Sweep) -> TrainerConfig:
 
 def rows_of_folders(sweep: Sweep, trials: Sequence[Trial]) -> list[Attempt]:
     """State of every trial of an exported sweep, read from its folder: there is no study that would know it."""
-    return [_row(sweep, trial, trial.run) for trial in trials]
+    return [_row(sweep, trial.number, trial.values, trial.run) for trial in trials]
 
 
-def _row(sweep: Sweep, trial: Trial, run: RunFolder) -> Attempt:
+def rows_of_agents(sweep: Sweep, folder: Path) -> list[Attempt]:
+    """State of every trial of a grid that agents of W&B ran: the first run below the folder with a point's settings.
+
+    Raises:
+        InputError: it is no grid, whose points alone are known without W&B.
+    """
+    if sweep.method != "grid":
+        raise InputError(f"sweep {sweep.name}: W&B drew its trials and knows them; accepted: a grid, or sweep run")
+    runs = [(RunFolder(path), RunFolder(path).read_config()) for path in walk_runs(folder)]
+    absent = RunFolder(folder / "absent")
+    return [
+        _row(sweep, number, values, next((run for run, config in runs if not disagreements(values, config)), absent))
+        for number, values in enumerate(grid(sweep))
+    ]
+
+
+def _row(sweep: Sweep, number: int, values: Values, run: RunFolder) -> Attempt:
     done = run.state == "done"
     return Attempt(
-        number=trial.number,
+        number=number,
         attempt=1,
         optuna_number=-1,
         state="finished" if done else "running" if run.state == "unfinished" else "waiting",
-        values=trial.values,
+        values=values,
         value=objective(run, sweep.metric) if done else None,
         reason="" if done or run.state == "absent" else "running, or waiting to go on: see squeue",
         before="",

@@ -11,8 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from distill3d.config.folds import LISTS
 from distill3d.evaluation.scores import SCORES
-from distill3d.sweep.plan import varying, without_seed
+from distill3d.sweep.plan import setting_of, varying
 from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import Attempt
 from distill3d.terminal import WIDTH
@@ -78,8 +79,8 @@ def _note(row: Attempt) -> str:
 
 
 def report_table(sweep: Sweep, rows: Sequence[Attempt]) -> Table:
-    """A row per setting, best first: mean and standard deviation over its seeds, of finished trials only."""
-    metric, keys = sweep.metric, [key for key in varying(sweep) if key != "seed"]
+    """A row per setting, best first: mean and standard deviation over seeds and folds, of finished trials only."""
+    metric, keys = sweep.metric, _shown_keys(sweep, rows)
     others = [score for score in BESIDE if f"test/{score.key}" != metric.name]
     table = Table(title=Text(_report_title(sweep, rows)), title_justify="left", width=WIDTH, box=SIMPLE_HEAD)
     table.add_column("setting", overflow="fold", ratio=1)
@@ -88,8 +89,8 @@ def report_table(sweep: Sweep, rows: Sequence[Attempt]) -> Table:
     for score in others:
         table.add_column(score.column, justify="right")
     for group in ranked(sweep, rows):
-        values = group[0].values
-        setting = "\n".join(f"{key}={shown(values[key])}" for key in keys) or sweep.name
+        values = setting_of(group[0].values)
+        setting = "\n".join(f"{key}={shown(values[key])}" for key in keys if key in values) or sweep.name
         cells = [
             _mean_and_sd([float(row.scores[score.key]) for row in group if score.key in row.scores], score.digits)
             for score in others
@@ -103,6 +104,14 @@ def report_table(sweep: Sweep, rows: Sequence[Attempt]) -> Table:
     return table
 
 
+def _shown_keys(sweep: Sweep, rows: Sequence[Attempt]) -> list[str]:
+    """Keys that may tell settings apart; of the cases of a fold only what does."""
+    settings = [setting_of(row.values) for row in rows]
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    differ = [key for key in keys if len({repr(setting[key]) for setting in settings if key in setting}) > 1]
+    return [key for key in keys if key in differ or (key in varying(sweep) and key not in LISTS)]
+
+
 def _report_title(sweep: Sweep, rows: Sequence[Attempt]) -> str:
     best = "highest" if sweep.metric.goal == "maximize" else "lowest"
     return (
@@ -111,11 +120,11 @@ def _report_title(sweep: Sweep, rows: Sequence[Attempt]) -> str:
 
 
 def ranked(sweep: Sweep, rows: Sequence[Attempt]) -> list[list[Attempt]]:
-    """Finished trials that differ in their seed only, together; the best mean first."""
+    """Finished trials that differ in seed and fold only, together; the best mean first."""
     groups: dict[str, list[Attempt]] = {}
     for row in rows:
         if row.state == "finished" and row.value is not None:
-            groups.setdefault(repr(sorted(without_seed(row.values).items())), []).append(row)
+            groups.setdefault(repr(sorted(setting_of(row.values).items())), []).append(row)
     sign = -1 if sweep.metric.goal == "maximize" else 1
     return sorted(groups.values(), key=lambda group: sign * statistics.fmean(row.value or 0.0 for row in group))
 

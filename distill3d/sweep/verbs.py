@@ -71,7 +71,7 @@ def status(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> No
 
 @sweep_app.command()
 def report(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> None:
-    """Compare the settings of a sweep, best first, over their seeds."""
+    """Compare the settings of a sweep, best first, over their seeds and folds."""
     from distill3d.sweep import control
     from distill3d.sweep.tables import report_table
 
@@ -80,6 +80,21 @@ def report(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> No
     out.print(report_table(sweep, rows))
     elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
     out.print(f"is it true? distill3d report --sweep {sweep.name}{elsewhere}", soft_wrap=True)
+
+
+@sweep_app.command()
+def winners(
+    names: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="tunings that have ended")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="to write; runs/sweeps/<name>/winners.yaml of one sweep")
+    ] = None,
+    storage: Storage = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write what every arm won with on validation cases, for tuned.file=FILE; a sweep of arms does so at its end."""
+    from distill3d.sweep import control
+
+    control.show_winners(names, runs=runs, storage=storage, out=out, console=stdout())
 
 
 @sweep_app.command(name="export-slurm")

@@ -4,7 +4,11 @@ import pytest
 from comparisons import read_runs
 
 from distill3d.report.comparison.budget import check_budget
+from distill3d.report.comparison.compare import compare
 from distill3d.report.comparison.grouping import group_runs
+from distill3d.report.page.rows import head_table
+from distill3d.report.text.markdown import as_markdown
+from distill3d.report.text.wording import answer
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_how_transferred_weights_learn_belongs_to_the_transfer_and_may_differ(ch
         ("trainer.steps", 600),
         ("patches.batch_size", 4),
         ("patches.augment.flip", 0.0),
-        ("data.train", ["a"]),
+        ("data.train", ["a"]),  # one case fewer
         ("losses.overlap.dice", 2.0),
         ("balance.mode", "gradient"),
         ("optimizer.lr", 0.1),
@@ -65,8 +69,54 @@ def test_how_transferred_weights_learn_belongs_to_the_transfer_and_may_differ(ch
 def test_data_steps_batch_augmentation_and_losses_may_not_differ(check, key, value):
     diff = check({key: value, "strategy.name": "inflate"})
     assert not diff.equal
-    assert [(s.key, s.arm, s.fair) for s in diff.settings if not s.fair] == [(key, str(value), False)]
+    assert [(s.key, s.arm, s.fair) for s in diff.settings if not s.fair] == [
+        (key, "1 case" if key == "data.train" else str(value), False)
+    ]
     assert diff.settings[0].key == key  # what is unfair comes first
+
+
+TUNED = {"tuned.sweep": "tune", "tuned.metric": "val/dice", "tuned.file": "w.yaml", "tuned.keys": ["optimizer.lr"]}
+
+
+def test_what_tunings_of_as_many_trials_chose_may_differ_and_what_they_did_not_may_not(check):
+    tuned = {**TUNED, "tuned.trials": 5}
+    diff = check({**tuned, "optimizer.lr": 0.1, "optimizer.weight_decay": 0.1}, base=tuned)
+    assert [(setting.key, setting.fair) for setting in diff.settings] == [
+        ("optimizer.weight_decay", False),
+        ("optimizer.lr", True),
+    ]
+    assert check({**tuned, "optimizer.lr": 0.1}, base={**tuned, "tuned.file": "elsewhere.yaml"}).equal
+
+
+def test_other_numbers_of_tuning_trials_are_unequal_and_make_no_setting_fair(check):
+    diff = check({**TUNED, "tuned.trials": 6, "optimizer.lr": 0.1}, base={**TUNED, "tuned.trials": 5})
+    assert diff.remarks == ("tuning: the arm had 6 trials, the baseline 5",)
+    assert [(setting.key, setting.fair) for setting in diff.settings] == [("optimizer.lr", False)]
+    assert not diff.equal
+    assert not check(base={**TUNED, "tuned.trials": 5}).equal
+
+
+def test_a_report_states_the_tuning_of_every_arm_and_marks_another_one(write_run):
+    runs = [write_run("scratch", settings={**TUNED, "tuned.trials": 5})]
+    runs += [write_run("same", settings={**TUNED, "tuned.trials": 5, "strategy.name": "inflate"})]
+    runs += [write_run("none", settings={"strategy.name": "inflate"})]
+    comparison = compare(read_runs(runs), scores=["dice"])
+    by_name = {arm.name: arm for arm in comparison.arms}
+    assert by_name["same"].tuned == "5 trials of optimizer.lr by val/dice (sweep tune, w.yaml)"
+    assert (by_name["none"].tuned_trials, by_name["none"].tuned) == (0, "")
+    assert "none: its settings were chosen in 0 trials, the baseline's in 5" in comparison.remarks
+    table = head_table(comparison)
+    column = [title for title, _ in table.costs].index("Tuning")
+    cells = {row.name: row.costs[column] for row in table.rows if not row.reference}
+    assert {name: (cell.text, cell.note) for name, cell in cells.items()} == {
+        "scratch": ("5", ""),
+        "same": ("5", ""),
+        "none": ("0", "baseline 5"),
+    }
+    assert "- same: tuned in 5 trials of optimizer" in as_markdown(comparison)
+    assert "Settings were chosen for the arms on validation cases, in 0 to 5 trials." in map(
+        str, answer(comparison).trust
+    )
 
 
 def test_where_a_run_is_kept_does_not_count(check):

@@ -206,7 +206,7 @@ def test_a_band_without_bins_is_the_mean_and_range_of_the_seeds_at_every_step(se
         assert curve.mean[place] == pytest.approx(np.mean(there), abs=2e-6)
         assert curve.low[place] == pytest.approx(min(there), abs=2e-6)
         assert curve.high[place] == pytest.approx(max(there), abs=2e-6)
-    assert curve.n_seeds == len(seeds)
+    assert curve.n_runs == len(seeds)
 
 
 @given(curves, st.integers(1, 12))

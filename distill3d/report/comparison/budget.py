@@ -1,4 +1,4 @@
-"""Checks that an arm and the baseline had one budget: data, steps, batch, augmentation, seeds. It reads no file."""
+"""Checks that an arm and the baseline had one budget: data, steps, batch, augmentation, tuning, seeds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from distill3d.report.comparison.grouping import ABSENT, Group, differing
+from distill3d.config.folds import some
+from distill3d.report.comparison.folds import unlike_pairs
+from distill3d.report.comparison.grouping import ABSENT, Group, differing, tuned_trials
 from distill3d.report.content import BudgetCheck, Setting
 
 # What a claim may be about: whole sections, and how transferred weights alone learn
 FAIR_SECTIONS = ("strategy", "teacher", "student", "neurons")
 FAIR_KEYS = ("optimizer.transferred_lr_ratio", "optimizer.layer_decay", "optimizer.freeze_transferred_steps")
-MOST = 3  # packages, cases, seeds named in a remark
 
 
 def check_budget(arm: Group, baseline: Group) -> BudgetCheck:
@@ -20,7 +21,7 @@ def check_budget(arm: Group, baseline: Group) -> BudgetCheck:
 
     A key that one side lacks, as runs of an older version may, counts only if the other side's value is no default.
     """
-    settings, remarks = [], []
+    settings, remarks, chosen = [], [], _chosen_alike(arm, baseline)
     for key in differing([arm.settings, baseline.settings]):
         one_sided = _assumed_default(key, arm.settings, baseline.settings)
         if one_sided:
@@ -31,17 +32,29 @@ def check_budget(arm: Group, baseline: Group) -> BudgetCheck:
                 key=key,
                 arm=str(arm.settings.get(key, ABSENT)),
                 baseline=str(baseline.settings.get(key, ABSENT)),
-                fair=key in FAIR_KEYS or key.partition(".")[0] in FAIR_SECTIONS,
+                fair=key in {*FAIR_KEYS, *chosen} or key.partition(".")[0] in FAIR_SECTIONS,
             )
         )
     settings.sort(key=lambda setting: setting.fair)
-    unequal = _seeds_and_cases(arm, baseline)
+    unequal = [*unlike_pairs(arm, baseline), *_tuning(arm, baseline)]
     return BudgetCheck(
         arm=arm.name,
         settings=tuple(settings),
         remarks=(*unequal, *remarks, *_code(arm, baseline)),
         equal=not unequal and all(setting.fair for setting in settings),
     )
+
+
+def _chosen_alike(arm: Group, baseline: Group) -> set[str]:
+    """Keys that tunings of as many trials chose for both."""
+    if tuned_trials(arm) != tuned_trials(baseline):
+        return set()
+    return set.intersection(*(set(group.settings.get("tuned.keys") or ()) for group in (arm, baseline)))
+
+
+def _tuning(arm: Group, baseline: Group) -> list[str]:
+    counts = [tuned_trials(group) for group in (arm, baseline)]
+    return [f"tuning: the arm had {counts[0]} trials, the baseline {counts[1]}"] if counts[0] != counts[1] else []
 
 
 def _assumed_default(key: str, arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
@@ -93,39 +106,20 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _seeds_and_cases(arm: Group, baseline: Group) -> list[str]:
-    """What makes pairs incomplete: seeds or cases that one side alone has."""
-    sets = (
-        ("seeds", {run.seed for run in arm.runs}, {run.seed for run in baseline.runs}),
-        ("cases", {c for run in arm.runs for c in run.cases}, {c for run in baseline.runs for c in run.cases}),
-    )
-    lines = []
-    for what, here, there in sets:
-        for side, alone in (("the arm", here - there), ("the baseline", there - here)):
-            if alone:
-                lines.append(f"{what} that {side} alone has: {_some(sorted(alone))}")
-    return lines
-
-
 def _code(arm: Group, baseline: Group) -> list[str]:
     """Commits and packages that differ: a remark, for they rarely change a result."""
     lines = []
     commits = [sorted({str(run.provenance.get("commit"))[:8] for run in group.runs}) for group in (arm, baseline)]
     if commits[0] != commits[1]:
-        lines.append(f"commit: {_some(commits[0])}; baseline: {_some(commits[1])}")
+        lines.append(f"commit: {some(commits[0])}; baseline: {some(commits[1])}")
     here, there = ({k: v for run in group.runs for k, v in _packages(run.provenance)} for group in (arm, baseline))
     names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
     changed = [f"{name} {here.get(name)}, baseline {there.get(name)}" for name in names]
     if changed and here and there:
-        lines.append(f"packages: {_some(changed, joined='; ')}")
+        lines.append(f"packages: {some(changed, joined='; ')}")
     return lines
 
 
 def _packages(provenance: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     packages = provenance.get("packages")
     return packages.items() if isinstance(packages, Mapping) else ()
-
-
-def _some(items: list[Any], *, joined: str = ", ") -> str:
-    more = f" and {len(items) - MOST} more" if len(items) > MOST else ""
-    return joined.join(map(str, items[:MOST])) + more

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from distill3d.config.folds import fold_of, some, split_of
 from distill3d.evaluation.scores import Score
 from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linear
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.budget import check_budget
 from distill3d.report.comparison.columns import pick
-from distill3d.report.comparison.grouping import Group, choose_baseline, differing, group_runs
+from distill3d.report.comparison.folds import missing_folds, shared_training
+from distill3d.report.comparison.grouping import Group, choose_baseline, differing, group_runs, tuned_trials
 from distill3d.report.comparison.runs import Run
 from distill3d.report.comparison.score_tables import axes, score_table
 from distill3d.report.comparison.statistics import CaseTest
@@ -127,20 +129,33 @@ def _references(runs: Sequence[Run], picked: Sequence[Score]) -> dict[str, dict[
 def _arm(group: Group, picked: Sequence[Score], keys: Sequence[str]) -> Arm:
     last = group.runs[-1]
     teacher = next((run.teacher for run in group.runs if run.teacher), {})
+    several = len({repr(split_of(run.settings)) for run in group.runs}) > 1
     return Arm(
         name=group.name,
         experiment=group.experiment,
         question=str(last.settings.get("question", "")),
         settings={key: group.settings[key] for key in keys if key in group.settings},
-        labelled=_labelled(group.settings),
-        runs=tuple(_entry(run, picked) for run in group.runs),
+        labelled=_labelled(last.settings),
+        runs=tuple(_entry(run, picked, fold=fold_of(run.settings) if several else "") for run in group.runs),
         scores={score.key: estimate(score_table(group.runs, score.key, *axes(group.runs))) for score in picked},
         cost=Cost(**_means(Cost, [run.cost for run in group.runs])),
         kept=_mean([run.kept for run in group.runs]),
         nonlinear_share=_mean([run.nonlinear_share for run in group.runs]),
         tubes=Tubes(**_means(Tubes, [run.tubes for run in group.runs])),
+        tuned_trials=tuned_trials(group),
+        tuned=_tuned(group),
         teacher=_teacher_line(teacher),
         random_teacher=any(run.teacher.get("random") is True for run in group.runs),
+    )
+
+
+def _tuned(group: Group) -> str:
+    """Say what a tuning chose for an arm, by what and where."""
+    keys, metric, sweep, file = (group.settings.get(f"tuned.{key}") for key in ("keys", "metric", "sweep", "file"))
+    if not (trials := tuned_trials(group)):
+        return ""
+    return (
+        f"{_plural(trials, 'trial')} of {some(keys or ['?'])} by {metric or '?'} (sweep {sweep or '?'}, {file or '?'})"
     )
 
 
@@ -170,13 +185,14 @@ def _teacher_line(teacher: Mapping[str, Any]) -> str:
     )
 
 
-def _entry(run: Run, picked: Sequence[Score]) -> RunEntry:
+def _entry(run: Run, picked: Sequence[Score], *, fold: str) -> RunEntry:
     provenance = run.provenance
     packages, machine, command = (provenance.get(key) for key in ("packages", "machine", "command"))
     commit = provenance.get("commit")
     return RunEntry(
         folder=run.folder.as_posix(),
         seed=run.seed,
+        fold=fold,
         cases={case: {score.key: row.get(score.key) for score in picked} for case, row in run.cases.items()},
         commit=None if commit is None else str(commit),
         command=_command(command) if isinstance(command, list) else "",
@@ -202,7 +218,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[BudgetCheck]) -> list[str]:
     """What a reader must know before believing."""
-    lines = []
+    lines = [*missing_folds(groups), *shared_training(groups)]
     for group in groups:
         n_cases, n_seeds = (len(axis) for axis in axes(group.runs))
         if n_seeds < MIN_SEEDS or n_cases < MIN_CASES:
@@ -220,10 +236,21 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
         if any(str(run.provenance.get("commit", "")).endswith("+dirty") for run in group.runs):
             lines.append(f"{group.name}: run with local changes, which its commit does not have")
     lines += dict.fromkeys(line for group in groups for run in group.runs for line in run.untraced)
+    lines += _unlike_tuning([arms[group.name] for group in groups])
     unfair = [check.arm for check in budget if not check.equal]
     if unfair:
         lines.append(f"unequal budget, see the check: {', '.join(unfair)}")
     return lines
+
+
+def _unlike_tuning(arms: Sequence[Arm]) -> list[str]:
+    """Mark the arms whose settings were chosen in more or fewer trials than the baseline's, which comes first."""
+    of_baseline = arms[0].tuned_trials
+    return [
+        f"{arm.name}: its settings were chosen in {_plural(arm.tuned_trials, 'trial')}, the baseline's in {of_baseline}"
+        for arm in arms
+        if arm.tuned_trials != of_baseline
+    ]
 
 
 def _plural(n: int, what: str) -> str:

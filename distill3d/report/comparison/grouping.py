@@ -1,4 +1,4 @@
-"""Groups runs into arms, names them, and chooses the baseline."""
+"""Groups runs into arms, names them, and chooses the baseline. Folds of an arm are cases of it, not arms."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill3d.config.folds import split_of, without_folds
 from distill3d.errors import InputError
 from distill3d.report.comparison.runs import Run
 
 ABSENT = "(not there)"
-# Where a run is kept, how it is called, and what computes it: none changes what is claimed
+# Where a run is kept, how it is called, what computes it and how it was chosen: none changes what is claimed
 SAME_ARM = frozenset({"seed", "name", "question", "runs", "cache", "trainer.accelerator", "trainer.log_every"})
-SAME_SECTIONS = ("logging.",)
+SAME_SECTIONS = ("logging.", "tuned.")
 MOST_SETTINGS = 4  # in a name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Runs that differ in their seed only, by seed."""
+    """Runs that differ in their seed and fold only, by seed.
+
+    Attributes:
+        settings: that they share: of lists of cases, how many there are.
+    """
 
     name: str
     experiment: str
     settings: Mapping[str, Any]
     runs: tuple[Run, ...]
+
+
+def tuned_trials(group: Group) -> int:
+    """Number of trials in which an arm's settings were chosen."""
+    return int(group.settings.get("tuned.trials") or 0)
 
 
 def is_setting(key: str) -> bool:
@@ -40,35 +50,34 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """
     if not runs:
         raise InputError("no finished run to compare; accepted: two or more arms of one or more seeds")
-    arms: dict[str, list[Run]] = {}
+    arms: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
     for run in runs:
-        settings = {key: value for key, value in run.settings.items() if is_setting(key)}
-        arms.setdefault(f"{run.settings['name']} {sorted(settings.items())!r}", []).append(run)
+        shared = without_folds(run.settings)
+        own = {key: value for key, value in shared.items() if is_setting(key)}
+        arms.setdefault(f"{run.settings['name']} {sorted(own.items())!r}", []).append((run, shared))
     remarks: list[str] = []
-    names = _names([members[0] for members in arms.values()])
+    settings = [members[0][1] for members in arms.values()]
     groups = []
-    for name, members in zip(names, arms.values(), strict=True):
-        by_seed: dict[int, Run] = {}
-        for run in members:
-            if run.seed in by_seed:
-                kept = by_seed[run.seed].folder.as_posix()
-                remarks.append(f"{run.folder.as_posix()}: seed {run.seed} of {name} again, left out; kept: {kept}")
-            by_seed.setdefault(run.seed, run)
-        ordered = tuple(by_seed[seed] for seed in sorted(by_seed))
-        first = ordered[0]
-        groups.append(Group(name=name, experiment=str(first.settings["name"]), settings=first.settings, runs=ordered))
+    for name, shared, members in zip(_names(settings), settings, arms.values(), strict=True):
+        kept: dict[tuple[int, str], Run] = {}  # by seed and fold
+        for run, _ in members:
+            first = kept.setdefault((run.seed, repr(split_of(run.settings))), run)
+            if first is not run:
+                again = f"seed {run.seed} of {name} again, left out; kept: {first.folder.as_posix()}"
+                remarks.append(f"{run.folder.as_posix()}: {again}")
+        ordered = tuple(sorted(kept.values(), key=lambda run: run.seed))
+        groups.append(Group(name=name, experiment=str(shared["name"]), settings=shared, runs=ordered))
     return groups, remarks
 
 
-def _names(firsts: Sequence[Run]) -> list[str]:
+def _names(arms: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name arms by their experiment, and by what differs where two share one."""
-    shared = Counter(str(run.settings["name"]) for run in firsts)
+    shared = Counter(str(settings["name"]) for settings in arms)
     names = []
-    for run in firsts:
-        experiment = str(run.settings["name"])
-        alike = [other for other in firsts if other.settings["name"] == experiment]
-        keys = differing([other.settings for other in alike])
-        shown = [f"{key}={run.settings.get(key, ABSENT)}" for key in keys]
+    for settings in arms:
+        experiment = str(settings["name"])
+        keys = differing([other for other in arms if other["name"] == experiment])
+        shown = [f"{key}={settings.get(key, ABSENT)}" for key in keys]
         if len(shown) > MOST_SETTINGS:
             shown = [*shown[:MOST_SETTINGS], f"and {len(shown) - MOST_SETTINGS} more"]
         names.append(f"{experiment} [{', '.join(shown)}]" if shared[experiment] > 1 else experiment)

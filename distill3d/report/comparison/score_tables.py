@@ -27,14 +27,23 @@ class Scored(Protocol):
 
 
 def axes(runs: Sequence[Scored]) -> tuple[list[str], list[int]]:
-    """Return the cases that any run has, and the seeds."""
-    return list(dict.fromkeys(case for run in runs for case in run.cases)), [run.seed for run in runs]
+    """Return the cases that any run has, those of all folds together, and the seeds."""
+    cases = dict.fromkeys(case for run in runs for case in run.cases)
+    return list(cases), list(dict.fromkeys(run.seed for run in runs))
 
 
 def score_table(runs: Sequence[Scored], key: str, cases: Sequence[str], seeds: Sequence[int]) -> Array:
-    """Return scores [C, S] of an arm's runs, NaN where a run has no value."""
-    by_seed = {run.seed: run.cases for run in runs}
-    rows = [[by_seed.get(seed, {}).get(case, {}).get(key) for seed in seeds] for case in cases]
+    """Return scores [C, S] of an arm's runs, NaN where no run has a value.
+
+    A case that several folds of a seed test, each trained on other neurons, has the mean over them.
+    """
+    cells: dict[tuple[str, int], list[float]] = {}
+    for run in runs:
+        for case, scores in run.cases.items():
+            if (value := scores.get(key)) is not None:
+                cells.setdefault((case, run.seed), []).append(value)
+    pairs = [[cells.get((case, seed), [np.nan]) for seed in seeds] for case in cases]
+    rows = [[sum(values) / len(values) for values in row] for row in pairs]
     return np.array(rows, dtype=np.float64).reshape(len(cases), len(seeds))
 
 
@@ -52,9 +61,8 @@ def cases_that_gain(arm: Arm, baseline: Arm, score: Score) -> tuple[int, int]:
 
 def case_means(arm: Arm, key: str) -> dict[str, float | None]:
     """Return the mean over seeds of every case; None where no seed has a value."""
-    values: dict[str, list[float]] = {}
-    for run in arm.runs:
-        for case, scores in run.cases.items():
-            value = scores.get(key)
-            values.setdefault(case, []).extend([] if value is None else [value])
-    return {case: sum(value) / len(value) if value else None for case, value in values.items()}
+    cases, seeds = axes(arm.runs)
+    table = score_table(arm.runs, key, cases, seeds)
+    return {
+        case: None if np.isnan(row).all() else float(np.nanmean(row)) for case, row in zip(cases, table, strict=True)
+    }

@@ -20,6 +20,10 @@ What was tried, on simulated tables of 5 to 50 cases and 3 or 5 seeds (``tests/r
   pooled (Bancroft 1964, *Analysis and inference for incompletely specified models*); `POOL` keeps coverage within 92
   to 98 %. The test pools less (`POOL_TEST`), so that equal arms get a verdict in at most about 5 % also where seeds
   matter a little; its p can be above 0.05 where the interval just excludes zero.
+* Folds are pooled into one table, whose cells of a fold and seed share a training. With one case per fold that is noise
+  of the cell. With three, and trainings as noisy as cells, or twice as much, it shows in the seeds: of 400 tables each
+  95 to 98 % of intervals held the truth. What they cannot see is that cases of a fold share their training neurons: if
+  these shift a difference as much as the tested neuron does, 85 to 94 % did, and p was at most 0.05 in 4 to 13 %.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Learning curves of runs: read once, seeds of an arm joined to a band, drawn."""
+"""Learning curves of runs: read once, those of an arm joined to a band, drawn."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ FIRST = ("val/dice", "train/loss")
 @final
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A term over the seeds of an arm.
+    """A term over the runs of an arm.
 
     Args:
         steps: ascending, [P].
-        mean: of the seeds that have a value there, [P].
+        mean: of the runs that have a value there, [P].
         low: the least of them, [P].
         high: the largest, [P].
-        n_seeds: that have the term.
+        n_runs: that have the term.
     """
 
     steps: tuple[int, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    n_seeds: int
+    n_runs: int
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class TermChart:
-    """A term's chart, and what it ends with as text: arm, mean of the seeds, their range."""
+    """A term's chart, and what it ends with as text: arm, mean of its runs, their range."""
 
     term: str
     figure: Figure
@@ -50,12 +50,12 @@ class TermChart:
 
 
 def band(curves: Sequence[Curve], points: int = POINTS) -> Band:
-    """Join the curves of seeds: their mean, least and largest at every step, or in as many bins as ``points``.
+    """Join the curves of runs: their mean, least and largest at every step, or in as many bins as ``points``.
 
-    In a bin, a seed counts with its mean there. A step that only some seeds have counts those.
+    In a bin, a run counts with its mean there. A step that only some runs have counts those.
 
     >>> band([[(0, 1.0), (5, 3.0)], [(0, 2.0)]])
-    Band(steps=(0, 5), mean=(1.5, 3.0), low=(1.0, 3.0), high=(2.0, 3.0), n_seeds=2)
+    Band(steps=(0, 5), mean=(1.5, 3.0), low=(1.0, 3.0), high=(2.0, 3.0), n_runs=2)
     """
     curves = [curve for curve in curves if curve]
     steps = sorted({step for curve in curves for step, _ in curve})
@@ -98,7 +98,7 @@ def _term_chart(term: str, read: Mapping[str, list[dict[str, Curve]]], names: Se
             continue
         traces += _band_traces(name, place, joined)
         spread = f"{number(joined.low[-1], 3)} to {number(joined.high[-1], 3)}"
-        last.append((name, number(joined.mean[-1], 3), spread if joined.n_seeds > 1 else ""))
+        last.append((name, number(joined.mean[-1], 3), spread if joined.n_runs > 1 else ""))
     drawn = layout(x="training step", y=term_title(term), height=330 + legend_height(len(last)))
     return TermChart(term, {"data": traces, "layout": drawn}, tuple(last))
 
@@ -133,7 +133,7 @@ def term_title(term: str) -> str:
 
 
 def _band_traces(name: str, place: int, joined: Band) -> list[Figure]:
-    """Draw the seeds' range as an area and their mean as a line."""
+    """Draw the runs' range as an area and their mean as a line."""
     how, steps = look(place), list(joined.steps)
     shared = {"type": "scatter", "meta": name, "legendgroup": name, "name": label(name)}
     line = {
@@ -145,7 +145,7 @@ def _band_traces(name: str, place: int, joined: Band) -> list[Figure]:
         "marker": {"symbol": how.symbol, "size": 6},
         "hovertemplate": f"%{{y:.3f}}<extra>{label(name)}</extra>",
     }
-    if joined.n_seeds < 2:
+    if joined.n_runs < 2:
         return [line]
     area = {
         **shared,

@@ -9,7 +9,7 @@ from typing import final
 
 from distill3d.evaluation.scores import Score
 from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linear
-from distill3d.report.comparison.score_tables import case_means, cases_that_gain
+from distill3d.report.comparison.score_tables import axes, case_means, cases_that_gain
 from distill3d.report.content import Arm, Comparison, Difference, Estimate, Verdict
 from distill3d.report.numerals import NONE, interval, number, quantity, reference_mean, short, taps_on_neurites
 
@@ -23,6 +23,7 @@ COSTS = (
     ("Neurons", "nonlinear part / linear"),
     ("Kept", "CKA with the teacher, after / before"),
     ("Tubes on neurites", "share of taps, bent / straight"),
+    ("Tuning", "trials"),
     ("Gain per cost", "{} per h more"),
 )
 
@@ -60,7 +61,7 @@ class ScoreCell:
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadRow:
-    """An arm, or a reference that is not trained; `pairs` counts its cases and seeds in words."""
+    """An arm, or a reference that is not trained; `pairs` counts its cases, folds and seeds in words."""
 
     name: str
     place: int
@@ -156,8 +157,10 @@ def _score_cell(arm: Arm, score: Score, row: Difference | None) -> ScoreCell:
 
 
 def _pairs(arm: Arm) -> str:
-    cases, seeds = len({case for run in arm.runs for case in run.cases}), len(arm.runs)
-    return f"{cases} case{'s' * (cases != 1)}, {seeds} seed{'s' * (seeds != 1)}"
+    cases, seeds = (len(axis) for axis in axes(arm.runs))
+    folds = len({run.fold for run in arm.runs})
+    of_folds = f" of {folds} folds" if folds > 1 else ""
+    return f"{cases} case{'s' * (cases != 1)}{of_folds}, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def _spread(known: Estimate, score: Score) -> str:
@@ -190,6 +193,7 @@ def _costs(arm: Arm, comparison: Comparison, row: Difference | None) -> tuple[Ce
         ),
         Cell(text=number(arm.kept, 2), sort=arm.kept, note="mostly replaced" if little_kept(arm.kept) else ""),
         _tubes(arm),
+        _tuning(arm, comparison.arms[0]),
         _gain(arm, comparison, row),
     )
 
@@ -198,6 +202,14 @@ def _tubes(arm: Arm) -> Cell:
     in_vain = bends_in_vain(dataclasses.asdict(arm.tubes))
     note = "bent in vain" if in_vain else ""
     return Cell(text=taps_on_neurites(arm.tubes), sort=arm.tubes.on_neurite, note=note)
+
+
+def _tuning(arm: Arm, base: Arm) -> Cell:
+    trials = arm.tuned_trials
+    if not trials and not base.tuned_trials:
+        return Cell(text=NONE)
+    note = "" if trials == base.tuned_trials else f"baseline {base.tuned_trials}"
+    return Cell(text=str(trials), sort=trials, note=note)
 
 
 def _gain(arm: Arm, comparison: Comparison, row: Difference | None) -> Cell:

@@ -105,18 +105,19 @@ def worst_cases(comparison: Comparison, folders: Mapping[str, tuple[Path, ...]])
         comparison: says which.
         folders: arm -> its run folders, in the order of its runs.
     """
-    arms, names = _shown_arms(comparison, folders), worst_names(comparison)[:MOST_CASES]
-    drawn = (_draw(comparison, name, arms) for name in names)
-    return Worst(tuple(_within(MOST_BYTES, (case for case in drawn if case is not None))), _remark(arms, names))
+    shown = {name: _shown_arms(comparison, folders, name) for name in worst_names(comparison)[:MOST_CASES]}
+    drawn = (_draw(comparison, name, arms) for name, arms in shown.items())
+    return Worst(tuple(_within(MOST_BYTES, (case for case in drawn if case is not None))), _remark(shown))
 
 
-def _remark(arms: Sequence[_Shown], names: Sequence[str]) -> str:
+def _remark(shown: Mapping[str, Sequence[_Shown]]) -> str:
     """Name the runs of an older version, which left no projections."""
-    lacking = [
-        shown.folder.path.as_posix()
-        for shown in arms
-        if not all(shown.folder.projections(name).is_file() for name in names if name in shown.run.cases)
-    ]
+    lacking = dict.fromkeys(
+        arm.folder.path.as_posix()
+        for name, arms in shown.items()
+        for arm in arms
+        if not arm.folder.projections(name).is_file()
+    )
     return f"Left no projections to draw: {', '.join(lacking)}; distill3d evaluate RUN makes them." if lacking else ""
 
 
@@ -146,23 +147,27 @@ def worst_names(comparison: Comparison) -> list[str]:
     return sorted(by_case, key=badness)
 
 
-def _shown_arms(comparison: Comparison, folders: Mapping[str, tuple[Path, ...]]) -> list[_Shown]:
-    """Choose one run of every arm that is shown: of the least seed that all of them have, else its first."""
-    arms = comparison.arms[:MOST_ARMS]
-    shared = set.intersection(*({run.seed for run in arm.runs} for arm in arms)) if arms else set()
+def _shown_arms(comparison: Comparison, folders: Mapping[str, tuple[Path, ...]], case: str) -> list[_Shown]:
+    """Choose one run with the case of every arm that is shown: of the least seed that all of them have, or its first.
+
+    Arms of which no run has the case are left out.
+    """
+    paired = [
+        (index, arm, [pair for pair in zip(arm.runs, folders.get(arm.name, ()), strict=False) if case in pair[0].cases])
+        for index, arm in enumerate(comparison.arms[:MOST_ARMS])
+    ]
+    having = [(index, arm, pairs) for index, arm, pairs in paired if pairs]
+    shared = set.intersection(*({run.seed for run, _ in pairs} for _, _, pairs in having)) if having else set()
     shown = []
-    for index, arm in enumerate(arms):
-        paths = folders.get(arm.name, ())
-        pairs = list(zip(arm.runs, paths, strict=False))
-        chosen = next((pair for pair in pairs if shared and pair[0].seed == min(shared)), pairs[0] if pairs else None)
-        if chosen is not None:
-            shown.append(_Shown(index, arm, chosen[0], RunFolder(chosen[1])))
+    for index, arm, pairs in having:
+        run, path = next((pair for pair in pairs if shared and pair[0].seed == min(shared)), pairs[0])
+        shown.append(_Shown(index, arm, run, RunFolder(path)))
     return shown
 
 
 def _draw(comparison: Comparison, name: str, arms: Sequence[_Shown]) -> WorstCase | None:
     """Draw a case of the arms whose runs left it, seen as the first of them has it; None where none did."""
-    left = {shown.index: _left(shown.folder, name) for shown in arms if name in shown.run.cases}
+    left = {shown.index: _left(shown.folder, name) for shown in arms}
     seen = {index: case for index, case in left.items() if case is not None}
     if not seen:
         return None

@@ -59,7 +59,7 @@ def _headline(comparison: Comparison) -> list[str]:
     body = [
         [
             escape(arm.name) + (" **RANDOM TEACHER**" if arm.random_teacher else ""),
-            str(len(arm.runs)),
+            numerals.trainings(arm),
             *(escape(numerals.estimate(arm.scores[score.key], score)) for score in scores),
         ]
         for arm in comparison.arms
@@ -144,7 +144,7 @@ def _provenance(comparison: Comparison) -> list[str]:
     body = [
         [
             escape(arm.name),
-            str(run.seed),
+            escape(f"{run.seed}, {run.fold}" if run.fold else run.seed),
             escape(run.folder),
             escape((run.commit or "unknown")[:12]),
             escape(run.command),
@@ -152,6 +152,7 @@ def _provenance(comparison: Comparison) -> list[str]:
         for arm in comparison.arms
         for run in arm.runs
     ]
-    teachers = [f"- {escape(arm.name)}: teacher {escape(arm.teacher)}" for arm in comparison.arms if arm.teacher]
+    origins = [f"- {escape(arm.name)}: teacher {escape(arm.teacher)}" for arm in comparison.arms if arm.teacher]
+    origins += [f"- {escape(arm.name)}: tuned in {escape(arm.tuned)}" for arm in comparison.arms if arm.tuned]
     table = _rows(["arm", "seed", "folder", "commit", "command"], body, left=5)
-    return ["## Where it comes from", "", *teachers, *([""] if teachers else []), *table]
+    return ["## Where it comes from", "", *origins, *([""] if origins else []), *table]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill3d.evaluation.scores import SCORES
 from distill3d.report.content import Arm, Comparison, Estimate
-from distill3d.report.numerals import NONE, number
+from distill3d.report.numerals import NONE, number, trainings
 from distill3d.report.text.markdown import escape
 
 COLUMNS = ("dice", "dice_tol", "cldice", "hd95_um", "tree_f1")
@@ -46,7 +46,7 @@ def _row(arm: Arm) -> str:
     scores = (_mean_and_sd(arm.scores.get(key), SCORES[key].digits) for key in COLUMNS)
     commits = _joined((run.commit or "")[:7] for run in arm.runs)
     machines = _joined(run.machine for run in arm.runs)
-    cells = (f"`{arm.name}`", str(len(arm.runs)), str(len(cases)), *scores, commits, escape(machines))
+    cells = (f"`{arm.name}`", trainings(arm), str(len(cases)), *scores, commits, escape(machines))
     return f"| {' | '.join(cells)} |"
 
 

@@ -48,7 +48,7 @@ def headline(comparison: Comparison, scores: Sequence[Score]) -> Table:
         if arm.random_teacher:
             name.append(" RANDOM TEACHER", style="bold red")
         cells = [Text(numerals.estimate(arm.scores[score.key], score)) for score in scores]
-        table.add_row(name, str(len(arm.runs)), *cells)
+        table.add_row(name, numerals.trainings(arm), *cells)
     shown = [comparison.scores.index(score) for score in scores]
     for name in comparison.references:
         means = numerals.reference_means(comparison, name)

@@ -179,9 +179,19 @@ def _trust(comparison: Comparison) -> list[Markup]:
                 "how transferred weights learn."
             )
         )
+    sentences += _tuning(comparison)
     if random:
         sentences.append(Markup("The teacher of {} has random weights.").format(_names(random)))
     return sentences
+
+
+def _tuning(comparison: Comparison) -> list[Markup]:
+    """Say how many trials chose the settings of the arms; nothing where no arm was tuned."""
+    trials = sorted({arm.tuned_trials for arm in comparison.arms})
+    if not trials[-1]:
+        return []
+    each = f"{trials[-1]} trials each" if len(trials) == 1 else f"{trials[0]} to {trials[-1]} trials"
+    return [Markup("Settings were chosen for the arms on validation cases, in {}.").format(each)]
 
 
 def bold(name: str) -> Markup:
