@@ -7,6 +7,8 @@ component's settings never leak into another. Overrides come last.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,14 +45,19 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
     if file.path.stem != file.name and "question" in merged:
         merged["question"] = f"{merged['question']} (on {file.ground.rstrip('_')})"
     merged = _merge(merged, parse_overrides(overrides), origins, COMMAND_LINE, "")
+    return RawExperiment(file.name, _resolved(merged, file), origins)
+
+
+def _resolved(settings: Plain, file: ExperimentFile) -> Plain:
+    if "${" not in repr(settings):
+        return settings
     try:
-        with_ground = OmegaConf.create({_GROUND: file.ground, **merged})
-        resolved = _container(with_ground, resolve=True)
+        resolved = _container(OmegaConf.create({_GROUND: file.ground, **settings}), resolve=True)
     except OmegaConfBaseException as err:
         raise ConfigError(f"{file.path}: {first_line(err)}") from err
-    if _GROUND not in merged:
+    if _GROUND not in settings:
         del resolved[_GROUND]
-    return RawExperiment(file.name, resolved, origins)
+    return resolved
 
 
 def _container(settings: object, *, resolve: bool = False) -> Plain:
@@ -95,15 +102,22 @@ def _below(prefix: str, origins: Mapping[str, str]) -> dict[str, str]:
 
 def _read_yaml(path: Path) -> Plain:
     try:
-        text = path.read_text(encoding="utf-8")
-        # OmegaConf would read a bare word as a mapping; an empty file is an empty mapping
-        if not isinstance(yaml.compose(text), (yaml.MappingNode, type(None))):
-            raise ConfigError(f"{path}: must be a mapping of settings, such as 'seed: 1'")
-        return _container(OmegaConf.create(text))
+        settings = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError as err:
         raise ConfigError(f"{path}: no such experiment file") from err
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(err).split())}") from err
+    if settings is None:
+        raise ConfigError(f"{path}: must be a mapping of settings, such as 'seed: 1'")
+    return settings
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> Plain | None:
+    """Return the settings that a file's text says; None if it is no mapping."""
+    # OmegaConf would read a bare word as a mapping; an empty file is an empty mapping
+    mapping = isinstance(yaml.compose(text), (yaml.MappingNode, type(None)))
+    return _container(OmegaConf.create(text)) if mapping else None
 
 
 def parse_overrides(overrides: Sequence[str]) -> Plain:
