@@ -32,11 +32,11 @@ STEPPED = sorted(
     | {name for name in FILES if not name.startswith(PRETRAINING)}
 )
 SMALL = (
-    "trainer.steps=2",
-    "trainer.validate_every=2",
+    "trainer.steps=1",
+    "trainer.validate_every=1",
     "trainer.accelerator=cpu",
     "trainer.devices=1",
-    "patches.size_zyx=[16,48,48]",
+    "patches.size_zyx=[16,32,32]",
     "patches.batch_size=2",
     "patches.val_patches=1",
     "patches.workers=0",
@@ -104,19 +104,29 @@ def test_weights_of_the_hub_are_named_as_timm_names_them(name):
         assert teacher.architecture in timm.list_pretrained()
 
 
-SMALLER = ("patches.size_zyx=[16,32,32]",)
+# Gates and terms that start at zero keep what is behind them still for one step.
+TWO_STEPS = re.compile("glore|dendritic|mixed|polynomial|t4_linear|dinov3_tubular")
+# The first blocks of ViTs and stages of ConvNeXt; a stack of which five halvings leave two voxels to normalize.
+FEWER = {
+    "vit3d": ("student.depth=4",),
+    "monai": ("patches.size_zyx=[32,32,64]", "patches.batch_size=1"),
+    "dinov3_convnext": ("student.stages=3",),
+    "dinov3_convnext_scratch": ("student.stages=3",),
+}
 
 
 def _less(name):
-    """Show the teacher less: few simulated stacks, of two real ones the patches only; keep the first blocks of ViTs."""
+    """Show the teacher less: few simulated stacks, of two real ones the patches only, on one background."""
     experiment = load_experiment(name)
-    fewer = {"vit3d": ("student.depth=4",), "monai": ("patches.size_zyx=[32,32,64]",), "convnet3d": SMALLER}.get(
-        experiment.student.name, ()
-    )
+    fewer = (*FEWER.get(experiment.student.name, ()), *FEWER.get(name, ()))
+    if TWO_STEPS.search(name):
+        fewer = (*fewer, "trainer.steps=2")
     if experiment.data.name == "simulated":
-        return (*fewer, "data.train=2", "data.val=1", "data.test=1", "data.shape_zyx=[16,64,64]")
+        return (*fewer, "data.train=2", "data.val=1", "data.test=0", "data.shape_zyx=[16,64,64]")
     if name.startswith("op_"):
         fewer = (*fewer, "data.train=[OP_1]", "data.test=[]")
+    if name.startswith("op_hard_"):
+        fewer = (*fewer, f"data.hard.backgrounds=[{experiment.data.config.hard.backgrounds[0]}]")
     view = getattr(experiment.strategy.config, "view", None)
     return fewer if view is None else (*fewer, "strategy.view.source=patch")
 

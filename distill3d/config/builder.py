@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Hashable, Mapping
@@ -67,7 +68,7 @@ class Builder:
         for key in settings:
             if key not in fields:
                 self.complain(f"{dot}{key}", unknown(str(key), list(fields)))
-        hints = get_type_hints(cls)
+        hints = _type_hints(cls)
         values = {
             name: self.value(f, hints[name], settings, f"{dot}{name}")
             for name, f in fields.items()
@@ -97,13 +98,13 @@ class Builder:
         if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]):
             return self.named(get_args(hint)[1], given, path)
         try:
-            merged: Any = OmegaConf.to_container(OmegaConf.merge(_leaf(hint), {"value": given}))
-            if f.name.endswith("seed") and isinstance(merged["value"], int) and merged["value"] > MOST_SEED:
-                self.complain(path, f"{merged['value']} is too large for a seed; accepted: 0 to {MOST_SEED}")
-            return merged["value"]
+            value = copy.deepcopy(_accepted(hint, _Given(repr(given), given)))
         except OmegaConfBaseException as err:
             self.complain(path, f"{given!r} is not accepted: {_clean(err, given)}")
             return None
+        if f.name.endswith("seed") and isinstance(value, int) and value > MOST_SEED:
+            self.complain(path, f"{value} is too large for a seed; accepted: 0 to {MOST_SEED}")
+        return value
 
     def named(self, cls: type, given: object, path: str) -> object:
         """Return a mapping of freely named instances of ``cls``, or None after complaining."""
@@ -157,6 +158,24 @@ class Builder:
 def unknown(key: str, known: list[str], what: str = "unknown key") -> str:
     """Say that a name is unknown, with the nearest known one, else with all of them."""
     return f"{what} {key!r}; {did_you_mean(key, known) or 'known: ' + ', '.join(sorted(known))}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value of plain containers, equal to another if both are written alike: 1 is not True."""
+
+    text: str
+    value: object = field(compare=False)
+
+
+@functools.lru_cache(maxsize=4096)
+def _accepted(hint: Hashable, given: _Given) -> Any:  # noqa: ANN401 - what the type hint says
+    """Return a value as its type hint has it; shared by all who ask, for files of one chain say the same."""
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(_leaf(hint), {"value": given.value}))
+    return merged["value"]
+
+
+_type_hints = functools.cache(get_type_hints)
 
 
 @functools.cache

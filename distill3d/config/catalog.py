@@ -8,6 +8,7 @@ whose bases lead to ``scratch``, the file that says what the data are; any other
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,10 +97,13 @@ def _is_arm(name: str, files: Mapping[str, Path]) -> bool:
 def _settings(path: Path) -> dict[str, Any]:
     """Return what a file says itself; nothing if it cannot be read, of which `distill3d.config.files` says why."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return settings if isinstance(settings, dict) else {}
+
+
+_parsed = functools.lru_cache(maxsize=256)(yaml.safe_load)
 
 
 def on_ground(path: Path, ground: str, seen: list[Path]) -> tuple[Path, str]:

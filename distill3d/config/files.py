@@ -51,15 +51,20 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
     if tuning := _tuning(_merge(merged, given, {}, COMMAND_LINE, "")):
         merged = _merge(merged, winner(tuning, file.name), origins, str(tuning), "")
     merged = _merge(merged, given, origins, COMMAND_LINE, "")
+    settings, words = unmark(_resolved(merged, file))
+    return RawExperiment(file.name, settings, origins, words)
+
+
+def _resolved(settings: Plain, file: ExperimentFile) -> Plain:
+    if "${" not in repr(settings):
+        return settings
     try:
-        with_ground = OmegaConf.create({_GROUND: file.ground, **merged})
-        resolved = _container(with_ground, resolve=True)
+        resolved = _container(OmegaConf.create({_GROUND: file.ground, **settings}), resolve=True)
     except OmegaConfBaseException as err:
         raise ConfigError(f"{file.path}: {first_line(err)}") from err
-    if _GROUND not in merged:
+    if _GROUND not in settings:
         del resolved[_GROUND]
-    settings, words = unmark(resolved)
-    return RawExperiment(file.name, settings, origins, words)
+    return resolved
 
 
 def _tuning(settings: Plain) -> Path | None:
@@ -114,14 +119,14 @@ def _below(prefix: str, origins: Mapping[str, str]) -> dict[str, str]:
 
 def _read_yaml(path: Path) -> Plain:
     try:
-        settings = _parsed(path.read_text(encoding="utf-8"))
-        if settings is None:
-            raise ConfigError(f"{path}: must be a mapping of settings, such as 'seed: 1'")
-        return copy.deepcopy(settings)
+        settings = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError as err:
         raise ConfigError(f"{path}: no such experiment file") from err
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(err).split())}") from err
+    if settings is None:
+        raise ConfigError(f"{path}: must be a mapping of settings, such as 'seed: 1'")
+    return settings
 
 
 @functools.lru_cache(maxsize=256)
