@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 
 # OpenMP reads it once, when torch is imported. Spinning threads cost a factor of 2 to 5 as soon as anything else (a
 # data worker, a second run) wants one of few cores; sleeping ones cost nothing measurable when nothing does.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A notebook names its own backend to all it starts, which matplotlib refuses elsewhere; no window is ever opened here.
+os.environ["MPLBACKEND"] = "agg"
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # in a container a user may be a mere number, and MONAI and torch ask for a name
+    os.environ["USER"] = f"uid{os.getuid()}"
 
 from distill3d.cli import app
 from distill3d.errors import TrainingError, UserError

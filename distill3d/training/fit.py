@@ -31,13 +31,14 @@ from distill3d.training.claim import finished_or_refused, steps_before, take
 from distill3d.training.figures import keep_start, learned_figures
 from distill3d.training.gradient_audit import GradientAudit
 from distill3d.training.inference import inference_device, predict_prob, window_count
-from distill3d.training.loggers import log_results, make_loggers
+from distill3d.training.loggers import log_results, make_loggers, wandb_mode
 from distill3d.training.module import DistillModule, fresh_module, load_module
+from distill3d.training.patch_size import check_patch_size
 from distill3d.training.similarity import kept, layer_similarity, mirrored_blocks, similarity_batch
 from distill3d.training.start import Start, start_batch, start_of
 from distill3d.training.tables import audit_table, start_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
-from distill3d.training.trainer import make_trainer, quiet, step_of, train
+from distill3d.training.trainer import check_trainer, make_trainer, quiet, step_of, train
 from distill3d.training.tubes import tube_shares
 from distill3d.transfer.base import TransferAudit
 from distill3d.transfer.view import TeacherView
@@ -80,12 +81,15 @@ def fit(
             console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
     with quiet():
+        check_trainer(experiment.trainer, folder)
+        mode = wandb_mode(experiment)
         L.seed_everything(experiment.seed, workers=True, verbose=False)
         data = DistillDataModule(experiment)
         data.prepare_data()
         checkpoint = folder.last if resume and folder.last.is_file() else None
         module, teacher, audit = _build(experiment, data, checkpoint)
         module.trained_um = tuple(dict.fromkeys(case.spacing_um for case in data.cases("train")))
+        check_patch_size(module.student, experiment.patches)
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():
@@ -96,7 +100,7 @@ def fit(
             if checkpoint is None:
                 keep_start(folder, module)
                 _compare_layers(folder, module, teacher, data, "before")
-        loggers = make_loggers(experiment, folder, first_step=step_of(checkpoint))
+        loggers = make_loggers(experiment, folder, mode=mode, first_step=step_of(checkpoint))
         if not trained:
             _show_teacher(view, module, data, console)
             _train(experiment, module, data, folder, loggers, checkpoint)

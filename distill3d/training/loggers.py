@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 import uuid
@@ -19,30 +20,89 @@ from distill3d.config.plain import Plain, as_plain, flatten
 from distill3d.config.registry import Component
 from distill3d.config.schema import Experiment, LoggingConfig, Pretraining
 from distill3d.errors import InputError
+from distill3d.storage.network import answers
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_text
 
+_LOG = logging.getLogger(__name__)
 
-def make_loggers(experiment: Experiment | Pretraining, folder: RunFolder, *, first_step: int) -> list[Logger]:
+
+def wandb_mode(experiment: Experiment | Pretraining) -> str:
+    """Return how W&B takes a run: as the settings say, else WANDB_MODE, else online where key and server are there.
+
+    It is asked before a run takes its folder. Variables of W&B that are empty count as not set.
+
+    Raises:
+        InputError: online was asked for and is not possible, WANDB_MODE is none, or a W&B agent started this run with
+            other settings than its sweep asks for.
+    """
+    for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
+        del os.environ[name]
+    if wrong := disagreements(sweep_parameters(), as_plain(experiment)):
+        raise InputError(*(f"W&B sweep: {line}" for line in wrong))
+    chosen, source = _chosen(experiment.logging)
+    if chosen in ("offline", "disabled") or not is_main_process():
+        return chosen
+    no_key, obstacle = _obstacle()
+    if not obstacle:
+        return "online"
+    if chosen == "online":
+        raise InputError(f"{source}: {obstacle}; accepted: logging.wandb=offline, or auto, which is offline then")
+    if not no_key:
+        _LOG.warning("W&B: %s; this run is logged offline, and `wandb sync` can send it later", obstacle)
+    return "offline"
+
+
+# WANDB_MODE -> what it means; two are older names
+_MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "dryrun": "offline", "run": "online"}
+
+
+def _chosen(settings: LoggingConfig) -> tuple[str, str]:
+    """Return online, offline, disabled or auto, and which setting says so."""
+    named = os.environ.get("WANDB_MODE", "auto")
+    if settings.wandb != "auto" or named == "auto":
+        return settings.wandb, f"logging.wandb={settings.wandb}"
+    if named not in _MODES:
+        raise InputError(f"WANDB_MODE={named} in the environment; accepted: {', '.join(_MODES)}, or none")
+    return _MODES[named], f"WANDB_MODE={named}"
+
+
+def _obstacle() -> tuple[bool, str]:
+    """Return whether no key is known, which is a choice, and in words what keeps W&B from being online, if anything."""
+    try:
+        # silent: where it greets, it asks the server for the name, for 10 seconds where none answers
+        server = str(wandb.setup(wandb.Settings(silent=True)).settings.base_url)
+    except ValueError as err:
+        raise InputError(f"W&B's settings: {' '.join(str(err).split())}") from err
+    try:
+        # without a prompt, and without a server, it only says whether a key is known
+        if not wandb.login(prompt=False, verify=False):
+            return True, "no key of W&B is known: log in with `wandb login`"
+        if not answers(server):
+            return False, f"{server} cannot be reached"
+        wandb.login(prompt=False, verify=True)
+    except wandb.Error as err:  # a key that cannot be one, or that the server refuses
+        return False, " ".join(str(err).split())
+    return False, ""
+
+
+def make_loggers(
+    experiment: Experiment | Pretraining, folder: RunFolder, *, mode: str, first_step: int
+) -> list[Logger]:
     """Build the loggers of a run; a resumed run adds to the same W&B run and writes a CSV of its own.
 
     Args:
         experiment: what runs.
         folder: where it runs.
+        mode: from `wandb_mode`.
         first_step: 0, or the step a resumed run continues from.
-
-    Raises:
-        InputError: a W&B agent started this run with other settings than its sweep asks for.
     """
-    swept = sweep_parameters()
-    if wrong := disagreements(swept, as_plain(experiment)):
-        raise InputError(*(f"W&B sweep: {line}" for line in wrong))
     curves = folder.path / "curves" / f"from_step{first_step}"
     if is_main_process() and curves.exists():
         shutil.rmtree(curves)  # steps that were lost and are now taken again
     loggers: list[Logger] = [CSVLogger(folder.path, name="curves", version=curves.name, flush_logs_every_n_steps=1)]
-    if (mode := _mode(experiment.logging)) != "disabled":
-        loggers.append(_wandb_logger(experiment, folder, mode, swept))
+    if mode != "disabled":
+        loggers.append(_wandb_logger(experiment, folder, mode, sweep_parameters()))
     return loggers
 
 
@@ -135,17 +195,6 @@ def log_stop(loggers: list[Logger], reason: str) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger) and is_main_process():
             logger.experiment.summary["stopped"] = reason
-
-
-def _mode(settings: LoggingConfig) -> str:
-    """The experiment's word, else WANDB_MODE, else what the login allows."""
-    chosen = settings.wandb
-    if chosen == "auto":
-        chosen = os.environ.get("WANDB_MODE", "auto")
-    if chosen != "auto":
-        return chosen
-    # login() without a prompt only says whether a key is known; it asks neither the user nor a server
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
 
 def _run_id(folder: RunFolder) -> str:

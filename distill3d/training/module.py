@@ -78,6 +78,20 @@ class DistillModule(L.LightningModule):
                     "own_decoder"
                 )
 
+    def check_trained(self) -> None:
+        """Refuse a head that nothing would train: one process leaves it as it was drawn, several cannot synchronize it.
+
+        Raises:
+            ConfigError: no loss reads it; names those that would.
+        """
+        read = {head for loss in self.losses.values() if isinstance(loss, Loss) for head in loss.heads}
+        if untrained := [head for head in self.student.heads if head not in read]:
+            losses = [name for name in LOSSES.names() if untrained[0] in LOSSES[name].cls.heads]
+            example = f", as in losses={{overlap: {{}}, {losses[0]}: {{}}}}" if losses else ""
+            raise ConfigError(
+                f"student: no loss trains its {untrained[0]} head; accepted: a loss that does{example}, or no such head"
+            )
+
     def transfer(self, teacher: Teacher) -> TransferAudit:
         """Copy from the teacher, convert neurons, and keep the teacher only if the strategy runs it.
 
@@ -217,11 +231,12 @@ def fresh_module(
         val_cases: as for `DistillModule`.
 
     Raises:
-        ConfigError: student and teacher do not fit.
+        ConfigError: student and teacher do not fit, or no loss trains a head of the student.
         InputError: the teacher's weights cannot be used.
     """
     teacher = TEACHERS.build(experiment.teacher)
     module = DistillModule(experiment, val_cases=val_cases)
+    module.check_trained()
     return module, teacher, module.transfer(teacher)
 
 

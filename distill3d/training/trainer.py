@@ -10,14 +10,17 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from distill3d.config.schema import TrainerConfig
+from distill3d.errors import ConfigError
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
+from distill3d.training.launch import cluster_environment
 from distill3d.training.loggers import log_stop
 
 EXIT_INTERRUPT = 130
@@ -57,6 +60,7 @@ def make_trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=settings.strategy,
+        plugins=[cluster_environment(settings)],
         precision=("bf16-mixed" if gpu else "32-true") if settings.precision == "auto" else settings.precision,
         max_epochs=settings.steps // settings.validate_every,
         gradient_clip_val=settings.gradient_clip or None,
@@ -69,6 +73,18 @@ def make_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+def check_trainer(settings: TrainerConfig, folder: RunFolder) -> None:
+    """Find out whether Lightning can train with these settings here; nothing is written.
+
+    Raises:
+        ConfigError: it cannot: no such strategy, too few devices, or other processes than were asked for.
+    """
+    try:
+        make_trainer(settings, folder, [], [])
+    except (MisconfigurationException, RuntimeError, ValueError) as err:
+        raise ConfigError(f"trainer: {' '.join(str(err).split())}") from err
 
 
 def train(

@@ -65,7 +65,7 @@ def test_a_step_of_fit_against_a_bare_loop(tmp_path):
         bare += bare_loop(fit.DistillModule(experiment), batches, experiment.trainer.gradient_clip)
         module = fit.DistillModule(experiment, val_cases=data.case_names("val"))
         folder, intervals = RunFolder(tmp_path / str(index)), Intervals()
-        loggers = make_loggers(experiment, folder, first_step=0)
+        loggers = make_loggers(experiment, folder, mode="disabled", first_step=0)
         trainer = make_trainer(experiment.trainer, folder, loggers, [StepClock(), intervals])
         with quiet():
             trainer.fit(module, DataLoader(batches, batch_size=None), data.val_dataloader())

@@ -25,12 +25,12 @@ from distill3d.teachers.base import hash_weights
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import StepClock
 from distill3d.training.claim import finished_or_refused, take
-from distill3d.training.loggers import log_summary, make_loggers
+from distill3d.training.loggers import log_summary, make_loggers, wandb_mode
 from distill3d.training.pretrain.card import write_card
 from distill3d.training.pretrain.module import PhotoModule, build_vit
 from distill3d.training.pretrain.photos import Crops, PhotoData, photos
 from distill3d.training.pretrain.probe import probe
-from distill3d.training.trainer import make_trainer, quiet, step_of, train
+from distill3d.training.trainer import check_trainer, make_trainer, quiet, step_of, train
 
 STATISTICS_BATCHES = 8
 
@@ -65,6 +65,8 @@ def pretrain(
         console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
     with quiet():
+        check_trainer(settings.trainer, folder)
+        mode = wandb_mode(settings)
         L.seed_everything(settings.seed, workers=True, verbose=False)
         data = PhotoData(settings)
         data.prepare_data()
@@ -77,7 +79,7 @@ def pretrain(
             module.measure(islice(loader, STATISTICS_BATCHES))
         if is_main_process():
             take(folder, as_plain(settings), overwrite=overwrite)
-        loggers = make_loggers(settings, folder, first_step=step_of(checkpoint))
+        loggers = make_loggers(settings, folder, mode=mode, first_step=step_of(checkpoint))
         _train(settings, module, data, folder, loggers, checkpoint)
         if is_main_process():
             results = _finish(settings, folder)

@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 from distill3d.config.schema import CropConfig, Pretraining
 from distill3d.data.datamodule import LateLoader
 from distill3d.data.patches import StepSampler
+from distill3d.data.workers import workers_that_fit
 from distill3d.errors import InputError
 
 Use = Literal["train", "val"]
@@ -196,12 +197,14 @@ class PhotoData(L.LightningDataModule):
         """Return ``validate_every`` batches an epoch, each epoch other crops."""
         crops, trainer = self.settings.crops, self.settings.trainer
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        batch_bytes = 12 * crops.batch_size * crops.teacher_pixels**2  # three colors of 4 bytes
+        workers = workers_that_fit(crops.workers, batch_bytes=batch_bytes, processes=trainer.devices)
         return LateLoader(
             Crops(photos("train"), crops, seed=self.settings.seed + 1, augment=True),
             batch_size=crops.batch_size,
             sampler=StepSampler(trainer.validate_every * crops.batch_size, rank=rank, world=world),
-            num_workers=crops.workers,
-            persistent_workers=crops.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             generator=torch.Generator(),
         )
 

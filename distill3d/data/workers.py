@@ -1,0 +1,41 @@
+"""How many data workers the machine's shared memory carries."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from distill3d.storage.rank import is_main_process
+
+_LOG = logging.getLogger(__name__)
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch's workers leave their batches
+PREFETCH = 4  # batches a worker may be ahead
+SHARE = 0.5  # of what is free; the rest is for others, such as NCCL and a second run
+
+
+def workers_that_fit(wanted: int, *, batch_bytes: int, processes: int) -> int:
+    """Return as many workers as there is shared memory for, and warn where these are fewer.
+
+    The kernel kills a worker whose batch does not fit, and a training then stops or waits for it for ever. Containers
+    have 64 MiB unless they are told otherwise. What is trained does not depend on the number of workers.
+
+    Args:
+        wanted: workers of each process.
+        batch_bytes: of a batch; a worker is `PREFETCH` of them ahead of the one in use.
+        processes: on this machine.
+    """
+    if not wanted or not SHARED_MEMORY.is_dir():
+        return wanted
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    count = min(wanted, int(SHARE * free) // (processes * (PREFETCH + 1) * batch_bytes))
+    if count < wanted and is_main_process():
+        _LOG.warning(
+            "%s has %d MiB free, too little for %d data workers: %d cut the patches, which may be slower; a container "
+            "gets more with --shm-size or --ipc=host",
+            SHARED_MEMORY,
+            free // 2**20,
+            wanted,
+            count,
+        )
+    return count
