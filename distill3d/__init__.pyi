@@ -1,5 +1,6 @@
 """What `distill3d` hands on, and where it is; read at run time too, so that a name stands once."""
 
+from .config.paths import ConfigPath as ConfigPath
 from .config.registry import (
     DATA as DATA,
     LOSSES as LOSSES,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import REGISTRIES, Component
 from distill3d.config.scalars import as_written, is_text
 from distill3d.config.schema import Experiment, Pretraining
@@ -92,6 +93,7 @@ class Builder:
         """Return the value of one field, or None after complaining."""
         if "registry" in f.metadata:
             return self.from_registry(f, settings.get(f.name), path)
+        of_paths, hint = hint in _PATHS, _PATHS.get(hint, hint)
         given = as_written(settings[f.name], path, self.raw.words) if is_text(hint) else settings[f.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             return self.dataclass(hint, given, path)
@@ -104,7 +106,7 @@ class Builder:
             return None
         if f.name.endswith("seed") and isinstance(value, int) and value > MOST_SEED:
             self.complain(path, f"{value} is too large for a seed; accepted: 0 to {MOST_SEED}")
-        return value
+        return _as_paths(value) if of_paths else value  # pyright: ignore[reportArgumentType] - of text
 
     def named(self, cls: type, given: object, path: str) -> object:
         """Return a mapping of freely named instances of ``cls``, or None after complaining."""
@@ -176,6 +178,20 @@ def _accepted(hint: Hashable, given: _Given) -> Any:  # noqa: ANN401 - what the 
 
 
 _type_hints = functools.cache(get_type_hints)
+
+
+# Type hints of settings that are paths -> those of the text they are read from.
+_PATHS: dict[Hashable, Any] = {
+    ConfigPath: str,
+    ConfigPath | None: str | None,
+    tuple[ConfigPath, ...]: tuple[str, ...],
+}
+
+
+def _as_paths(text: str | Sequence[str] | None) -> ConfigPath | tuple[ConfigPath, ...] | None:
+    if text is None or isinstance(text, str):
+        return text if text is None else ConfigPath(text)
+    return tuple(ConfigPath(each) for each in text)
 
 
 @functools.cache

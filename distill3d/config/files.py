@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill3d.config.builder import Builder, RawExperiment, first_line
 from distill3d.config.catalog import ExperimentFile, find_experiment, on_ground
+from distill3d.config.paths import ConfigPath
 from distill3d.config.plain import Plain
 from distill3d.config.scalars import mark, parse, unmark
 from distill3d.config.trace import TraceConfig
@@ -72,7 +73,7 @@ def _tuning(settings: Plain) -> Path | None:
     section = settings.get(SECTION)
     file = section.get("file") if isinstance(section, Mapping) else None
     try:
-        return Path(str(_container(OmegaConf.create({"file": file}), resolve=True)["file"])) if file else None
+        return Path(ConfigPath(_container(OmegaConf.create({"file": file}), resolve=True)["file"])) if file else None
     except OmegaConfBaseException as err:
         raise ConfigError(f"{SECTION}.file: {first_line(err)}") from err
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill3d.config.builder import RawExperiment, build
+from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import Component
 from distill3d.config.schema import Experiment
 
 
 def as_plain(value: Any) -> Any:  # noqa: ANN401 - walks any config value
     """Turn configs into plain containers (dict, list, scalars) that YAML, JSON and checkpoints can hold."""
+    if isinstance(value, ConfigPath):
+        return value.written
     if isinstance(value, Component):
         return {"name": value.name, **as_plain(value.config)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import Component, component, components
 from distill3d.config.trace import TraceConfig
 
@@ -38,7 +39,7 @@ class AugmentConfig:
     noise: float = 0.2  # Gaussian, sd up to 0.1 of the range
     blur: float = 0.1  # Gaussian, sigma up to 1 voxel
     hard: float = 0.0  # dim the neuron and add a real background, see `hard_backgrounds`
-    hard_backgrounds: tuple[str, ...] = ()  # volumes or folders the background of `hard` comes from
+    hard_backgrounds: tuple[ConfigPath, ...] = ()  # volumes or folders the background of `hard` comes from
     hard_contrast: tuple[float, float] = (1.5, 6.0)  # range, in units of the background's noise
 
     def __post_init__(self) -> None:
@@ -238,7 +239,7 @@ class Pretraining:
     trainer: TrainerConfig = TrainerConfig()
     logging: LoggingConfig = LoggingConfig()
     seed: int = 0
-    runs: str = "runs"  # folder that holds <name>/seed<seed>/
+    runs: ConfigPath = ConfigPath("runs")  # noqa: RUF009 - frozen; folder that holds <name>/seed<seed>/
     plugins: tuple[str, ...] = ()  # modules imported before the settings are read, so that they can register
 
     def __post_init__(self) -> None:
@@ -271,8 +272,8 @@ class Experiment:
     logging: LoggingConfig = LoggingConfig()
     tuned: TunedConfig = TunedConfig()
     seed: int = 0
-    runs: str = "runs"  # folder that holds <name>/seed<seed>/
-    cache: str = "~/.cache/distill3d"  # prepared volumes, shared by all runs on this machine
+    runs: ConfigPath = ConfigPath("runs")  # noqa: RUF009 - frozen; folder that holds <name>/seed<seed>/
+    cache: ConfigPath = ConfigPath("~/.cache/distill3d")  # noqa: RUF009 - frozen; prepared volumes, shared by all runs on this machine
     plugins: tuple[str, ...] = ()  # modules imported before the settings are read, so that they can register
 
     def __post_init__(self) -> None:

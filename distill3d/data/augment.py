@@ -44,7 +44,7 @@ class Augment:
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
-        paths = background_files([Path(p).expanduser() for p in config.hard_backgrounds]) if config.hard else ()
+        paths = background_files([Path(path) for path in config.hard_backgrounds]) if config.hard else ()
         self.backgrounds = tuple(load_background(path) for path in paths)
         self._intensity = _intensity(config)
         self._geometry: dict[tuple[tuple[int, ...], tuple[float, ...]], tuple[Any, Any]] = {}

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.config.paths import ConfigPath
 from distill3d.data.texture import Background, background_files, background_of, load_background, tile
 from distill3d.errors import InputError
 from distill3d.volumes.volume import Volume
@@ -48,7 +49,7 @@ class HardConfig:
 
     enabled: bool = False
     contrast: float = 2.0  # reference intensity of the neuron in standard deviations of the background's noise, > 0
-    backgrounds: tuple[str, ...] = ()  # unlabelled stacks, or folders of them
+    backgrounds: tuple[ConfigPath, ...] = ()  # unlabelled stacks, or folders of them
     photons: float = 100.0  # photons of the background, > 0; the fewer, the stronger the neuron's own Poisson noise
     seed: int = 0  # >= 0; the case's name is added to it
 

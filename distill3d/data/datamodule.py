@@ -48,7 +48,7 @@ class DistillDataModule(L.LightningDataModule):
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
         self.experiment = experiment
-        self.source: DataSource = DATA.build(experiment.data, cache=Path(experiment.cache).expanduser())
+        self.source: DataSource = DATA.build(experiment.data, cache=Path(experiment.cache))
         chosen = [(LOSSES, loss) for loss in experiment.losses.values()] + [(STRATEGIES, experiment.strategy)]
         wanted = [registry[part.name].cls.wants(part.config) for registry, part in chosen]
         self.skeletons = tuple(dict.fromkeys(target for targets in wanted for target in targets))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -13,6 +12,8 @@ from typing import Literal, final
 
 import numpy as np
 
+from distill3d.config.paths import ConfigPath
+from distill3d.config.plain import as_plain
 from distill3d.config.registry import DATA
 from distill3d.data import splits
 from distill3d.data.background import HardConfig, background_files, case_rng, harden, load_background
@@ -69,7 +70,7 @@ _SPLITTING = (
 class NeuronsConfig:
     """Settings of ``neurons``. Splits are lists (train, val, test), or folds, or else seeded fractions."""
 
-    folder: str  # holds volumes, and trees or masks beside them; ~ is expanded
+    folder: ConfigPath  # holds volumes, and trees or masks beside them
     layout: Literal["beside", "nnunet"] = "beside"  # nnunet: imagesTr, labelsTr and so on in folder; masks are labels
     nested: bool = False  # cases are in subfolders, whose names they bear: subset__neuron
     origin: str = ""  # where the data can be had, said where the folder is missing
@@ -163,7 +164,7 @@ class Neurons(DataSource):
             InputError: the folder is missing or holds no labelled volume, or two volumes share a name.
             ConfigError: a pattern matches nothing.
         """
-        folder = Path(self.config.folder).expanduser()
+        folder = Path(self.config.folder)
         names = {"volume": self.config.volume, "tree": self.config.tree}
         if self.config.layout == "nnunet" and folder.is_dir():
             cases = find_nnunet_files(folder, **names)
@@ -195,7 +196,7 @@ class Neurons(DataSource):
 
     def key(self, name: str) -> str:
         """Hash the case's files, the settings that shape it, and the code that reads it."""
-        case, settings = self._files_of(name), dataclasses.asdict(self.config)
+        case, settings = self._files_of(name), as_plain(self.config)
         images = [path for image in (case.volume, case.mask) if image is not None for path in volume_files(image)]
         files = [*images, *([] if case.tree is None else [case.tree])]
         if self.config.hard.enabled:
@@ -242,8 +243,8 @@ class Neurons(DataSource):
         return self.case_files[name]
 
     def _background_files(self) -> tuple[Path, ...]:
-        folder = Path(self.config.folder).expanduser()
-        paths = [Path(path).expanduser() for path in self.config.hard.backgrounds]
+        folder = Path(self.config.folder)
+        paths = [Path(path) for path in self.config.hard.backgrounds]
         return background_files([path if path.exists() else folder / path for path in paths])
 
     def _tree(self, name: str, path: Path, volume: Volume) -> Tree:

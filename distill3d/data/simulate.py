@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import final
 
 import numpy as np
 
+from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import DATA
 from distill3d.data.base import SPLITS, Case, DataSource, Split
 from distill3d.data.grow import GrowConfig, fit_tree, grow
@@ -46,9 +46,7 @@ class SimulatedConfig:
     seed: int = 0  # >= 0
     shape_zyx: tuple[int, int, int] = (48, 128, 128)  # voxels, each >= 8
     spacing_um: tuple[float, float, float] = (2.0, 1.0, 1.0)  # ZYX voxel size, > 0
-    swc_folder: str | None = (
-        None  # real trees to render instead of grown ones, one file a case; $VARIABLES are expanded
-    )
+    swc_folder: ConfigPath | None = None  # real trees to render instead of grown ones, one file a case
     # Patterns below swc_folder: of trees that train and validate (empty: all others), and of trees that only test, such
     # as another laboratory's (empty: none is kept apart)
     swc_train: tuple[str, ...] = ()
@@ -84,7 +82,7 @@ class Simulated(DataSource):
     def __init__(self, config: SimulatedConfig, *, cache: Path) -> None:
         super().__init__(config, cache=cache)
         self._numbers = {f"sim_{k:03d}": k for k in range(config.train + config.val + config.test)}
-        self._swc = _swc_files(config) if config.swc_folder is not None else None
+        self._swc = None if config.swc_folder is None else _swc_files(config)
 
     def splits(self) -> dict[Split, tuple[str, ...]]:
         """Case names per split, in the order train, val, test."""
@@ -139,7 +137,7 @@ class Simulated(DataSource):
 
 def _swc_files(config: SimulatedConfig) -> list[Path]:
     """SWC files below the folder in an order drawn from the seed; one a case, so no neuron is in two splits."""
-    folder = Path(os.path.expandvars(str(config.swc_folder))).expanduser()
+    folder = Path(config.swc_folder or "")
     if not folder.is_dir():
         raise InputError(f"swc_folder {folder} is not a folder; accepted: a folder of .swc files, one for each case")
     trees = (path for path in folder.rglob("*") if path.suffix.lower() == ".swc" and not path.name.startswith("."))

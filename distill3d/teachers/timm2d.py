@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -10,6 +11,7 @@ import timm
 import torch
 from torch import nn
 
+from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import TEACHERS
 from distill3d.errors import ConfigError
 from distill3d.teachers import weights as sources
@@ -25,7 +27,7 @@ class Timm2dConfig:
 
     architecture: str = sources.LITE0  # timm's name; for `hub` it may name the weights too, as in resnet18.a1_in1k
     weights: Literal["package", "hub", "file", "random"] = "package"  # `package` needs no network
-    path: str | None = None  # of weights=file: .safetensors, .pth, .ckpt ... with timm's names or the authors'
+    path: ConfigPath | None = None  # of weights=file: .safetensors, .pth, .ckpt ... with timm's names or the authors'
     seed: int = 0  # of weights=random
 
     def __post_init__(self) -> None:
@@ -78,5 +80,5 @@ def _build(config: Timm2dConfig) -> tuple[nn.Module, str]:
             torch.manual_seed(config.seed)
             return timm.create_model(name, pretrained=False), f"random, seed {config.seed}"
     if config.path is not None:
-        return from_file(name, config.path), f"file {config.path}"
+        return from_file(name, os.fspath(config.path)), f"file {config.path}"
     return sources.from_package(name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import TEACHERS
 from distill3d.errors import ConfigError, InputError
 from distill3d.layers.fpn2d import Segmenter2d
@@ -21,7 +22,7 @@ PREFIX = "student.net."
 class Segmenter2dConfig:
     """Settings of ``segmenter2d``."""
 
-    run: str = "runs/teacher2d/seed0"  # a finished run whose student is `slices2d`
+    run: ConfigPath = ConfigPath("runs/teacher2d/seed0")  # noqa: RUF009 - frozen; a finished run whose student is `slices2d`
 
 
 @TEACHERS.register("segmenter2d", config=Segmenter2dConfig)
@@ -32,7 +33,7 @@ class Segmenter(Teacher):
     segments = True
 
     def __init__(self, config: Segmenter2dConfig) -> None:
-        folder = RunFolder(Path(config.run).expanduser())
+        folder = RunFolder(Path(config.run))
         if folder.state != "done":
             name = folder.path.parent.name or "teacher2d"
             raise InputError(

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
+from distill3d.config.paths import ConfigPath
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment
@@ -114,13 +115,13 @@ def smoke(experiment: Experiment) -> Path:
 
     Everything is written under ``runs/smoke``; a former smoke run there is deleted.
     """
-    runs = str(Path(experiment.runs) / "smoke")
+    runs = ConfigPath(f"{experiment.runs}/smoke")
     first = _shortened(experiment, steps=1, runs=runs)
     fit(first, overwrite=True)
     return fit(_shortened(experiment, steps=2, runs=runs), resume=True)
 
 
-def _shortened(experiment: Experiment, *, steps: int, runs: str) -> Experiment:
+def _shortened(experiment: Experiment, *, steps: int, runs: ConfigPath) -> Experiment:
     trainer = replace(experiment.trainer, steps=steps, validate_every=1, log_every=1)
     return replace(experiment, trainer=trainer, patches=replace(experiment.patches, val_patches=1), runs=runs)
 

@@ -110,7 +110,7 @@ def cache_experiment(experiment: Experiment, *, console: Console | None = None) 
 
 def cache_root(experiment: Experiment) -> Path:
     """Folder that holds prepared cases and the teacher's maps."""
-    return Path(experiment.cache).expanduser()
+    return Path(experiment.cache)
 
 
 def prune_cache(experiment: Experiment, *, unused_days: float) -> tuple[int, int]:
