@@ -35,6 +35,14 @@ class ConvNormAct3d(nn.Sequential):
         )
 
 
+def double_conv(in_channels: int, out_channels: int, *, stride: tuple[int, int, int], norm: Norm) -> nn.Sequential:
+    """Build a U-Net's stage: two `ConvNormAct3d`, the first with the stride (ZYX)."""
+    return nn.Sequential(
+        ConvNormAct3d(in_channels, out_channels, stride=stride, norm=norm),
+        ConvNormAct3d(out_channels, out_channels, norm=norm),
+    )
+
+
 def upsample(image: Tensor, factors: tuple[int, int, int]) -> Tensor:
     """Repeat every voxel ``factors`` (ZYX) times: nearest-neighbor upsampling, deterministic on GPUs too.
 
@@ -77,6 +85,26 @@ class DecoderStep(nn.Module):
         """Return [B, out_channels, ...] at the finer grid."""
         fine = upsample(self.reduce(coarse), self.factors)
         return self.conv(fine if skip is None else torch.cat([fine, skip], dim=1))
+
+
+@final
+class TokenSkip(nn.Module):
+    """Bring tokens to a finer grid: reduce their channels, then repeat each.
+
+    Args:
+        embed_dim: of the tokens.
+        channels: of the output.
+        factors: ZYX, from the tokens' grid to the finer one.
+    """
+
+    def __init__(self, embed_dim: int, channels: int, *, factors: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.factors = factors
+        self.reduce = PlaneConv3d(embed_dim, channels, kernel_size=(1, 1, 1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Turn [B, E, Z, Y, X] into [B, channels, Z * fz, Y * fy, X * fx]."""
+        return upsample(self.reduce(tokens), self.factors)
 
 
 def conv_layers(module: nn.Module) -> Iterator[nn.Conv3d]:

@@ -12,7 +12,7 @@ from typing import Literal, cast, final
 from torch import Tensor, nn
 
 from distill3d.config.registry import STUDENTS
-from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head
+from distill3d.layers.blocks3d import DecoderStep, double_conv, init_leaky, segmentation_head
 from distill3d.layers.global_reasoning import GlobalReasoning3d
 from distill3d.layers.norm3d import Norm
 from distill3d.layers.tubes.conv3d import TubularBlock3d
@@ -84,7 +84,7 @@ class UNet3d(Student):
         self.stride_zyx = (math.prod(config.depth_strides), 2 ** len(strides), 2 ** len(strides))
         inputs = (1, *widths)
         self.encoder = nn.ModuleList(
-            _encoder_stage(inputs[i], width, stride=strides[i - 1] if i else (1, 1, 1), norm=norm)
+            double_conv(inputs[i], width, stride=strides[i - 1] if i else (1, 1, 1), norm=norm)
             for i, width in enumerate(widths)
         )
         self.decoder = _decoder(config)
@@ -130,12 +130,6 @@ class UNet3d(Student):
             return logits, {}
         features = fine if self.skeleton_decoder is None else _decode(self.skeleton_decoder, maps)
         return logits, {SKELETON: self.skeleton_head(features)}
-
-
-def _encoder_stage(in_channels: int, width: int, *, stride: tuple[int, int, int], norm: Norm) -> nn.Sequential:
-    return nn.Sequential(
-        ConvNormAct3d(in_channels, width, stride=stride, norm=norm), ConvNormAct3d(width, width, norm=norm)
-    )
 
 
 def _decoder(config: UNet3dConfig) -> nn.ModuleList:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import Any, Literal, cast, final
 
 import torch
 from timm.models.eva import Eva
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from distill3d.config.registry import STUDENTS
 from distill3d.errors import ConfigError
-from distill3d.layers.blocks3d import ConvNormAct3d, DecoderStep, init_leaky, segmentation_head, upsample
-from distill3d.layers.conv3d import PlaneConv3d
+from distill3d.layers.blocks3d import DecoderStep, TokenSkip, double_conv, init_leaky, segmentation_head
 from distill3d.layers.norm3d import Norm
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.layers.positions3d import Grid, resample_plane
@@ -40,7 +39,10 @@ class Vit3dConfig:
     )
     features: tuple[int, ...] = ()  # numbers of the blocks, from 1, that feed the decoder; empty: spread evenly
     decoder: tuple[int, ...] = (8, 16, 32, 64)  # channels per resolution, full first; as many as the block has halvings
-    norm: Norm = "instance"  # of the decoder
+    # What the decoder sees of the image itself: convolutions at full resolution, or at every resolution, strided ones
+    # between them, added to the tokens
+    detail: Literal["full", "pyramid"] = "full"
+    norm: Norm = "instance"  # of the decoder and of these
     checkpointing: bool = False  # saves memory: activations of the transformer are computed twice
 
     def __post_init__(self) -> None:
@@ -65,10 +67,12 @@ class Vit3dConfig:
 @STUDENTS.register("vit3d", config=Vit3dConfig)
 @final
 class Vit3d(MirrorStudent):
-    """Tokens from several depths of a ViT, upsampled and joined step by step, and the image itself at full resolution.
+    """Tokens from several depths of a ViT, upsampled and joined step by step, and convolutions of the image itself.
 
     Source: Hatamizadeh et al. 2022, UNETR, arXiv 2103.10504 (decoder from tokens of several depths, skip from the
-    image); channels are reduced before they are upsampled, which is our choice. The transformer is timm's.
+    image); channels are reduced before they are upsampled, which is our choice. The transformer is timm's. A pyramid
+    of convolutions beside it: the spatial prior of Chen et al. 2022, ViT-Adapter, arXiv 2205.08534, which hands it to
+    the transformer's blocks too; adding it to the tokens in the decoder alone is our choice.
     """
 
     input_weight = "encoder.patch_embed.proj.weight"
@@ -97,9 +101,7 @@ class Vit3d(MirrorStudent):
         )
         self.deepest_layer = f"encoder.blocks.{max(self.encoder.features) - 1}"
         widths = config.decoder[: len(factors)]
-        self.detail = nn.Sequential(
-            ConvNormAct3d(1, widths[0], norm=config.norm), ConvNormAct3d(widths[0], widths[0], norm=config.norm)
-        )
+        self.detail = double_conv(1, widths[0], stride=(1, 1, 1), norm=config.norm)
         self.skips = nn.ModuleList(
             TokenSkip(net.embed_dim, width, factors=_total(factors[octave:]))
             for octave, width in enumerate(widths[1:], start=1)
@@ -110,7 +112,11 @@ class Vit3d(MirrorStudent):
             for octave, width in enumerate(widths)
         )
         self.head = segmentation_head(widths[0])
-        for module in (self.detail, self.skips, self.decoder):
+        wanted = len(widths) if config.detail == "pyramid" else 1
+        self.pyramid = nn.ModuleList(
+            double_conv(widths[i - 1], widths[i], stride=factors[i - 1], norm=config.norm) for i in range(1, wanted)
+        )
+        for module in (self.detail, self.skips, self.decoder, self.pyramid):
             init_leaky(module)
 
     def segment(self, image: Tensor) -> Tensor:
@@ -118,6 +124,10 @@ class Vit3d(MirrorStudent):
         image = self.normalize(image)
         *shallow, fine = self.encoder(image)
         finer = [self.detail(image), *(skip(each) for skip, each in zip(self.skips, shallow, strict=True))]
+        detail = finer[0]
+        for octave, convolutions in enumerate(self.pyramid, start=1):
+            detail = convolutions(detail)
+            finer[octave] = finer[octave] + detail
         for step, skip in zip(reversed(self.decoder), reversed(finer), strict=True):
             fine = step(fine, skip)
         return self.head(fine)
@@ -179,26 +189,6 @@ class Vit3d(MirrorStudent):
         """Say how many of the network's blocks this student has."""
         own, all_of_it = len(self.encoder.blocks), len(cast("Any", net).blocks)
         return f"the first {own} of {all_of_it} blocks" if own < all_of_it else ""
-
-
-@final
-class TokenSkip(nn.Module):
-    """Bring tokens to a finer grid: reduce their channels, then repeat each.
-
-    Args:
-        embed_dim: of the tokens.
-        channels: of the output.
-        factors: ZYX, from the tokens' grid to the finer one.
-    """
-
-    def __init__(self, embed_dim: int, channels: int, *, factors: Grid) -> None:
-        super().__init__()
-        self.factors = factors
-        self.reduce = PlaneConv3d(embed_dim, channels, kernel_size=(1, 1, 1))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Turn [B, E, Z, Y, X] into [B, channels, Z * fz, Y * fy, X * fx]."""
-        return upsample(self.reduce(tokens), self.factors)
 
 
 OPTIONS = {

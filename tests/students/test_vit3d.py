@@ -68,6 +68,19 @@ class TestSizes:
             by_hand = student.segment(F.pad(odd, (0, 1, 0, 12, 0, 2)))[..., :6, :20, :31]
             assert torch.equal(student(odd).logits, by_hand)
 
+    def test_a_pyramid_adds_convolutions_of_the_image_to_the_tokens_of_every_resolution(self, image):
+        plain, pyramid = build().eval(), build(detail="pyramid").eval()
+        assert pyramid.load_state_dict(plain.state_dict(), strict=False).unexpected_keys == []
+        seen = []
+        with torch.no_grad():
+            assert not torch.equal(pyramid(image).logits, plain(image).logits)
+            for convolutions in pyramid.pyramid:
+                convolutions.register_forward_hook(lambda _, __, out: seen.append(out.shape) or torch.zeros_like(out))
+            assert torch.equal(pyramid(image).logits, plain(image).logits)
+        factors = octave_factors(plain.config.block_zyx)[: len(pyramid.pyramid)]
+        sizes = itertools.accumulate(factors, lambda size, by: [n // f for n, f in zip(size, by, strict=True)], initial=image.shape[2:])
+        assert [list(shape[2:]) for shape in seen] == [list(size) for size in sizes][1:]
+
     @pytest.mark.parametrize("settings", [SMALL, DINOV3])
     def test_no_image_of_a_batch_sees_another(self, settings):
         student = restless(build(**settings)).eval()
