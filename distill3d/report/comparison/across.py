@@ -8,10 +8,10 @@ import numpy as np
 
 from distill3d.evaluation.scores import Score
 from distill3d.report.comparison.profiles import profile
-from distill3d.report.comparison.ranks import MIN_ARMS, rank_arms
+from distill3d.report.comparison.ranks import MIN_ARMS, MIN_CASES, rank_arms
 from distill3d.report.comparison.score_tables import axes, score_table
 from distill3d.report.comparison.statistics import Array
-from distill3d.report.comparison.verdict import MIN_CASES, MIN_SEEDS
+from distill3d.report.comparison.verdict import MIN_SEEDS
 from distill3d.report.content import Arm, Profile, Ranking
 
 

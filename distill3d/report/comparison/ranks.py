@@ -25,6 +25,7 @@ from distill3d.report.comparison.statistics import LEVEL, Array
 from distill3d.report.content import Ranking
 
 MIN_ARMS = 3  # of two, the paired test says all
+MIN_CASES = 5  # of fewer, no difference of average ranks can be told from luck
 
 
 def rank_arms(means: Array, arms: Sequence[str], score: Score, *, n_seeds: int) -> Ranking:

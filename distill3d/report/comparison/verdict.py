@@ -5,7 +5,7 @@ An arm is BETTER or WORSE in a score only if all of this holds:
 1. it shares at least `MIN_SEEDS` seeds and `MIN_CASES` cases with the baseline;
 2. p of the two-level bootstrap, after Holm's correction over the arms, is at most 0.05;
 3. a test over cases, sign-flip or Wilcoxon, does not object: its p is at most 0.05, or as small as it can be with so
-   few cases (five cases cannot go below 0.0625: then all five must point the same way).
+   few cases (four cases cannot go below 0.125: then all four must point the same way).
 
 By simulation (``tests/report/test_verdict.py``) at least 95 of 100 equal arms get no verdict, and so do 95 of 100
 reports with five. A true gain of two standard errors of an arm's own mean, mostly how neurons differ, is found in 95 of
@@ -41,7 +41,7 @@ from distill3d.report.content import Difference, Estimate, Verdict
 from distill3d.report.numerals import probability
 
 MIN_SEEDS = 3
-MIN_CASES = 5
+MIN_CASES = 4
 CASE_TESTS: Mapping[CaseTest, tuple[str, str]] = {  # as they are called in a sentence, and before a p
     "sign-flip": ("a sign-flip test", "sign-flip"),
     "wilcoxon": ("Wilcoxon's signed-rank test", "Wilcoxon"),
@@ -70,7 +70,7 @@ def in_words(test: CaseTest) -> str:
     return (
         "Mean of arm minus baseline over shared cases and seeds; 95 % interval by a bootstrap over cases, then seeds, "
         f"expanded by the t distribution of each; two-sided p from the same bootstrap, which {CASE_TESTS[test][0]} "
-        "over cases must not contradict; Holm's correction over arms; no verdict below 3 seeds and 5 cases or at a "
+        "over cases must not contradict; Holm's correction over arms; no verdict below 3 seeds and 4 cases or at a "
         "corrected p above 0.05."
     )
 
@@ -107,7 +107,7 @@ def judge(tables: Mapping[str, Array], score: Score, *, test: CaseTest = DEFAULT
         >>> [one.verdict for one in judged.values()]
         ['BETTER', 'INCONCLUSIVE', 'INCONCLUSIVE']
         >>> judged["two seeds"].why
-        'only 2 seeds; no verdict below 3 seeds and 5 cases'
+        'only 2 seeds; no verdict below 3 seeds and 4 cases'
     """
     tidied = {arm: tidy(table) for arm, table in tables.items()}
     tested = {arm: _tested(arm, score, table, test) for arm, table in tidied.items()}
