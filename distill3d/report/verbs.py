@@ -45,18 +45,26 @@ def report(
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a Markdown table to update too, such as experiments/RESULTS.md")
     ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="such as README.md: a table is written between its markers")
+    ] = None,
 ) -> None:
     """Compare finished runs: statistics, an equal-budget check, and one page to open in a browser."""
     from distill3d.report.build import write_report
+    from distill3d.report.comparison.compare import as_json
     from distill3d.report.text.results import write_results
+    from distill3d.report.text.summary import write_summary
     from distill3d.report.text.terminal import renderables
 
     console = stdout()
     comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console, test=test)
+    if markdown is not None:
+        write_summary(markdown, as_json(comparison))
     files = write_report(comparison, out)
     if results is not None:
         write_results(results, comparison)
         files.append(results)
+    files += [] if markdown is None else [markdown]
     for part in renderables(comparison):
         console.print(part)
     for file in files:

@@ -40,7 +40,7 @@ def escape(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$])", r"\\\1", " ".join(str(text).split()))
 
 
-def _rows(head: Sequence[str], body: Iterable[Sequence[str]], *, left: int = 1) -> list[str]:
+def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], *, left: int = 1) -> list[str]:
     """A table of cells that are escaped already; the first ``left`` columns are text."""
     rule = ["---" if column < left else "---:" for column in range(len(head))]
     return [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
@@ -69,7 +69,7 @@ def _headline(comparison: Comparison) -> list[str]:
         for name in comparison.references
     ]
     head = ["arm", "seeds", *(escape(numerals.heading(score)) for score in scores)]
-    return ["## Scores: mean [95 % interval] over cases and seeds", "", *_rows(head, body)]
+    return ["## Scores: mean [95 % interval] over cases and seeds", "", *markdown_table(head, body)]
 
 
 def _differences(comparison: Comparison) -> list[str]:
@@ -91,7 +91,7 @@ def _differences(comparison: Comparison) -> list[str]:
             for difference in comparison.differences
             if difference.score == score.key
         ]
-        lines += ["", f"### {escape(numerals.heading(score))}", "", *_rows(head, body, left=2)]
+        lines += ["", f"### {escape(numerals.heading(score))}", "", *markdown_table(head, body, left=2)]
     return lines
 
 
@@ -109,7 +109,10 @@ def _ranks(comparison: Comparison) -> list[str]:
             ["*p, Friedman*", *(escape(probability(ranking.p)) for ranking in rankings)],
             ["*cases x seeds*", *(f"{ranking.n_cases} x {ranking.n_seeds}" for ranking in rankings)],
         ]
-        lines += ["", *_rows(["arm", *(escape(numerals.heading(scores[ranking.score])) for ranking in rankings)], body)]
+        lines += [
+            "",
+            *markdown_table(["arm", *(escape(numerals.heading(scores[ranking.score])) for ranking in rankings)], body),
+        ]
     reasons = dict.fromkeys(ranking.why for ranking in rankings if ranking.why)
     alike = {
         why: [escape(scores[ranking.score].label) for ranking in rankings if ranking.why == why] for why in reasons
@@ -126,7 +129,7 @@ def _budget(comparison: Comparison) -> list[str]:
 
 def _check(check: BudgetCheck) -> list[str]:
     body = [[escape(s.key), escape(s.arm), escape(s.baseline), "yes" if s.fair else "**NO**"] for s in check.settings]
-    table = ["", *_rows(["key", "arm", "baseline", "may differ"], body, left=4)] if body else []
+    table = ["", *markdown_table(["key", "arm", "baseline", "may differ"], body, left=4)] if body else []
     return [*table, *(["", *(f"- {escape(line)}" for line in check.remarks)] if check.remarks else [])]
 
 
@@ -137,7 +140,7 @@ def _costs(comparison: Comparison) -> list[str]:
         "Nonlinear / linear: what no rescaled linear response explains of neurons' responses, over what one explains.",
         "Kept: mean CKA of the student's blocks with their own teacher blocks, after training over before.",
     ]
-    return ["## Cost of a run", "", *_rows(["arm", *numerals.COSTS], body), *legend]
+    return ["## Cost of a run", "", *markdown_table(["arm", *numerals.COSTS], body), *legend]
 
 
 def _provenance(comparison: Comparison) -> list[str]:
@@ -154,5 +157,5 @@ def _provenance(comparison: Comparison) -> list[str]:
     ]
     origins = [f"- {escape(arm.name)}: teacher {escape(arm.teacher)}" for arm in comparison.arms if arm.teacher]
     origins += [f"- {escape(arm.name)}: tuned in {escape(arm.tuned)}" for arm in comparison.arms if arm.tuned]
-    table = _rows(["arm", "seed", "folder", "commit", "command"], body, left=5)
+    table = markdown_table(["arm", "seed", "folder", "commit", "command"], body, left=5)
     return ["## Where it comes from", "", *origins, *([""] if origins else []), *table]

@@ -1,0 +1,56 @@
+"""The table of a whole comparison that README holds."""
+
+import pytest
+from comparisons import compared
+
+from distill3d.errors import InputError
+from distill3d.report.comparison.compare import as_json
+from distill3d.report.numerals import MINUS, NONE
+from distill3d.report.text.summary import BEGIN, END, summary, write_summary
+
+
+def read_table(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {row[0].strip("`"): dict(zip(head, row, strict=True)) for row in body}
+
+
+def test_every_arm_has_its_scores_its_gain_with_interval_and_verdict_and_its_cost():
+    comparison = compared()
+    rows = read_table(summary(as_json(comparison)))
+    assert list(rows) == [*(arm.name for arm in comparison.arms), "otsu"]
+    gains = {each.arm: each for each in comparison.differences if each.score == "dice"}
+    for arm in comparison.arms:
+        row, gain = rows[arm.name], gains.get(arm.name)
+        minutes = arm.cost.fit_seconds / 60
+        assert row["Dice"] == f"{arm.scores['dice'].mean:.3f}"
+        assert float(row["min"]) == pytest.approx(minutes, abs=0.05)
+        against = row["minus `op_scratch` (95 %)"].replace(MINUS, "-")
+        if gain is None:
+            assert (against, row["verdict"], row["gain / h"]) == (NONE, NONE, NONE)
+            continue
+        assert against == f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+        assert row["verdict"].strip("*") == gain.verdict
+        assert float(row["gain / h"].replace(MINUS, "-")) == pytest.approx(gain.mean / minutes * 60, abs=0.05)
+    otsu = comparison.references["otsu"]
+    assert rows["otsu"]["Dice"] == f"{sum(each['dice'] for each in otsu.values()) / len(otsu):.3f}"
+
+
+def test_the_table_is_replaced_between_its_markers_and_nothing_else(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"# Ours\n\n{BEGIN}\nold\n{END}\n\nBelow.\n")
+    for gains in ({"a": 0.0, "b": 0.1}, {"a": 0.0, "c": 0.1}):
+        report = as_json(compared(gains))
+        write_summary(path, report)
+    assert path.read_text() == f"# Ours\n\n{BEGIN}\n{summary(report)}\n{END}\n\nBelow.\n"
+
+
+@pytest.mark.parametrize("text", [None, "# Ours\n", f"{BEGIN}\nno end\n", f"{END}\n{BEGIN}\n"])
+def test_a_file_without_markers_is_left_as_it_is(tmp_path, text):
+    path = tmp_path / "README.md"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=r"^--markdown: .*README\.md") as caught:
+        write_summary(path, as_json(compared()))
+    assert caught.value.exit_code == 2
+    assert text is None or path.read_text() == text
