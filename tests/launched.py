@@ -9,7 +9,7 @@ import sys
 import time
 
 import psutil
-from forked import Forked
+from forked import MAIN, Forked
 
 WAIT = 600.0  # seconds: for a busy machine; nothing waits longer than it must
 TEST = "DISTILL3D_TEST"  # in the environment of all that a launched process starts, whatever session that is in
@@ -104,16 +104,18 @@ class Launched:
                     process.kill()
             return not left
 
-        self.process.send_signal(signal.SIGKILL)  # a forked one is not marked
+        self.process.kill()  # a forked one is not marked
         wait_for(killed)
         self.process.wait(WAIT)
 
 
 class Command(Launched):
-    """A running ``distill3d ...``, forked; what it starts itself are fresh processes."""
+    """A running ``distill3d ...``, forked; what it starts itself, but for the second rank, are fresh processes."""
+
+    code = MAIN
 
     def _start(self, argv, env):
-        return Forked(*argv, out=self.log, env=env)
+        return Forked(*argv, out=self.log, env=env, code=self.code)
 
 
 def run(*argv, folder, **environment):

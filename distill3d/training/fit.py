@@ -89,8 +89,6 @@ def fit(
         data.prepare_data()
         checkpoint = folder.last if resume and folder.last.is_file() else None
         module, teacher, audit = _build(experiment, data, checkpoint)
-        module.trained_um = tuple(dict.fromkeys(case.spacing_um for case in data.cases("train")))
-        check_patch_size(module.student, experiment.patches)
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():
@@ -132,12 +130,16 @@ def _shortened(experiment: Experiment, *, steps: int, runs: ConfigPath) -> Exper
 def _build(
     experiment: Experiment, data: DistillDataModule, checkpoint: Path | None
 ) -> tuple[DistillModule, Teacher, TransferAudit | None]:
-    """Build the module; a fresh run also transfers, a resumed one finds its weights in the checkpoint."""
+    """Build a module that its patches fit; a fresh run transfers, a resumed one finds its weights in the checkpoint."""
     names = data.case_names("val")
     if checkpoint is None:
-        return fresh_module(experiment, val_cases=names)
-    teacher = TEACHERS.build(experiment.teacher)
-    return load_module(checkpoint, experiment, val_cases=names, teacher=teacher), teacher, None
+        module, teacher, audit = fresh_module(experiment, val_cases=names)
+    else:
+        teacher = TEACHERS.build(experiment.teacher)
+        module, audit = load_module(checkpoint, experiment, val_cases=names, teacher=teacher), None
+    module.trained_um = tuple(dict.fromkeys(case.spacing_um for case in data.cases("train")))
+    check_patch_size(module.student, experiment.patches)
+    return module, teacher, audit
 
 
 def _start(

@@ -3,12 +3,15 @@
 import copy
 import itertools
 import math
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import Forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -447,7 +450,15 @@ def small_block():
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):
-    torch.multiprocessing.spawn(run_rank, (str(tmp_path),), nprocs=2)
+    out, test = tmp_path / "out.txt", Path(__file__).stem
+    out.touch()
+    code = f"import sys; sys.path[:] = {sys.path}; import {test}; {test}.run_rank(int(sys.argv[1]), sys.argv[2])"
+    ranks = [Forked(rank, tmp_path, out=out, code=code) for rank in range(2)]
+    try:
+        assert [rank.wait(240) for rank in ranks] == [0, 0], out.read_text()
+    finally:
+        for rank in ranks:
+            rank.kill()
     alone = small_block()
     alone(two_volumes()).square().mean().backward()
     for rank in range(2):

@@ -247,27 +247,39 @@ def file(tmp_path_factory):
     return folder / "index.html"
 
 
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory):
+    """A page of four arms with few charts."""
+    from comparisons import compared
+
+    from distill3d.report.page.html import render
+
+    path = tmp_path_factory.mktemp("page") / "small.html"
+    path.write_text(render(compared(cases=3)))
+    return path
+
+
 @pytest.fixture
 def visit(browser):
-    """Open a file in a context of its own; afterwards nothing may have been complained of or asked of a network."""
-    from pages import SLOW, WIDE
+    """Open a file as a reader who was never there."""
+    from pages import visits
 
-    opened, heard, requests = [], [], []
+    with visits(browser) as go:
+        yield go
 
-    def go(path, *, viewport=WIDE, scheme="light", **more):
-        context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True, **more)
-        context.set_default_timeout(SLOW)
-        opened.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: heard.append((message.type, message.text)))
-        page.on("pageerror", lambda error: heard.append(("error", str(error))))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-ready=yes]")
-        return page
 
-    yield go
-    for context in opened:
-        context.close()
-    assert heard == []
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+@pytest.fixture(scope="module")
+def _opened(browser, file):
+    from pages import visits
+
+    with visits(browser) as go:
+        yield go(file)
+
+
+@pytest.fixture
+def page(_opened):
+    """The page of four arms, which takes seconds to draw; what a test sets is set back, but for sorting and themes."""
+    from pages import SET_BACK
+
+    yield _opened
+    _opened.evaluate(SET_BACK)

@@ -1,5 +1,7 @@
 """What tests of the page in a browser share: screens, what a page is made of, and what is read back from one."""
 
+import contextlib
+
 import numpy as np
 from comparisons import write_curves
 
@@ -9,6 +11,39 @@ from distill3d.report.page.worst import Card, Worst, WorstCase
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 SLOW = 60_000  # ms; the machine may be busy
+SET_BACK = """() => {
+    const all = (query) => [...document.querySelectorAll(query)];
+    all('.key[aria-pressed=false]').forEach((key) => key.click());
+    all('[data-pick]').forEach((pick) => { pick.selectedIndex = 0; pick.dispatchEvent(new Event('change')); });
+    all('[data-filter]').forEach((filter) => { filter.value = ''; filter.dispatchEvent(new Event('input')); });
+    all('details').forEach((details) => { details.open = false; });
+    all('dialog').forEach((dialog) => dialog.close());
+    scrollTo({ top: 0, behavior: 'instant' });
+}"""
+
+
+@contextlib.contextmanager
+def visits(browser):
+    """Open files in contexts of their own; afterwards nothing may have been complained of or asked of a network."""
+    opened, heard, requests = [], [], []
+
+    def go(path, *, viewport=WIDE, scheme="light", **more):
+        context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True, **more)
+        context.set_default_timeout(SLOW)
+        opened.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: heard.append((message.type, message.text)))
+        page.on("pageerror", lambda error: heard.append(("error", str(error))))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready=yes]")
+        return page
+
+    yield go
+    for context in opened:
+        context.close()
+    assert heard == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def gradient(shade) -> Picture:

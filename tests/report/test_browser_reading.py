@@ -4,14 +4,13 @@ import struct
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from pages import PHONE, WIDE
+from pages import PHONE, WIDE, visits
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_picture_opens_in_a_dialog_escape_closes_it_and_focus_comes_back(visit, file):
-    page = visit(file)
+def test_a_picture_opens_in_a_dialog_escape_closes_it_and_focus_comes_back(page):
     opener = page.locator("button.zoom").nth(3)
     opener.focus()
     page.keyboard.press("Enter")
@@ -25,8 +24,7 @@ def test_a_picture_opens_in_a_dialog_escape_closes_it_and_focus_comes_back(visit
     assert opener.evaluate("node => node === document.activeElement")
 
 
-def test_a_command_is_copied_and_the_button_says_so(visit, file):
-    page = visit(file)
+def test_a_command_is_copied_and_the_button_says_so(page):
     page.locator("#provenance details").first.evaluate("node => { node.open = true; }")
     button = page.locator("#provenance button.copy").first
     button.click()
@@ -36,43 +34,46 @@ def test_a_command_is_copied_and_the_button_says_so(visit, file):
     assert page.input_value("#filter-t-summary") == "distill3d fit op_scratch seed=0"
 
 
-def test_the_keyboard_skips_to_the_report(visit, file):
-    page = visit(file)
+def test_the_keyboard_skips_to_the_report(visit, small_file):
+    page = visit(small_file)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
-def test_nothing_is_wider_than_the_screen(visit, file, viewport):
-    page = visit(file, viewport=viewport)
-    page.eval_on_selector_all("details", "all => all.forEach(d => { d.open = true; })")
-    assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
-    wide = page.evaluate(
+@pytest.fixture(scope="module", params=[(WIDE, "dark"), (PHONE, "light")], ids=["wide-dark", "phone-light"])
+def unfolded(request, browser, file):
+    """The page on a screen, all of it."""
+    viewport, scheme = request.param
+    with visits(browser) as go:
+        page = go(file, viewport=viewport, scheme=scheme, bypass_csp=True)  # axe is a script from outside
+        page.eval_on_selector_all("details", "all => all.forEach(d => { d.open = true; })")
+        yield page
+
+
+def test_nothing_is_wider_than_the_screen(unfolded):
+    width = unfolded.viewport_size["width"]
+    assert unfolded.evaluate("document.documentElement.scrollWidth") == width
+    wide = unfolded.evaluate(
         """width => [...document.querySelectorAll('main > section > *')]
             .filter(node => node.getBoundingClientRect().right > width + 1).map(node => node.className)""",
-        viewport["width"],
+        width,
     )
     assert wide == []
 
 
-@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
-def test_a_picture_of_the_whole_page_has_its_size_and_is_not_blank(visit, file, viewport):
-    page = visit(file, viewport=viewport)
-    shot = page.screenshot(full_page=True)
+def test_a_picture_of_the_whole_page_has_its_size_and_is_not_blank(unfolded):
+    shot = unfolded.screenshot(full_page=True)
     width, height = struct.unpack(">II", shot[16:24])
-    assert width == viewport["width"]
-    assert height == page.evaluate("document.documentElement.scrollHeight")
+    assert width == unfolded.viewport_size["width"]
+    assert height == unfolded.evaluate("document.documentElement.scrollHeight")
     assert 3000 < height < 20_000
     assert len(shot) > 100_000  # a blank page compresses to some thousand bytes
 
 
-@pytest.mark.parametrize(("viewport", "scheme"), [(WIDE, "dark"), (PHONE, "light")], ids=["wide-dark", "phone-light"])
-def test_axe_finds_no_serious_violation(visit, file, viewport, scheme):
-    page = visit(file, scheme=scheme, viewport=viewport, bypass_csp=True)  # axe is a script from outside
-    page.eval_on_selector_all("details", "all => all.forEach(d => { d.open = true; })")
-    violations = Axe().run(page).response["violations"]
+def test_axe_finds_no_serious_violation(unfolded):
+    violations = Axe().run(unfolded).response["violations"]
     bad = [
         (row["id"], [node["html"][:200] for node in row["nodes"][:3]])
         for row in violations

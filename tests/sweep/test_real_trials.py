@@ -2,11 +2,10 @@
 
 import io
 import json
-import sys
 
+import forked
 import pytest
 import yaml
-from launched import run
 from rich.console import Console
 
 from distill3d.sweep import control
@@ -37,11 +36,12 @@ def test_a_real_trial_leaves_scores_and_one_offline_wandb_run_with_the_right_con
     folder = tmp_path / "runs/sweeps/real/trials/0000/tiny/seed0"
     assert row.value == json.loads((folder / "metrics.json").read_text())["mean"]["dice"]
     (offline,) = (folder / "wandb").glob("offline-run-*")
-    code, printed = run(
-        sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", offline, folder=tmp_path
-    )
-    assert code == 0, printed
-    shown = json.loads(printed)
+    inspect = "from wandb.cli.cli import cli; cli(prog_name='wandb')"
+    inspected = forked.run("leet", "inspect", "--summary", "--json", offline, code=inspect)
+    assert inspected.returncode == 0, inspected.stderr
+    shown = json.loads(inspected.stdout)
+    assert shown["config"]["question"] == "does it run?"
+    assert "sim_003" in json.dumps(shown["summary"])
     assert shown["config"]["optimizer"]["lr"] == LR
     assert "sweep:real" in shown["tags"]
     assert shown["summary"]["test/dice"] == pytest.approx(row.value)

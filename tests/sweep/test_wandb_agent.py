@@ -7,18 +7,26 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launched import Command, Launched, marked, wait_for
+from launched import Command, marked, wait_for
 from wandb_server import ENTITY, PROJECT, StandIn
 
 from distill3d.storage.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(1800)  # many processes: minutes on a busy machine
 LONG = 900.0  # seconds for an agent on a busy machine
-TRIALS = [
-    {"optimizer.lr": 0.001, "trainer.devices": 1, "trainer.steps": 2},
-    {"optimizer.lr": 0.01, "trainer.devices": 2, "trainer.steps": 2},
-]
+TRIAL = {"optimizer.lr": 0.01, "trainer.devices": 2, "trainer.steps": 2}
 ENDLESS = {"optimizer.lr": 0.03, "trainer.devices": 2, "trainer.steps": 40_000}
+
+
+class Wandb(Command):
+    """A running ``wandb ...``, whose agent looks after its trial more often than every 5 seconds."""
+
+    code = """
+from wandb.cli.cli import cli
+from wandb.wandb_agent import Agent
+Agent.POLL_INTERVAL = 0.2
+cli(prog_name="wandb")
+"""
 
 
 @pytest.fixture
@@ -26,8 +34,7 @@ def sweep_file(tiny_file, tmp_path):
     path = tmp_path / "mine.yaml"
     command = ["${env}", "${interpreter}", "-m", "${program}", "fit", str(tiny_file), "logging.wandb=online"]
     command += ["patches.batch_size=1", f"runs={tmp_path}/runs/${{oc.env:WANDB_RUN_ID}}", "${args}"]
-    keys = TRIALS[0]
-    parameters = {key: {"values": sorted({trial[key] for trial in [*TRIALS, ENDLESS]})} for key in keys}
+    parameters = {key: {"values": sorted({TRIAL[key], ENDLESS[key]})} for key in TRIAL}
     content = {"program": "distill3d", "command": command, "method": "grid", "parameters": parameters}
     path.write_text(yaml.safe_dump(content | {"metric": {"name": "test/dice", "goal": "maximize"}}))
     return path
@@ -61,7 +68,7 @@ def wandb(environment, tmp_path):
     """Start ``wandb ...`` as a user of the stand-in."""
 
     def start(server, *arguments):
-        return Launched(sys.executable, "-m", "wandb", *arguments, folder=tmp_path, **environment(server))
+        return Wandb(*arguments, folder=tmp_path, **environment(server))
 
     return start
 
@@ -76,42 +83,35 @@ def run_folder(tmp_path, run_id):
     return RunFolder(tmp_path / "runs" / run_id / "tiny" / "seed0")
 
 
-def test_the_real_agent_trains_every_trial_as_the_sweep_asks_also_on_two_processes(sweep_file, wandb, tmp_path):
-    with StandIn(TRIALS) as server:
+def test_the_real_agent_trains_on_two_processes_as_the_sweep_asks_and_a_stop_request_ends_both(
+    sweep_file, wandb, tmp_path
+):
+    with StandIn([TRIAL, ENDLESS]) as server:
         name = create_sweep(wandb, server, sweep_file)
-        assert yaml.safe_load(server.sweep)["parameters"]["optimizer.lr"] == {"values": [0.001, 0.01, 0.03]}
+        assert yaml.safe_load(server.sweep)["parameters"]["optimizer.lr"] == {"values": [0.01, 0.03]}
         with wandb(server, "agent", name) as agent:
+            agent.until(lambda: server.runs.get("trial1", {}).get("history"), LONG)
+            ranks = [process for process in marked("WANDB_RUN_ID", "trial1") if "LOCAL_RANK" in process.environ()]
+            assert len(ranks) == 1  # the second of two
+            assert ranks[0].is_running()
+            server.stop("trial1")
             assert agent.wait(LONG) == 0, agent.printed
             wait_for(lambda: not marked("WANDB_SWEEP_ID", "sweep1"), describe=lambda: "the agent left processes")
     assert server.agents == 1
     assert sorted(server.runs) == ["trial0", "trial1"], agent.printed  # one run per trial, not per process
-    for number, trial in enumerate(TRIALS):
-        run, folder = server.runs[f"trial{number}"], run_folder(tmp_path, f"trial{number}")
-        assert run["exitcode"] == 0, agent.printed
+    whole, stopped = (run_folder(tmp_path, f"trial{number}") for number in range(2))
+    assert [folder.state for folder in (whole, stopped)] == ["done", "unfinished"]
+    for run, folder, trial in zip(server.runs.values(), (whole, stopped), (TRIAL, ENDLESS), strict=True):
         assert run["sweep"] == "sweep1"
-        assert folder.state == "done"
         assert folder.read_config()["optimizer"]["lr"] == trial["optimizer.lr"]
-        assert folder.read_json(folder.fit)["cost"]["devices"] == trial["trainer.devices"]
         assert run["config"]["optimizer"]["lr"] == run["config"]["optimizer.lr"] == trial["optimizer.lr"]
-        mean = folder.read_json(folder.metrics)["mean"]
-        assert run["summary"]["test/dice"] == pytest.approx(mean["dice"])
         assert [row["val/dice"] for row in run["history"] if "val/dice" in row]
-
-
-def test_a_stop_request_ends_all_processes_of_the_trial_and_is_reported_as_a_stop(sweep_file, wandb, tmp_path):
-    with StandIn([ENDLESS]) as server, wandb(server, "agent", create_sweep(wandb, server, sweep_file)) as agent:
-        agent.until(lambda: server.runs.get("trial0", {}).get("history"), LONG)
-        ranks = [process for process in marked("WANDB_RUN_ID", "trial0") if "LOCAL_RANK" in process.environ()]
-        assert len(ranks) == 1  # the second of two
-        assert ranks[0].is_running()
-        server.stop("trial0")
-        assert agent.wait(LONG) == 0, agent.printed
-        wait_for(lambda: not marked("WANDB_RUN_ID", "trial0"), describe=lambda: "the trial left processes")
-    run, folder = server.runs["trial0"], run_folder(tmp_path, "trial0")
-    assert run["exitcode"] == 143, agent.printed
-    assert run["summary"]["stopped"] == "SIGTERM, as a sweep agent or a cluster sends it"
-    assert folder.state == "unfinished"
-    assert f"stopped; --resume goes on from {folder.path}" in agent.printed
+    first, second = server.runs["trial0"], server.runs["trial1"]
+    assert (first["exitcode"], second["exitcode"]) == (0, 143), agent.printed
+    assert whole.read_json(whole.fit)["cost"]["devices"] == 2
+    assert first["summary"]["test/dice"] == pytest.approx(whole.read_json(whole.metrics)["mean"]["dice"])
+    assert second["summary"]["stopped"] == "SIGTERM, as a sweep agent or a cluster sends it"
+    assert f"stopped; --resume goes on from {stopped.path}" in agent.printed
 
 
 def test_a_run_whose_settings_are_not_those_of_its_sweep_stops_before_it_trains(tiny_file, environment, tmp_path):

@@ -102,9 +102,10 @@ def test_a_damaged_entry_is_computed_again(tmp_path, teacher):
     assert path.read_bytes() == good
 
 
-SHAPE = (48, 112, 112)
+SHAPE = (12, 40, 36)
 CHILD = f"""
 import sys
+import time
 from pathlib import Path
 import numpy as np
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
@@ -114,18 +115,24 @@ from distill3d.teachers.slices import Zoom
 image = np.random.default_rng(0).random({SHAPE}, dtype=np.float32)
 stack = Stack(name="s", image=lambda: image, sha256="child", spacing_um=(1.0, 1.0, 1.0))
 cache = FeatureCache(Path(sys.argv[1]), Timm2d(Timm2dConfig()), Zoom())
+
+def on_slices(_):
+    if axis in sys.argv:
+        print("in the middle", flush=True)
+        time.sleep(600)
+
 for axis in "zyx":
-    cache.fill(stack, {LAYERS}, axis, on_slices=lambda n: print("slices", n, flush=True))
+    cache.fill(stack, {LAYERS}, axis, on_slices=on_slices)
 print("misses", cache.count.misses, flush=True)
 """
 
 
 class Child:
-    """A process that fills the cache in a folder with maps of the three axes of one stack."""
+    """A process that fills the cache in a folder with maps of the three axes of one stack, or stays in one of them."""
 
-    def __init__(self, folder, out):
+    def __init__(self, folder, out, *stay_in):
         out.touch()
-        self.out, self.process = out, Forked(folder, out=out, code=CHILD)
+        self.out, self.process = out, Forked(folder, *stay_in, out=out, code=CHILD)
 
     def misses(self):
         assert self.process.wait(240) == 0, self.out.read_text()
@@ -138,12 +145,13 @@ def contents(folder):
 
 def test_a_kill_in_the_middle_leaves_nothing_half_written_and_a_rerun_completes_it(tmp_path, teacher):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    child = Child(killed, tmp_path / "first.txt")
-    wait_for(child.out.read_text)  # it is in the middle of the first stack
+    child = Child(killed, tmp_path / "first.txt", "y")
+    wait_for(child.out.read_text)
     child.process.send_signal(signal.SIGKILL)
     assert child.process.wait(60) == -signal.SIGKILL
     assert list(killed.glob(".*.partial"))  # it did die half-way
     early = contents(killed)
+    assert len(early) == 2  # of the axis before
     assert Child(killed, tmp_path / "second.txt").misses() == 6 - len(early)
     for axis in "zyx":
         FeatureCache(whole, teacher, Zoom()).fill(stack(shape=SHAPE, sha256="child"), LAYERS, axis)
