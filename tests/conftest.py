@@ -77,6 +77,14 @@ def tiny(tiny_file):
     return lambda *overrides: load_experiment(tiny_file, overrides)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Let runs in this process draw no figures."""
+    from undrawn import apply
+
+    apply(monkeypatch.setattr)
+
+
 @pytest.fixture(scope="session")
 def finished_once(tmp_path_factory, tiny_file_in) -> Path:
     """One finished run of the tiny experiment, for all tests that only look at it."""

@@ -128,6 +128,7 @@ def test_check_describes_every_case_and_the_tubes_of_the_student(call, tiny_file
     assert max(map(len, shown.splitlines())) <= 100
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluate_scores_again_and_prints_the_table(call, finished):
     finished.metrics.unlink()
     shown = call("evaluate", str(finished.path))

@@ -154,6 +154,7 @@ def test_without_bigneuron_one_line_says_where_it_is_looked_for_and_where_to_get
     assert (len(caught.value.lines), caught.value.exit_code) == (1, 2)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", STEPPED)
 def test_it_takes_real_steps(name, cache, tmp_path, request):
     if name.startswith("op_"):

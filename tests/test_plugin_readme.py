@@ -26,6 +26,7 @@ def plugin(tmp_path, monkeypatch):
     sys.modules.pop("readme_plugin", None)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_strategy_of_the_readme_trains_a_student_as_pasted(plugin, tiny):
     settings = (f"plugins=[{plugin}]", "strategy={name: confident, weight: 0.5}", "trainer.steps=1")
     folder = RunFolder(fit.fit(tiny(*settings, "trainer.validate_every=1")))

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from undrawn import apply
 
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import NEURONS, STUDENTS, TEACHERS, Component
@@ -361,7 +362,8 @@ def _train(module, optimizer, *, seed):
     optimizer.step()
 
 
-def test_a_run_converts_resumes_predicts_and_reports_its_cost(tiny):
+def test_a_run_converts_resumes_predicts_and_reports_its_cost(tiny, monkeypatch):
+    apply(monkeypatch.setattr, keep="_input_figures")
     folder = RunFolder(fit.smoke(tiny(*INFLATED, QUADRATIC)))
     assert folder.state == "done"
     metrics = json.loads(folder.metrics.read_text())

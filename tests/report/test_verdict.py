@@ -21,11 +21,11 @@ def tables(n, size, ratio, *, seed=0, gain=0.0):
 
 
 def test_equal_arms_get_no_verdict_in_95_of_100():
-    """100 studies of each kind; the share is over all, a kind alone may be off by what 100 studies scatter."""
+    """50 studies of each kind; the share is over all, a kind alone may be off by what 50 studies scatter."""
     sizes, ratios = [(4, 3), (20, 3), (8, 5)], [(1, 0, 0.3), (0, 0, 1), (0, 1, 0.2), (0.3, 0.3, 1)]
     quiet = []
     for size, ratio in itertools.product(sizes, ratios):
-        judged = [judge({"arm": one}, DICE)["arm"] for one in tables(100, size, ratio, seed=11)]
+        judged = [judge({"arm": one}, DICE)["arm"] for one in tables(50, size, ratio, seed=11)]
         quiet.append(np.mean([one.verdict == "INCONCLUSIVE" for one in judged]))
         assert quiet[-1] >= 0.9, (size, ratio)
     assert np.mean(quiet) >= 0.95

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from undrawn import no_figures
 
 from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import load_experiment
@@ -32,7 +33,8 @@ VOLUME = torch.rand(1, 1, 5, 32, 64, generator=torch.Generator().manual_seed(0))
 def trained(tmp_path_factory, cache) -> Path:
     """Finish a run of the experiment that trains such teachers, at tiny size."""
     experiment = load_experiment("teacher2d", SETTINGS)
-    return fit.fit(replace(experiment, runs=str(tmp_path_factory.mktemp("runs")), cache=str(cache)))
+    with no_figures():
+        return fit.fit(replace(experiment, runs=str(tmp_path_factory.mktemp("runs")), cache=str(cache)))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import forked
 import torch
 from lightning.pytorch.callbacks import Callback
+from undrawn import UNDRAWN
 
 from distill3d.config.plain import as_plain
 from distill3d.storage.run_folder import RunFolder, write_yaml
@@ -39,7 +40,7 @@ def fit_on_two(experiment, folder):
     plain = {**as_plain(experiment), "runs": str(folder / "two")}
     file = folder / "settings" / f"{experiment.name}.yaml"
     write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
-    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1")
+    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1", code=UNDRAWN)
     assert done.returncode == 0, done.stderr
     return RunFolder(folder / "two" / experiment.name / "seed0")
 

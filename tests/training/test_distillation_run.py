@@ -31,6 +31,7 @@ def curve(folder, name):
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_processes_match_features_as_one_does_and_go_on_when_the_schedule_stops(tiny, tmp_path):
     experiment = tiny(*FEATURES, STOP, "trainer.log_every=1")
     one = RunFolder(fit.fit(experiment))
@@ -46,6 +47,7 @@ def test_two_processes_match_features_as_one_does_and_go_on_when_the_schedule_st
     assert cost(two)["teacher_images"] == 2 * 1 * 16
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_resumed_run_goes_on_with_its_projection_its_slices_and_its_balance(tiny, tmp_path, monkeypatch):
     more = ("strategy.view.slices=3", "strategy.projection=mlp", "balance={mode: gradient, every: 3}")
     experiment = tiny(*FEATURES, *more, "strategy.schedule={kind: cosine, warmup_steps: 2}")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from undrawn import apply
 
 from distill3d.config.registry import STRATEGIES
 from distill3d.errors import TrainingError
@@ -159,6 +160,7 @@ def test_a_resumed_run_does_not_ask_again_what_is_proven(toy, trained, tmp_path)
 def test_the_curves_of_a_resumed_run_are_those_of_an_uninterrupted_one(toy, tmp_path, monkeypatch):
     experiment = toy("useful", "trainer.audit_every=1", "trainer.log_every=1")
     whole = RunFolder(fit.fit(replace(experiment, runs=str(tmp_path / "whole"))))
+    apply(monkeypatch.setattr)
     original = fit.make_trainer
     with monkeypatch.context() as patch:
         patch.setattr(fit, "make_trainer", lambda s, f, lo, usual: original(s, f, lo, [*usual, Crash()]))

@@ -7,11 +7,13 @@ import forked
 import pytest
 import torch
 from small_transfers import CNN, Crash, close, fit_on_two, weights
+from undrawn import UNDRAWN, no_figures
 
 from distill3d.config.plain import as_plain
 from distill3d.storage.run_folder import RunFolder, write_yaml
 from distill3d.training import fit
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 FROZEN = "optimizer.transferred_lr_ratio=0"
 FAST = "optimizer={lr: 0.1, transferred_lr_ratio: 1, warmup_steps: 0, schedule: constant}"
 
@@ -35,7 +37,8 @@ def tiny_cnn(tmp_path_factory, tiny_file_in):
 
 @pytest.fixture(scope="module")
 def frozen(tiny_cnn):
-    return RunFolder(fit.fit(tiny_cnn(FROZEN, "trainer.audit_every=1", "balance={mode: gradient, every: 1}")))
+    with no_figures():
+        return RunFolder(fit.fit(tiny_cnn(FROZEN, "trainer.audit_every=1", "balance={mode: gradient, every: 1}")))
 
 
 def test_a_frozen_encoder_is_kept_whole_to_the_last_bit(frozen):
@@ -75,7 +78,7 @@ def test_a_run_that_wipes_its_teacher_out_says_so_in_its_last_line(tiny_cnn, tmp
     plain = as_plain(replace(tiny_cnn(FAST, "trainer.steps=30", "trainer.validate_every=30"), runs=str(tmp_path)))
     file = tmp_path / "wiped.yaml"
     write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
-    done = forked.run("fit", file)
+    done = forked.run("fit", file, code=UNDRAWN)
     share = results(RunFolder(tmp_path / "wiped" / "seed0"))["kept"]
     assert 0 <= share < 0.5
     assert done.stdout.splitlines()[-1].startswith(f"kept {share:.2f} of its likeness to the teacher")

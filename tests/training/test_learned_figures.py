@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from undrawn import apply
 
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.storage.run_folder import RunFolder
@@ -32,7 +33,8 @@ def test_without_gold_the_window_is_the_first_corner():
     assert fullest_window(np.zeros((8, 40, 40), bool), (8, 20, 20)) == (slice(0, 8), slice(0, 20), slice(0, 20))
 
 
-def test_filters_and_tubes_are_drawn_also_when_a_run_goes_on(tiny):
+def test_filters_and_tubes_are_drawn_also_when_a_run_goes_on(tiny, monkeypatch):
+    apply(monkeypatch.setattr, keep="_input_figures")
     for settings in (("trainer.steps=2",), ()):
         folder = RunFolder(fit.fit(tiny(*TUBULAR, *settings), resume=not settings))
         for name in ("filters", "tubes"):
@@ -49,8 +51,8 @@ def test_filters_and_tubes_are_drawn_also_when_a_run_goes_on(tiny):
     assert 0 < again["on_neurite_straight"] < again["followed_straight"] < 1
 
 
-def test_a_student_that_mirrors_nothing_has_no_filters_to_compare(tiny):
-    folder = RunFolder(fit.fit(tiny()))
+def test_a_student_that_mirrors_nothing_has_no_filters_to_compare(finished):
+    folder = finished
     assert not folder.start.exists()
     assert not (folder.figures / "filters.png").exists()
     assert folder.read_json(folder.metrics)["tubes"] is None

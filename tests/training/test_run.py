@@ -21,6 +21,7 @@ from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.module import load_module
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # but for the one finished run
 TEACHER = ("teacher.name=timm2d", "strategy.name=inflate", "student={name: convnet3d, stages: 2, decoder: [4, 4]}")
 
 

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from rich.console import Console
+from undrawn import no_figures
 
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
@@ -26,7 +27,8 @@ from distill3d.volumes.swc import read_swc
 def perfect_once(tmp_path_factory, tiny_file_in):
     """A run whose predictions are its gold: of validation dimmed, so that the threshold of 0.5 finds nothing."""
     experiment = load_experiment(tiny_file_in(tmp_path_factory.mktemp("perfect")), ["data.shape_zyx=[24,64,64]"])
-    folder = RunFolder(fit.fit(experiment))
+    with no_figures():
+        folder = RunFolder(fit.fit(experiment))
     data = DistillDataModule(experiment)
     for split, brightness in (("val", 0.4), ("test", 1.0)):
         for case in data.cases(split):
@@ -59,6 +61,7 @@ def test_a_perfect_probability_becomes_a_perfect_tree(perfect, monkeypatch):
     assert (perfect.figures / f"{case}_tree.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tuning_looks_at_validation_cases_only_and_is_used_from_then_on(perfect, monkeypatch):
     looked_at = []
     cases = DistillDataModule.cases
@@ -84,6 +87,7 @@ def crumbs_in(data, folder, split, size):
         write_prob(folder.prob(case.name), prob, case.spacing_um)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_clean_scores_leave_out_the_pieces_that_validation_cases_are_better_without(perfect):
     data = DistillDataModule(experiment_from_plain(perfect.read_config()))
     crumbs_in(data, perfect, "val", 90)
@@ -113,6 +117,7 @@ def test_a_run_that_is_none_is_refused(tmp_path):
         tune_trace(tmp_path, trials=1)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_case_that_is_missed_lowers_the_mean_of_trees_too(tiny, finished):
     case = DistillDataModule(tiny()).cases("test")[0]
     write_prob(finished.prob(case.name), 0.0 * case.mask, case.spacing_um)

@@ -52,9 +52,11 @@ def show(ax: Axes, part: Reals, start_zyx_vox: NDArray[np.int64], axis: int, spa
 
 def save(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
     """Write a PNG on white; its folder is made. Returns ``path``."""
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
+    figure.set(dpi=dpi, facecolor="white")
+    canvas.draw()  # `savefig` would draw everything twice for its layout
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, facecolor="white")
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path, dpi=(dpi, dpi))
     return path
 
 
