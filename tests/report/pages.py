@@ -5,8 +5,9 @@ import contextlib
 import numpy as np
 from comparisons import write_curves
 
+from distill3d.evaluation.figures.web import Picture, picture
 from distill3d.report.page.curves import curve_charts
-from distill3d.report.page.snapshots import Picture, picture, scaled
+from distill3d.report.page.snapshots import scaled
 from distill3d.report.page.worst import Card, Worst, WorstCase
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
