@@ -224,9 +224,7 @@ def _write_tree(path: Path, tree: Tree | None) -> None:
 def case_pictures(folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Path]:
     """Name for the logs -> the pictures, and pages to turn, that `evaluate` drew."""
     endings = {"mip": ".png", "tree": "_tree.png", "tree_3d": "_3d.html"}
-    drawn = {
-        f"{kind}/{case}": _picture(folder, case, ending) for kind, ending in endings.items() for case in results["cases"]
-    }
+    drawn = {f"{kind}/{case}": _picture(folder, case, endings[kind]) for kind in endings for case in results["cases"]}
     return {name: path for name, path in drawn.items() if path.is_file()}
 
 

@@ -70,7 +70,7 @@ class WorstCase:
         name: of the case.
         place: where the close-ups are, in words.
         cards: image and gold first.
-        walls: behind the trees to turn: z, y, x -> the image seen along it.
+        walls: behind the trees to turn, if there are any: z, y, x -> the image seen along it.
     """
 
     name: str
@@ -223,7 +223,7 @@ def _side_by_side(
         pictures = whole(flat, f"errors of {arm}"), below
         cards.append(Card(arm, _note(comparison, shown, name), pictures, shown.index, _scene(case, pred)))
     place = f"rows {box.top} to {box.bottom}, columns {box.left} to {box.right}, all {case.depth} slices"
-    return WorstCase(name, place, tuple(cards), _walls(case))
+    return WorstCase(name, place, tuple(cards), _walls(case) if any(card.scene for card in cards) else {})
 
 
 def _scene(case: Projections, pred: Tree | None) -> Scene | None:
