@@ -31,6 +31,8 @@ class Projections:
         spacing_um: ZYX voxel size.
         depth: slices of the stack.
         tree: of gold; None where the case has none.
+        along_y: [Z, X], shades of `gray`; None in files of an older version.
+        along_x: [Z, Y], the same.
     """
 
     image: NDArray[np.uint8]
@@ -39,12 +41,14 @@ class Projections:
     spacing_um: Spacing
     depth: int
     tree: Tree | None
+    along_y: NDArray[np.uint8] | None = None
+    along_x: NDArray[np.uint8] | None = None
 
 
 def project(
     image: NDArray[np.number], *, gold: Flags, known: Flags, pred: Flags, spacing_um: Spacing, tree: Tree | None
 ) -> Projections:
-    """Project a case along z.
+    """Project a case along z, and its image along y and x too.
 
     Args:
         image: [Z, Y, X] intensities as they were recorded.
@@ -61,6 +65,8 @@ def project(
         spacing_um=spacing_um,
         depth=len(image),
         tree=tree,
+        along_y=gray(image, 1),
+        along_x=gray(image, 2),
     )
 
 
@@ -68,6 +74,7 @@ def write_projections(path: Path, projections: Projections) -> None:
     """Write one compressed file atomically; makes the folder."""
     fields = {field.name: getattr(projections, field.name) for field in dataclasses.fields(Projections)}
     tree = fields.pop("tree")
+    fields = {name: value for name, value in fields.items() if value is not None}
     if tree is not None:
         fields |= {f"tree_{field.name}": getattr(tree, field.name) for field in dataclasses.fields(Tree)}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from distill3d.errors import InputError
 from distill3d.evaluation.cleaning import Segmented, choose_min_voxels
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.tree import tree_figure
+from distill3d.evaluation.figures.tree_page import tree_page
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_scores, tree_scores
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.projections import Projections, project, write_projections
@@ -221,9 +222,9 @@ def _write_tree(path: Path, tree: Tree | None) -> None:
 
 
 def case_pictures(folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Path]:
-    """Name for the logs -> the pictures that `evaluate` drew."""
-    drawn = {f"mip/{case}": _picture(folder, case) for case in results["cases"]}
-    drawn |= {f"tree/{case}": _tree_picture(folder, case) for case in results["cases"]}
+    """Name for the logs -> the pictures, and pages to turn, that `evaluate` drew."""
+    endings = {"mip": ".png", "tree": "_tree.png", "tree_3d": "_3d.html"}
+    drawn = {f"{kind}/{case}": _picture(folder, case, endings[kind]) for kind in endings for case in results["cases"]}
     return {name: path for name, path in drawn.items() if path.is_file()}
 
 
@@ -242,12 +243,8 @@ def prediction(folder: RunFolder, case: PreparedCase) -> NDArray[np.float32]:
     return prob
 
 
-def _picture(folder: RunFolder, case: str) -> Path:
-    return folder.figures / f"{case}.png"
-
-
-def _tree_picture(folder: RunFolder, case: str) -> Path:
-    return folder.figures / f"{case}_tree.png"
+def _picture(folder: RunFolder, case: str, ending: str) -> Path:
+    return folder.figures / f"{case}{ending}"
 
 
 def _projections(case: PreparedCase, result: Found) -> Projections:
@@ -266,7 +263,7 @@ def _draw(
 ) -> None:
     title = f"{case.name}: {experiment.name}, seed {experiment.seed}"
     case_figure(
-        _picture(folder, case.name),
+        _picture(folder, case.name, ".png"),
         f"{title}; Dice {scores['dice']:.3f}, within 2 voxels {scores['dice_tol']:.3f}",
         image=case.image,
         gold=case.mask,
@@ -275,7 +272,24 @@ def _draw(
         threshold=experiment.inference.threshold,
         spacing_um=case.spacing_um,
     )
-    gold, path = case.tree(), _tree_picture(folder, case.name)
+    gold, path = case.tree(), _picture(folder, case.name, "_tree.png")
     path.unlink(missing_ok=True)
     if gold is not None and result.tree is not None:
         tree_figure(path, title, image=case.image, pred=result.tree, gold=gold, spacing_um=case.spacing_um)
+    tree_page(
+        _picture(folder, case.name, "_3d.html"),
+        title,
+        _in_words(scores),
+        image=case.raw,
+        gold=gold,
+        pred=result.tree,
+        spacing_um=case.spacing_um,
+    )
+
+
+def _in_words(scores: Scores) -> str:
+    """Say what the page of a case's trees shows in numbers."""
+    if "tree_f1" not in scores:
+        return f"Dice {scores['dice']:.3f}; no pair of trees to compare"
+    shares = ", ".join(f"{name} {scores[f'tree_{name}']:.3f}" for name in ("precision", "recall"))
+    return f"Length F1 {scores['tree_f1']:.3f}, {shares} within {DEFAULT_TREE_TOLERANCE:g} voxels"

@@ -165,7 +165,7 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], figures: Mapp
     Args:
         loggers: as `make_loggers` gave them.
         results: content of ``metrics.json``.
-        figures: name -> PNG.
+        figures: name -> PNG, or a page that holds all it needs.
     """
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
@@ -175,11 +175,16 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], figures: Mapp
         table = wandb.Table(columns=["case", *columns])
         for case, scores in results["cases"].items():
             table.add_data(case, *(scores.get(column) for column in columns))  # no gold tree, no scores of one
-        run.log({"cases": table} | {name: wandb.Image(str(path)) for name, path in figures.items()})
+        run.log({"cases": table} | {name: _medium(path) for name, path in figures.items()})
     learned = {key: results[key] for key in ("kept", "nonlinear_share")}
     learned |= {f"tubes/{key}": value for key, value in (results["tubes"] or {}).items()}
     known = {key: value for key, value in learned.items() if value is not None}
     log_summary(loggers, {f"test/{key}": value for key, value in results["mean"].items()} | known)
+
+
+def _medium(path: Path) -> wandb.Image | wandb.Html:
+    """Return a figure as W&B shows it; to a page W&B would add styles of its own, which the page's policy forbids."""
+    return wandb.Html(path, inject=False) if path.suffix == ".html" else wandb.Image(str(path))
 
 
 def log_summary(loggers: list[Logger], summary: Mapping[str, float]) -> None:

@@ -1,5 +1,7 @@
 """What `evaluate` leaves of a case seen from above: the right values, the same when read again, one line if broken."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,21 @@ def test_a_case_is_seen_along_z_and_its_bright_voxels_are_white():
     assert np.argwhere(seen.gold).tolist() == [[0, 0], [1, 1]]
     assert (seen.image.dtype, seen.image[0, 0], seen.image[3, 4]) == (np.uint8, 0, 255)
     assert (np.diff(seen.image.ravel().astype(int)) >= 0).all()
+
+
+def test_the_image_is_seen_along_y_and_x_too_and_files_of_before_that_are_read(tmp_path):
+    seen, path = projected(None), tmp_path / "case.npz"
+    assert seen.along_y.shape == (3, 5)
+    assert seen.along_x.shape == (3, 4)
+    assert (seen.along_y[-1, -1], seen.along_x[-1, -1]) == (255, 255)
+    write_projections(path, seen)
+    again = read_projections(path)
+    assert (again.along_y == seen.along_y).all()
+    assert (again.along_x == seen.along_x).all()
+    write_projections(path, dataclasses.replace(seen, along_y=None, along_x=None))
+    again = read_projections(path)
+    assert (again.along_y, again.along_x) == (None, None)
+    assert (again.image == seen.image).all()
 
 
 @pytest.mark.parametrize("n_nodes", [None, 0, 3])

@@ -1,15 +1,31 @@
 """What tests of the page in a browser share: screens, what a page is made of, and what is read back from one."""
 
+import base64
 import contextlib
+import io
 
 import numpy as np
 from comparisons import write_curves
+from PIL import Image
 
+from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST
+from distill3d.evaluation.figures.scene import scene
+from distill3d.evaluation.figures.web import Picture, picture
 from distill3d.report.page.curves import curve_charts
-from distill3d.report.page.snapshots import Picture, picture, scaled
+from distill3d.report.page.snapshots import scaled
 from distill3d.report.page.worst import Card, Worst, WorstCase
+from distill3d.volumes.tree import Tree
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+GOLD = Tree(  # right above, missed below
+    np.array([[10.0, 10, 10], [10, 10, 70], [10, 50, 70]]), np.ones(3), np.array([-1, 0, 1]), np.full(3, 3)
+)
+PRED = Tree(
+    np.array([[10.0, 10, 10], [10, 10, 70], [18, 10, 10], [18, 50, 20]]),
+    np.ones(4),
+    np.array([-1, 0, -1, 2]),
+    np.full(4, 3),
+)
 SLOW = 60_000  # ms; the machine may be busy
 SET_BACK = """() => {
     const all = (query) => [...document.querySelectorAll(query)];
@@ -53,8 +69,24 @@ def gradient(shade) -> Picture:
 
 def worst_of(names):
     cards = [Card("Image", "brightest along z", (gradient(90), gradient(120)))]
-    cards += [Card(name, f"note of {name}", (gradient(150), gradient(250)), place) for place, name in enumerate(names)]
-    return Worst((WorstCase("case_0", "rows 0 to 64, columns 0 to 64, all 8 slices", tuple(cards)),))
+    trees = scene(gold=GOLD, pred=PRED, shape_zyx=(20, 60, 80), spacing_um=(1.0, 1.0, 1.0))
+    cards += [
+        Card(name, f"note of {name}", (gradient(150), gradient(250)), place, trees) for place, name in enumerate(names)
+    ]
+    place, walls = "rows 0 to 64, columns 0 to 64, all 8 slices", {"z": gradient(90)}  # as an older run leaves it
+    return Worst((WorstCase("case_0", place, tuple(cards), walls),))
+
+
+def shares(page):
+    """How much of the canvas has each color of what is found, false and missed, however far away."""
+    code = page.locator("canvas").last.evaluate("node => node.toDataURL()").removeprefix("data:image/png;base64,")
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(code))).convert("RGB"), float)
+    bright = drawn[drawn.max(axis=-1) > 90]
+    hues = bright / bright.max(axis=-1, keepdims=True)
+    return {
+        name: int((np.abs(hues - np.array(color) / max(color)).max(axis=-1) < 0.06).sum())
+        for name, color in (("found", HIT), ("false", FALSE), ("missed", LOST))
+    }
 
 
 def curves_of(comparison, folder):

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from pages import PHONE, WIDE, visits
+from pages import PHONE, WIDE, shares, visits
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.timeout(600)
@@ -18,9 +18,21 @@ def test_a_picture_opens_in_a_dialog_escape_closes_it_and_focus_comes_back(page)
     assert dialog.is_visible()
     assert dialog.locator("img").get_attribute("src") == opener.locator("img").get_attribute("src")
     assert dialog.locator("img").get_attribute("alt") == opener.locator("img").get_attribute("alt")
-    assert page.evaluate("document.querySelector('dialog img').naturalWidth") == 200
+    assert page.evaluate("document.querySelector('#zoom img').naturalWidth") == 200
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
+    assert opener.evaluate("node => node === document.activeElement")
+
+
+def test_the_trees_of_an_arm_turn_in_a_dialog_and_focus_comes_back(page):
+    opener = page.locator("button.turn").nth(1)
+    opener.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#turn .live")
+    assert page.inner_text("#turn-title") == "case_0: op_kd_inflate"
+    assert min(shares(page).values()) > 100
+    assert page.locator("#turn .view-walls").is_hidden()
+    page.keyboard.press("Escape")
     assert opener.evaluate("node => node === document.activeElement")
 
 

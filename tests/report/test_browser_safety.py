@@ -16,7 +16,11 @@ def test_hostile_names_do_nothing_and_are_read_as_they_are(visit, tmp_path):
     page = visit(tmp_path / "bad.html")
     page.hover('[data-figure="cases-0"] .points path', force=True)
     page.locator("button.zoom").last.click()
-    assert page.inner_text("dialog .caption") == f"note of {HOSTILE}"
+    assert page.inner_text("#zoom .caption") == f"note of {HOSTILE}"
+    page.keyboard.press("Escape")
+    page.locator("button.turn").last.click()
+    page.wait_for_selector("#turn .live")
+    assert page.inner_text("#turn-title") == f"case_0: {HOSTILE}"
     page.keyboard.press("Escape")
     page.locator(".key").last.click()
     assert set(hidden_arms(page)) == {HOSTILE}

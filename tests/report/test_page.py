@@ -237,7 +237,7 @@ def test_names_that_are_markup_stay_text():
     seen = Seen(page)
     assert [attrs for tag, attrs in seen.tags if tag == "img" and attrs.get("src") == "x"] == []
     assert [name for _, attrs in seen.tags for name in attrs if name.startswith("on")] == []
-    assert [tag for tag, _ in seen.tags].count("script") == 3
+    assert [tag for tag, _ in seen.tags].count("script") == 4
     assert HOSTILE in "".join(seen.text)
     assert json.loads(seen.scripts[0])["cases-0"]["data"][1]["meta"] == HOSTILE
     assert "javascript:window.hacked" not in [attrs.get("href") for _, attrs in seen.tags]

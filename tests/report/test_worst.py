@@ -13,10 +13,10 @@ from PIL import Image
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST
 from distill3d.evaluation.figures.case import IS_FALSE, IS_HIT, IS_LOST
-from distill3d.evaluation.projections import project, write_projections
+from distill3d.evaluation.projections import project, read_projections, write_projections
 from distill3d.report.page.html import render
 from distill3d.report.page.snapshots import WHOLE, Box, scaled, with_trees, worst_place, wrong_pixels
-from distill3d.report.page.worst import MOST_ARMS, MOST_BYTES, MOST_CASES, worst_cases, worst_names
+from distill3d.report.page.worst import MOST_ARMS, MOST_BYTES, MOST_CASES, MOST_WALL_BYTES, worst_cases, worst_names
 from distill3d.storage.run_folder import RunFolder
 from distill3d.volumes.swc import write_swc
 from distill3d.volumes.tree import Tree
@@ -150,6 +150,23 @@ def test_runs_without_projections_are_named_once_with_the_verb_that_makes_them(d
     assert page.count("distill3d evaluate RUN") == 1
 
 
+def test_the_trees_of_an_arm_turn_before_what_its_run_left_of_the_image(drawn, case):
+    comparison, folders = drawn
+    (shown,) = worst_cases(comparison, folders).cases
+    assert [card.scene is None for card in shown.cards] == [True, True, False, False]
+    right, nothing = ({part["name"]: part["um"] for part in card.scene["parts"]} for card in shown.cards[2:])
+    length_um = case.tree().length_um
+    assert right["gold, found"] == right["predicted, right"] == pytest.approx(length_um, abs=0.1)
+    assert nothing["gold, missed"] == pytest.approx(length_um, abs=0.1)
+    assert list(shown.walls) == ["z", "y", "x"]
+    assert all(200 < len(wall.uri) <= MOST_WALL_BYTES for wall in shown.walls.values())
+    before = RunFolder(folders["op_scratch"][0]).projections(case.name)
+    write_projections(before, dataclasses.replace(read_projections(before), along_y=None, along_x=None))
+    (older,) = worst_cases(comparison, folders).cases
+    assert list(older.walls) == ["z"]
+    assert older.cards[2].scene == shown.cards[2].scene
+
+
 @pytest.mark.parametrize("harm", ["swc", "projections", "shape"])
 def test_a_broken_file_of_a_run_breaks_no_report(drawn, case, harm):
     comparison, folders = drawn
@@ -165,6 +182,7 @@ def test_a_broken_file_of_a_run_breaks_no_report(drawn, case, harm):
     assert [card.title for card in shown.cards[2:]] == titles[harm]
     if harm == "swc":  # without a tree, the errors are enlarged instead
         assert "errors of op_scratch" in shown.cards[2].pictures[1].alt
+        assert shown.cards[2].scene is None
 
 
 def test_no_more_cases_and_arms_are_drawn_than_a_page_bears(tmp_path, case):
@@ -190,6 +208,7 @@ def test_pictures_that_do_not_compress_leave_the_page_its_size(tmp_path, monkeyp
     sizes = [sum(len(p.uri) for card in case.cards for p in card.pictures) for case in shown]
     assert 1 <= len(shown) < MOST_CASES
     assert sum(sizes) <= MOST_BYTES
+    assert shown[0].walls == {}  # no trees to turn before them
     monkeypatch.setattr("distill3d.report.page.worst.MOST_BYTES", 1)
     assert len(worst_cases(comparison, dict.fromkeys(gains, (tmp_path,))).cases) == 1
 

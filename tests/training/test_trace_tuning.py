@@ -13,7 +13,7 @@ from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
 from distill3d.evaluation import run_scores
-from distill3d.evaluation.run_scores import evaluate, trace_settings
+from distill3d.evaluation.run_scores import case_pictures, evaluate, trace_settings
 from distill3d.evaluation.tables import score_table
 from distill3d.experiment import experiment_from_plain, load_experiment
 from distill3d.storage.run_folder import RunFolder
@@ -58,7 +58,11 @@ def test_a_perfect_probability_becomes_a_perfect_tree(perfect, monkeypatch):
     assert results["mean"]["tree_f1"] > 0.95  # side branches within a spur's length are cut
     case = next(iter(results["cases"]))
     assert read_swc(perfect.swc(case)).n_nodes > 5
-    assert (perfect.figures / f"{case}_tree.png").stat().st_size > 10_000
+    drawn = case_pictures(perfect, results)
+    assert list(drawn) == [f"{kind}/{name}" for kind in ("mip", "tree", "tree_3d") for name in results["cases"]]
+    assert drawn[f"tree/{case}"].stat().st_size > 10_000
+    assert 20_000 < drawn[f"tree_3d/{case}"].stat().st_size < 200_000
+    assert f"Length F1 {results['cases'][case]['tree_f1']:.3f}, precision " in drawn[f"tree_3d/{case}"].read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -146,6 +150,9 @@ def test_a_mask_denser_than_a_neuron_has_scores_of_voxels_a_reason_and_no_tree(p
         assert not [key for scores in (scored["cases"][name], scored["mean"]) for key in scores if key[:5] == "tree_"]
     assert not perfect.swc(name).exists()
     assert not (perfect.figures / f"{name}_tree.png").exists()
+    page = (perfect.figures / f"{name}_3d.html").read_text()
+    assert "gold (nothing was traced)" in page
+    assert "no pair of trees to compare" in page
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(score_table(results))
     assert f"otsu: {name} ({reason.format(50)})" in " ".join(console.export_text().split())

@@ -6,6 +6,9 @@ import forked
 import numpy as np
 import pytest
 import torch
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
 from test_learned_figures import TUBULAR
 from torch import nn
 from undrawn import UNDRAWN
@@ -189,6 +192,23 @@ def test_a_run_measures_its_tubes_and_says_so(tiny, tmp_path):
     assert shares["on_neurite_straight"] > 0
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("tubes: ")]
     assert f"{100 * shares['on_neurite']:.1f} % of taps on neurites" in line
+
+
+def test_pictures_go_to_wandb_as_images_and_pages_as_they_are(tmp_path, monkeypatch):
+    sent = {}
+    monkeypatch.setattr(loggers, "log_summary", lambda _, summary: None)
+    image, page = tmp_path / "a.png", tmp_path / "a_3d.html"
+    Image.new("L", (4, 3)).save(image)
+    page.write_text("<!doctype html><title>a</title>")
+    results = {"cases": {"a": {"dice": 0.5}}, "mean": {}, "kept": None, "nonlinear_share": None, "tubes": None}
+    logger = WandbLogger(experiment=SimpleNamespace(log=sent.update))
+    loggers.log_results([logger], results, {"mip/a": image, "tree_3d/a": page})
+    assert {name: type(value) for name, value in sent.items()} == {
+        "cases": wandb.Table,
+        "mip/a": wandb.Image,
+        "tree_3d/a": wandb.Html,
+    }
+    assert sent["tree_3d/a"].html == page.read_text()
 
 
 def test_known_shares_are_in_the_summary_of_a_run(monkeypatch):

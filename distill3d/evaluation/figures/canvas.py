@@ -30,9 +30,9 @@ def dim_window(flat: NDArray[np.number]) -> tuple[float, float]:
     return black, max(white, black + 1e-6)
 
 
-def gray(image: NDArray[np.number]) -> NDArray[np.uint8]:
-    """Project a stack [Z, Y, X] along z to shades [Y, X], with dim structures lifted."""
-    flat = np.asarray(image).max(axis=0).astype(np.float32)
+def gray(image: NDArray[np.number], axis: int = 0) -> NDArray[np.uint8]:
+    """Project a stack [Z, Y, X] along an axis (0 is z) to shades, with dim structures lifted."""
+    flat = np.asarray(image).max(axis=axis).astype(np.float32)
     black, white = dim_window(flat)
     return np.rint(255 * np.clip((flat - black) / (white - black), 0, 1) ** GAMMA).astype(np.uint8)
 

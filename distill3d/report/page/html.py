@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
+from distill3d.evaluation.figures.web import asset, content_policy, environment
 from distill3d.report import numerals
 from distill3d.report.content import Arm, Comparison
 from distill3d.report.page.across_charts import MOST_BANDS, profile_chart, rank_chart, rank_rows
@@ -28,6 +26,8 @@ from distill3d.report.page.rows import case_panels, head_table
 from distill3d.report.page.worst import MOST_ARMS, Worst, worst_cases
 from distill3d.report.text.wording import answer
 from distill3d.storage.run_folder import write_text
+
+HERE = "distill3d.report.page"
 
 
 def write_page(comparison: Comparison, folders: Mapping[str, tuple[Path, ...]], out: Path) -> Path:
@@ -62,7 +62,7 @@ def render(
         live: what is going on, for the dashboard; such a page asks its server for changes.
     """
     lines = low_data_lines(comparison)
-    plotly, script = _plotly(), _asset("page.js")
+    plotly, script = _plotly(), asset("view.js") + asset("page.js", HERE)
     figures = _figures(comparison, curves, lines, live)
     content = {
         "c": comparison,
@@ -72,6 +72,7 @@ def render(
         "curves": curves,
         "low_data": lines,
         "worst": worst,
+        "scenes": _scenes(worst),
         "live": live,
         "keys": arm_keys(comparison.arms),
         "sections": _sections(comparison, curves, lines, worst, live),
@@ -92,44 +93,16 @@ def render(
     return _environment().get_template("page.html.j2").render(content)
 
 
-def content_policy(scripts: Sequence[str], *, live: bool) -> str:
-    """Return a policy that lets these scripts run and nothing else, and forbids every load from the network.
-
-    >>> content_policy(["1"], live=False).split("; ")[:2]
-    ["default-src 'none'", "script-src 'sha256-a4ayc/80/OGda4BO/1o/V0etpOqiLx1JwB5S3beHW0s='"]
-    """
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
-    )
-    parts = [
-        "default-src 'none'",
-        f"script-src {hashes}",
-        "style-src 'unsafe-inline'",
-        "img-src data: blob:",
-        "connect-src 'self'" if live else "connect-src 'none'",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-    return "; ".join(parts)
-
-
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("distill3d.report.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    made = environment(HERE)
     helpers: dict[str, Any] = {
         name: getattr(numerals, name)
         for name in ("number", "interval", "probability", "titled", "unit_name", "short", "breakable")
     }
-    environment.globals.update(
+    made.globals.update(
         helpers, look=look, term_title=term_title, rank_rows=rank_rows, unique_packages=_unique_packages
     )
-    return environment
+    return made
 
 
 def _figures(
@@ -184,6 +157,17 @@ def _shown_arms(comparison: Comparison) -> str:
     return f"the baseline and the {MOST_ARMS - 1} other arms with the best mean, of {count}"
 
 
+def _scenes(worst: Worst) -> list[dict[str, Any]]:
+    """Return the trees to turn by case: the pictures of the walls, and of every card its scene or none."""
+    return [
+        {
+            "walls": {name: picture.uri for name, picture in case.walls.items()},
+            "cards": [card.scene for card in case.cards],
+        }
+        for case in worst.cases
+    ]
+
+
 def _created(stamp: str) -> str:
     try:
         return f"{datetime.fromisoformat(stamp):%d %B %Y, %H:%M %Z}".strip()
@@ -203,14 +187,10 @@ def _plotly() -> str:
 
     The whole of Plotly is four times as large, and half of the time in which a page opens.
     """
-    return _asset("plotly-basic.min.js").replace("\r\n", "\n").replace("</script", "<\\/script")
-
-
-def _asset(name: str) -> str:
-    return (files("distill3d.report.page") / "templates" / name).read_text(encoding="utf-8")
+    return asset("plotly-basic.min.js", HERE).replace("\r\n", "\n").replace("</script", "<\\/script")
 
 
 def _style() -> str:
     """Return the style sheet with the arms' colors for light and dark."""
-    dark = f"{_asset('dark.css').strip()} {style_rules(DARK)}"
-    return _asset("style.css").replace("@light@", style_rules(LIGHT)).replace("@dark@", dark)
+    dark = f"{asset('dark.css', HERE).strip()} {style_rules(DARK)}"
+    return (asset("style.css", HERE) + asset("view.css")).replace("@light@", style_rules(LIGHT)).replace("@dark@", dark)

@@ -1,11 +1,8 @@
-"""Small pictures of a case for the page: projections, errors and trees at one place, as WebP."""
+"""Small pictures of a case for the page: projections, errors and trees at one place."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import numpy as np
@@ -21,7 +18,6 @@ from distill3d.volumes.tree import Tree
 
 WHOLE, CLOSE = 460, 380  # pixels of the longer side
 SHARE, LEAST = 0.3, 64  # side of a close-up: of the image's shorter side, and voxels
-QUALITY = 72
 RIM = 3  # pixels
 Flat = NDArray[np.uint8]  # [Y, X, 3]
 Kinds = NDArray[np.uint8]  # [Y, X], of `distill3d.evaluation.figures.case.error_kinds`
@@ -35,24 +31,6 @@ class Box(NamedTuple):
     left: int
     bottom: int
     right: int
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture of the page.
-
-    Args:
-        uri: ``data:image/webp;base64,...``.
-        width: pixels.
-        height: pixels.
-        alt: what is seen, for readers who cannot see the picture.
-    """
-
-    uri: str
-    width: int
-    height: int
-    alt: str
 
 
 def shaded(shades: ArrayLike) -> Flat:
@@ -157,11 +135,3 @@ def _lines(image: Image.Image, box: Box, pieces: TreePieces, which: Flags, color
     for shade, more in (((0, 0, 0), 2), (tuple(round(255 * c) for c in color), 0)):
         for first, last in ends:
             draw.line((*first, *last), fill=shade, width=width + more)
-
-
-def picture(image: Image.Image, alt: str, quality: int = QUALITY) -> Picture:
-    """Encode as WebP."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=4)
-    code = base64.b64encode(buffer.getvalue()).decode()
-    return Picture(f"data:image/webp;base64,{code}", image.width, image.height, alt)

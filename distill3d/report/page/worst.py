@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
 from distill3d.errors import InputError
+from distill3d.evaluation.figures.scene import Scene, scene
+from distill3d.evaluation.figures.tree_page import wall
+from distill3d.evaluation.figures.web import Picture, picture
 from distill3d.evaluation.projections import Projections, read_projections
 from distill3d.report.comparison.score_tables import case_means
 from distill3d.report.content import Arm, Comparison, RunEntry
@@ -20,10 +23,8 @@ from distill3d.report.page.snapshots import (
     WHOLE,
     Flat,
     Kinds,
-    Picture,
     colored,
     cut,
-    picture,
     scaled,
     shaded,
     with_box,
@@ -36,6 +37,7 @@ from distill3d.volumes.swc import Tree, read_swc
 
 MOST_CASES, MOST_ARMS = 4, 6
 MOST_BYTES = 2_200_000  # of pictures; Plotly takes 4.8 of the 8 MB that a page may have
+MOST_SCENE_BYTES, MOST_WALL_BYTES, WALL_SIDE = 60_000, 25_000, 256  # of trees to turn: an arm's, a wall, its pixels
 _LOG = logging.getLogger(__name__)
 
 
@@ -49,12 +51,14 @@ class Card:
         note: under it.
         pictures: from above.
         index: place of the arm; None for what is no arm.
+        scene: its trees to turn; None where it has none.
     """
 
     title: str
     note: str
     pictures: tuple[Picture, ...]
     index: int | None = None
+    scene: Scene | None = None
 
 
 @final
@@ -66,11 +70,13 @@ class WorstCase:
         name: of the case.
         place: where the close-ups are, in words.
         cards: image and gold first.
+        walls: behind the trees to turn, if there are any: z, y, x -> the image seen along it.
     """
 
     name: str
     place: str
     cards: tuple[Card, ...]
+    walls: Mapping[str, Picture] = field(default_factory=dict)
 
 
 @final
@@ -214,9 +220,28 @@ def _side_by_side(
             if case.tree is None or pred is None
             else close(image, f"trees of {arm} against gold", pred=pred, trees=True)
         )
-        cards.append(Card(arm, _note(comparison, shown, name), (whole(flat, f"errors of {arm}"), below), shown.index))
+        pictures = whole(flat, f"errors of {arm}"), below
+        cards.append(Card(arm, _note(comparison, shown, name), pictures, shown.index, _scene(case, pred)))
     place = f"rows {box.top} to {box.bottom}, columns {box.left} to {box.right}, all {case.depth} slices"
-    return WorstCase(name, place, tuple(cards))
+    return WorstCase(name, place, tuple(cards), _walls(case) if any(card.scene for card in cards) else {})
+
+
+def _scene(case: Projections, pred: Tree | None) -> Scene | None:
+    """Return both trees to turn, in few bytes."""
+    if case.tree is None or pred is None:
+        return None
+    shape = (case.depth, *case.image.shape)
+    return scene(gold=case.tree, pred=pred, shape_zyx=shape, spacing_um=case.spacing_um, most_bytes=MOST_SCENE_BYTES)
+
+
+def _walls(case: Projections) -> dict[str, Picture]:
+    """Return what a run left of the image along each axis."""
+    seen = {"z": case.image, "y": case.along_y, "x": case.along_x}
+    return {
+        name: wall(shades, axis, case.spacing_um, WALL_SIDE, MOST_WALL_BYTES)
+        for axis, (name, shades) in enumerate(seen.items())
+        if shades is not None
+    }
 
 
 def _tree(folder: RunFolder, case: str) -> Tree | None:

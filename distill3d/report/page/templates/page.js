@@ -119,7 +119,16 @@
     $(".caption", dialog)[0].textContent = opener.dataset.note;
     dialog.showModal();
   }));
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  $("dialog").forEach((box) => box.addEventListener("click", (event) => { if (event.target === box) box.close(); }));
+
+  // Trees: read when they are asked for.
+  const turning = document.getElementById("turn"), turned = turnable($(".view", turning)[0]);
+  $("button.turn").forEach((opener) => opener.addEventListener("click", () => {
+    const { walls, cards } = JSON.parse(document.getElementById("scenes").textContent)[opener.dataset.case];
+    document.getElementById("turn-title").textContent = opener.dataset.title;
+    turning.showModal();
+    turned.show(cards[opener.dataset.card], walls);
+  }));
 
   // Commands.
   const copied = (text) => {
@@ -173,7 +182,7 @@
   const poll = async () => {
     try {
       const answer = await fetch("state", { cache: "no-store" });
-      if (answer.ok && (await answer.text()) !== live && !dialog.open) {
+      if (answer.ok && (await answer.text()) !== live && !$("dialog[open]").length) {
         remember();
         location.reload();
         return;
