@@ -136,7 +136,7 @@ def _crops(*, right):
             side = int(torch.randint(110, min(half.shape) + 1, (1,), generator=generator))
             top, left = (int(torch.randint(n - side + 1, (1,), generator=generator)) for n in half.shape)
             crop = half[None, None, top : top + side, left : left + side]
-            crop = F.interpolate(crop, size=(112, 112), mode="bilinear", antialias=True)
+            crop = F.interpolate(crop, size=(84, 84), mode="bilinear", antialias=True)
             crops.append(((crop - crop.mean()) / crop.std() * 0.2 + 0.5).clamp(0, 1))
     return torch.cat(crops), torch.arange(len(PHOTOS)).repeat_interleave(3)
 
