@@ -42,6 +42,7 @@ _CODE = (  # what `load` runs through
     "distill3d.data.texture",
     "distill3d.volumes.geometry",
     "distill3d.volumes.oriented",
+    "distill3d.volumes.origin",
     "distill3d.volumes.placement",
     "distill3d.volumes.raster",
     "distill3d.volumes.swc",
