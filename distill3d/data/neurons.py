@@ -237,7 +237,9 @@ class Neurons(DataSource):
                 volume = harden(volume, gold.mask, models, self.config.hard, case_rng(self.config.hard.seed, name))
             except InputError as error:
                 raise InputError(f"{files.volume}: {error}") from error
-        return Case(name=name, volume=volume, mask=gold.mask, known=gold.known, tree=tree, doubts=doubts)
+        return Case(
+            name=name, volume=volume, mask=gold.mask, known=gold.known, tree=tree, doubts=doubts, remarks=gold.remarks
+        )
 
     def _files_of(self, name: str) -> CaseFiles:
         if name not in self.case_files:
