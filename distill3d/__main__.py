@@ -19,15 +19,29 @@ except (KeyError, OSError):  # in a container a user may be a mere number, and M
 from distill3d.cli import app
 from distill3d.errors import TrainingError, UserError
 
+LOCAL_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_RANK")  # of srun, mpirun, jsrun
+
 
 def main() -> None:
     """Run ``distill3d``; exits 0, 1 (failure), 2 (usage or input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     try:
         app(prog_name="distill3d")
     except (UserError, TrainingError) as err:
-        for line in str(err).splitlines():
+        for line in str(err).splitlines() if _speaks() else ():
             sys.stderr.write(f"distill3d: {line}\n")
         sys.exit(err.exit_code)
+
+
+def _speaks() -> bool:
+    """Whether this process says why it ends: of those that one training started at once on a machine, only the first.
+
+    All of them read the same settings and files until they meet; from then on one may fail alone.
+    """
+    meeting = sys.modules.get("torch.distributed")
+    if sys.argv[1:2] not in (["fit"], ["pretrain"]) or (meeting is not None and meeting.is_initialized()):
+        return True
+    launched = ("LOCAL_RANK",) if "TORCHELASTIC_RUN_ID" in os.environ else LOCAL_RANKS
+    return all(os.environ.get(name, "0") == "0" for name in launched)
 
 
 if __name__ == "__main__":

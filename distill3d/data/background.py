@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +128,7 @@ def harden(
     scene = tile(model, volume.data.shape, rng)
     _add_neuron(scene, signal / np.float32(reference), config.contrast, config.photons, rng)
     counts = np.rint((scene + PEDESTAL_SIGMA) * COUNTS_PER_SIGMA)
-    return Volume(np.clip(counts, 0, np.iinfo(np.uint16).max).astype(np.uint16), volume.spacing_um)
+    return replace(volume, data=np.clip(counts, 0, np.iinfo(np.uint16).max).astype(np.uint16))
 
 
 def _add_neuron(

@@ -29,6 +29,7 @@ class Case:
         known: bool [Z, Y, X], False where nobody labelled.
         tree: the gold tree in um, None for cases that only have a mask.
         doubts: in which points its files contradict each other, in words.
+        remarks: what reading the mask mended, in words; see `Tree.remarks` too.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Case:
     known: NDArray[np.bool_]
     tree: Tree | None
     doubts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class DataSource(ABC):

@@ -118,7 +118,8 @@ def _check_case(data: DistillDataModule, name: str, split: Split, patch_size: tu
         facts = _facts(case)
     except InputError as error:
         return CaseReport(name=name, split=split, facts=None, problems=error.lines)
-    problems, notes = [*case.doubts, *_problems(facts)], list(_notes(facts, patch_size))
+    mended = (*case.remarks, *(f"the tree: {remark}" for remark in (case.tree.remarks if case.tree else ())))
+    problems, notes = [*case.doubts, *_problems(facts)], [*mended, *_notes(facts, patch_size)]
     return CaseReport(name=name, split=split, facts=facts, problems=tuple(problems), notes=tuple(notes))
 
 

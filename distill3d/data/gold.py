@@ -20,11 +20,12 @@ from distill3d.volumes.volume import Volume, read_volume
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Gold:
-    """What is known of an image: `Case.mask` and `Case.known`, and what the mask's file states of its voxels."""
+    """What is known of an image: `Case.mask`, `Case.known`, what the mask's file states, and what reading it mended."""
 
     mask: NDArray[np.bool_]
     known: NDArray[np.bool_]
     stated: Stated = Stated()  # noqa: RUF009 - immutable
+    remarks: tuple[str, ...] = ()
 
 
 def read_gold(path: Path, volume: Volume, *, image: Path, labels: Sequence[int], unknown_label: int | None) -> Gold:
@@ -53,7 +54,8 @@ def read_gold(path: Path, volume: Volume, *, image: Path, labels: Sequence[int],
             f"{path}: every voxel is {unknown_label}, the unknown label; accepted: a mask with known voxels"
         )
     mask = np.isin(values, labels) if labels else values != 0
-    return Gold(mask & known, known, brought.stated)
+    turned = ("the mask is stored with other axes than the image: turned as both headers say",)
+    return Gold(mask & known, known, brought.stated, () if brought is stored else turned)
 
 
 def spacing_doubts(stated: Mapping[str, Stated]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from distill3d.data.background import HardConfig, background_files, case_rng, ha
 from distill3d.data.base import Case, DataSource, Split
 from distill3d.data.case_files import CaseFiles, find_case_files
 from distill3d.data.gold import Gold, read_gold, spacing_doubts
-from distill3d.data.nnunet import find_nnunet_files
+from distill3d.data.nnunet import find_nnunet_files, read_folds
 from distill3d.data.prepared import code_hash
 from distill3d.errors import InputError
 from distill3d.volumes.alignment import detect_flip, flip_y
@@ -42,6 +42,7 @@ _CODE = (  # what `load` runs through
     "distill3d.data.texture",
     "distill3d.volumes.geometry",
     "distill3d.volumes.oriented",
+    "distill3d.volumes.origin",
     "distill3d.volumes.placement",
     "distill3d.volumes.raster",
     "distill3d.volumes.swc",
@@ -96,7 +97,7 @@ class NeuronsConfig:
     val: tuple[str, ...] = ()  # names or patterns
     test: tuple[str, ...] = ()  # names or patterns; without train and val, fractions deal the others to those two
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)  # train, val, test; sum 1
-    folds: int = 0  # K >= 3 cross-validates; 0 does not
+    folds: int = 0  # K >= 3 cross-validates, of nnunet by splits_final.json where it is there; 0 does not
     fold: int = 0  # which of them tests, 0 to folds - 1
     split_seed: int = 0  # of fractions and folds
     hard: HardConfig = field(default_factory=HardConfig)  # dim the neurons, lay real background under them
@@ -191,7 +192,8 @@ class Neurons(DataSource):
             return splits.split_around_test(names, test, config.fractions, config.split_seed)
         names = [name for name in names if name not in held_out]
         if config.folds:
-            return splits.split_by_folds(names, config.folds, config.fold, config.split_seed)
+            parts = read_folds(Path(config.folder), names, config.folds) if config.layout == "nnunet" else None
+            return splits.split_by_folds(names, config.folds, config.fold, config.split_seed, parts=parts)
         return splits.split_by_fractions(names, config.fractions, config.split_seed)
 
     def key(self, name: str) -> str:
@@ -235,7 +237,9 @@ class Neurons(DataSource):
                 volume = harden(volume, gold.mask, models, self.config.hard, case_rng(self.config.hard.seed, name))
             except InputError as error:
                 raise InputError(f"{files.volume}: {error}") from error
-        return Case(name=name, volume=volume, mask=gold.mask, known=gold.known, tree=tree, doubts=doubts)
+        return Case(
+            name=name, volume=volume, mask=gold.mask, known=gold.known, tree=tree, doubts=doubts, remarks=gold.remarks
+        )
 
     def _files_of(self, name: str) -> CaseFiles:
         if name not in self.case_files:

@@ -1,15 +1,16 @@
-"""Find the cases of a data set in the layout of nnU-Net: imagesTr, labelsTr, imagesTs, labelsTs and dataset.json."""
+"""Find cases and folds in the layout of nnU-Net: imagesTr, labelsTr, imagesTs, labelsTs, dataset.json, splits_final."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distill3d.data.case_files import CaseFiles, case_files_of, volumes_by_stem
-from distill3d.errors import InputError
+from distill3d.errors import ConfigError, InputError
 from distill3d.volumes.geometry import Spacing, checked_spacing
 from distill3d.volumes.volume import READ_AS, VOLUME_SUFFIXES
 
@@ -58,6 +59,34 @@ def find_nnunet_files(folder: Path, *, volume: str, tree: str) -> dict[str, Case
             f"labelsTr/NAME{suffix}, or data.volume={{stem}}_0001 for another channel"
         )
     return dict(sorted(cases.items()))
+
+
+def read_folds(folder: Path, names: Sequence[str], count: int) -> list[list[str]] | None:
+    """Return which cases nnU-Net keeps out of the training of each fold, None without a ``splits_final.json``.
+
+    Args:
+        folder: that of one data set, with the file beside imagesTr.
+        names: of the cases to train on; others in the file are left out.
+        count: folds that were asked for.
+
+    Raises:
+        InputError: it is no such file.
+        ConfigError: it has another number of folds, or a case that is not in exactly one of them.
+    """
+    path = folder / "splits_final.json"
+    if not path.is_file():
+        return None
+    try:
+        folds = [[name for name in fold["val"] if name in names] for fold in _read(path)]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a list of train and val; accepted: what nnU-Net writes") from error
+    if len(folds) != count:
+        raise ConfigError(f"data.folds={count}, but {path} has {len(folds)} folds; accepted: as many")
+    for name in names:
+        if (times := sum(name in fold for fold in folds)) != 1:
+            raise ConfigError(f"{path}: {name!r} is in val of {times} folds; accepted: each case in one (data.exclude)")
+    _LOG.info("%s: its folds are taken", path)
+    return folds
 
 
 def _cases_of(folder: Path, part: str, suffix: str | None, volume: str, tree: str) -> dict[str, CaseFiles]:
@@ -109,13 +138,17 @@ def _spacing_beside(path: Path, stem: str) -> Spacing | None:
     return spacing
 
 
+def _read(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can say
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error!s:.80}); accepted: what nnU-Net writes") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error!s:.80}); accepted: what nnU-Net writes") from error
+    content = _read(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; accepted: what nnU-Net writes")
     return content

@@ -21,6 +21,7 @@ from distill3d.config.schema import PatchConfig
 from distill3d.data.base import Case, DataSource
 from distill3d.errors import InputError
 from distill3d.storage.whole_folder import read_meta, sweep, write_whole
+from distill3d.volumes.geometry import grid_in_words, grid_of_words
 from distill3d.volumes.intensity import intensity_range, rescale
 from distill3d.volumes.swc import Tree, read_swc, write_swc
 
@@ -49,6 +50,7 @@ class PreparedCase:
         self.shape: tuple[int, int, int] = (z, y, x)
         z, y, x = meta["spacing_um"]
         self.spacing_um: tuple[float, float, float] = (z, y, x)
+        self.grid = grid_of_words(meta["grid"])
         self.low: float = meta["low"]
         self.high: float = meta["high"]
         self.all_known: bool = meta["all_known"]
@@ -124,7 +126,7 @@ def prepare(source: DataSource, name: str, config: PatchConfig) -> PreparedCase:
     Raises:
         InputError: the case cannot be used, or the cache cannot be written.
     """
-    folder = source.cache.expanduser() / "prepared" / _address(source, name, config)
+    folder = source.cache / "prepared" / _address(source, name, config)
     return PreparedCase(written_once(folder, lambda target: _write(target, source.load(name), config)))
 
 
@@ -190,6 +192,7 @@ def _write(target: Path, case: Case, config: PatchConfig) -> dict[str, Any]:
         "name": case.name,
         "shape_zyx": shape,
         "spacing_um": case.volume.spacing_um,
+        "grid": grid_in_words(case.volume.stated.grid),
         "low": low,
         "high": high,
         "all_known": all_known,

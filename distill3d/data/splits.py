@@ -109,8 +109,17 @@ def split_by_fractions(names: Sequence[str], fractions: tuple[float, float, floa
     return {split: tuple(sorted(part)) for split, part in zip(SPLITS, parts, strict=True)}
 
 
-def split_by_folds(names: Sequence[str], folds: int, fold: int, seed: int) -> Splits:
+def split_by_folds(
+    names: Sequence[str], folds: int, fold: int, seed: int, *, parts: Sequence[Sequence[str]] | None = None
+) -> Splits:
     """Cross-validation: part ``fold`` tests, the next one validates, the others train; every case tests once.
+
+    Args:
+        names: of the cases.
+        folds: number of parts.
+        fold: from 0.
+        seed: of the order in which names are dealt out.
+        parts: as they are dealt out already; then no seed matters.
 
     Raises:
         ConfigError: fewer cases than folds.
@@ -123,7 +132,7 @@ def split_by_folds(names: Sequence[str], folds: int, fold: int, seed: int) -> Sp
     order = _shuffled(names, seed)
     if len(order) < folds:
         raise ConfigError(f"data.folds={folds} is more than the {len(order)} cases found; accepted: 3 to {len(order)}")
-    parts = [order[k::folds] for k in range(folds)]
+    parts = parts or [order[k::folds] for k in range(folds)]
     test, val = parts[fold], parts[(fold + 1) % folds]
     train = [name for name in order if name not in test and name not in val]
     return {split: tuple(sorted(part)) for split, part in zip(SPLITS, (train, val, test), strict=True)}

@@ -158,7 +158,8 @@ def _from_two(square: Sequence[int], wider: Sequence[int], side: int) -> Layout 
     changed = [axis for axis, (one, other) in enumerate(zip(square, wider, strict=True)) if one != other]
     if len(square) == 4 and changed in ([2], [3]):
         rows = changed[0] - 1
-        return Layout(rows) if square[rows] == square[rows + 1] else None
+        grows = wider[rows + 1] * _PROBE == square[rows] * (_PROBE + 1)  # as the image does; not so without padding
+        return Layout(rows) if grows and square[rows] == square[rows + 1] else None
     if len(square) == 3 and changed == [1]:
         stride = side / math.sqrt(_PROBE * max(0, wider[1] - square[1]) or math.inf)
         return _tokens(square[1], side, round(stride)) if stride == round(stride) else None
@@ -207,7 +208,8 @@ def as_map(value: Tensor, layout: Layout | None, net: nn.Module, size_yx: Sequen
     if layout is None or value.ndim != (4 if layout.rows else 3):
         raise ConfigError(
             f"the teacher's layer {path!r} gives {tuple(value.shape)}, which is no feature map; "
-            "accepted: layers that give [N, C, Y, X], [N, Y, X, C] or one token per patch"
+            "accepted: layers that give [N, C, Y, X], [N, Y, X, C] or one token per patch, in cells that part the "
+            "image evenly"
         )
     if layout.rows == 2:
         return value

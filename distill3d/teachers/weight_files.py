@@ -39,7 +39,7 @@ def from_file(name: str, path: str) -> nn.Module:
     Raises:
         InputError: the file is missing, unreadable, or its names or shapes are not the network's.
     """
-    state = read_state(Path(path).expanduser())
+    state = read_state(Path(path))
     net, convert = _with_filter(name)
     own = _without_wrapper(state, net.state_dict(), path)
     converted = _converted(own, net, convert)

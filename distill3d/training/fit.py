@@ -266,4 +266,4 @@ def _predict_cases(folder: RunFolder, module: DistillModule, cases: Sequence[Pre
         for case in cases:
             task = bar.add_task(f"predict {case.name}", total=window_count(case.shape, size, overlap), info="")
             prob = predict_prob(module, case.image, on_window=lambda n, task=task: bar.advance(task, n))
-            write_prob(folder.prob(case.name), prob, case.spacing_um)
+            write_prob(folder.prob(case.name), prob, case.spacing_um, grid=case.grid)

@@ -118,7 +118,8 @@ def predict_all(
         overwrite: replace whatever is there.
 
     Returns:
-        The files as they are written: ``<out>/<stem>_prob.tif``, uint8, 255 for a probability of 1.
+        The files as they are written: ``<out>/<stem>_prob.tif``, uint8, 255 for a probability of 1, voxels in the order
+        of the volume's and, where its header says it, its place in space.
 
     Raises:
         InputError: the run, its checkpoint or a volume cannot be used; two volumes would give one file, or one is there
@@ -192,7 +193,8 @@ def _predicted(
         image = reading.read(volume, spacing_um=spacing_um)
         prob = predict_prob(module, scale_intensity(image.data, *module.experiment.patches.percentiles))
         try:
-            write_prob(target, prob, image.spacing_um, made_from=_origin(volume, checkpoint, reading))
+            made_from, grid = _origin(volume, checkpoint, reading), image.stated.grid
+            write_prob(target, prob, image.spacing_um, grid=grid, made_from=made_from)
         except OSError as error:
             raise InputError(f"{target}: cannot be written ({error.strerror})") from error
         yield target

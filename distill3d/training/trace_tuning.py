@@ -125,6 +125,7 @@ def _predictions(folder: RunFolder, experiment: Experiment, console: Console) ->
         with progress_bar(console) as bar:
             task = bar.add_task("predicting", total=len(missing), info="")
             for case in missing:
-                write_prob(folder.prob(case.name), predict_prob(module, case.image), case.spacing_um)
+                prob = predict_prob(module, case.image)
+                write_prob(folder.prob(case.name), prob, case.spacing_um, grid=case.grid)
                 bar.advance(task)
     return [(case, read_prob(folder.prob(case.name))) for case in cases]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,45 @@ class Stated:
     spacing_um: Spacing | None = None
     has_unit: bool = True
     grid: Grid | None = None
+
+
+def checked_grid(axes: NDArray[np.float64], origin: NDArray[np.float64] | None, space: str) -> Grid | None:
+    """Return a grid; None where the axes are no numbers or do not span space."""
+    lengths = np.linalg.norm(axes, axis=0)
+    if axes.shape != (3, 3) or not np.isfinite(axes).all() or not (lengths > 0).all():
+        return None
+    if abs(np.linalg.det(axes / lengths)) < 1e-3:
+        return None
+    return Grid(axes, origin if origin is not None and np.isfinite(origin).all() else None, space)
+
+
+def grid_in_words(grid: Grid | None) -> dict[str, str]:
+    """Return what a header must hold for `grid_of_words`, without blanks; nothing for no grid.
+
+    >>> words = grid_in_words(Grid(np.diag([2.0, 0.5, -0.5]), np.array([0.0, 0.25, 9.0]), "left-posterior-superior"))
+    >>> words["origin_um"], words["space"]
+    ('0.0,0.25,9.0', 'left-posterior-superior')
+    """
+    if grid is None:
+        return {}
+    numbers = {"axes_um": grid.axes, "origin_um": np.empty(0) if grid.origin is None else grid.origin}
+    words = {name: ",".join(str(float(number)) for number in values.ravel()) for name, values in numbers.items()}
+    return {**words, "space": quote(grid.space, safe="")}
+
+
+def grid_of_words(words: Mapping[str, str]) -> Grid | None:
+    """Return the grid that `grid_in_words` wrote, None where there is no whole one."""
+    axes, origin = (_numbers_of(words.get(name, "")) for name in ("axes_um", "origin_um"))
+    if len(axes) != 9:
+        return None
+    return checked_grid(axes.reshape(3, 3), origin if len(origin) == 3 else None, unquote(words.get("space", "")))
+
+
+def _numbers_of(text: str) -> NDArray[np.float64]:
+    try:
+        return np.array([float(word) for word in text.split(",")])
+    except ValueError:
+        return np.empty(0)
 
 
 def um_per_unit(name: object) -> float | None:

@@ -12,7 +12,7 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
-from distill3d.volumes.geometry import Grid, Stated, complete_spacing, um_per_unit, warn_no_unit
+from distill3d.volumes.geometry import Grid, Stated, checked_grid, complete_spacing, um_per_unit, warn_no_unit
 from distill3d.volumes.tiff import pick_channel
 
 _RAS = "right-anterior-superior"
@@ -90,7 +90,7 @@ def read_nifti(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     unit = _NIFTI_UNITS.get(int(header["xyzt_units"]) & 7)
     placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     affine = np.asarray(image.affine, np.float64) * (unit or 1.0)
-    grid = _grid(affine[:3, 2::-1], affine[:3, 3], _RAS) if placed else None
+    grid = checked_grid(affine[:3, 2::-1], affine[:3, 3], _RAS) if placed else None
     sizes = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
     if unit is None and (sizes == 1).all():
         return data.transpose(), Stated(grid=grid, has_unit=False)
@@ -134,17 +134,7 @@ def _nrrd_grid(header: dict[str, Any], axes: NDArray[np.float64], factors: list[
     signs = np.asarray(_TO_RAS.get(space, (1, 1, 1)), np.float64)
     origin = header.get("space origin")
     place = None if origin is None else np.asarray(origin, np.float64) * factors * signs
-    return _grid(axes * signs[:, None], place, _RAS if space in _TO_RAS else space)
-
-
-def _grid(axes: NDArray[np.float64], origin: NDArray[np.float64] | None, space: str) -> Grid | None:
-    """Return a grid; None where the axes are no numbers or do not span space."""
-    lengths = np.linalg.norm(axes, axis=0)
-    if axes.shape != (3, 3) or not np.isfinite(axes).all() or not (lengths > 0).all():
-        return None
-    if abs(np.linalg.det(axes / lengths)) < 1e-3:
-        return None
-    return Grid(axes, origin if origin is not None and np.isfinite(origin).all() else None, space)
+    return checked_grid(axes * signs[:, None], place, _RAS if space in _TO_RAS else space)
 
 
 def _require_3d(path: Path, data: np.ndarray) -> None:

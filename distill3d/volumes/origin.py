@@ -1,4 +1,4 @@
-"""What a written file says of itself in its header: what it holds, and what it came from."""
+"""What a written file says of itself in its header: what it holds, what it came from, and where it lies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distill3d.errors import InputError
 from distill3d.volumes.swc import is_tree_file
 
 _PREFIX = "distill3d_"
-_NOTE = re.compile(rf"{_PREFIX}(\w+)=([\w:.-]+)")
+_NOTE = re.compile(rf"{_PREFIX}(\w+)=([^\s<]+)")  # up to a blank, or the end of an element of OME
 
 
 def as_notes(**notes: str) -> dict[str, str]:
@@ -37,6 +37,15 @@ def stated_notes(path: Path) -> dict[str, str]:
                 text = tif.pages.first.description
     except Exception:  # noqa: BLE001 - missing, damaged or of another format: whoever reads it says so
         return {}
+    return notes_in(text)
+
+
+def notes_in(text: str) -> dict[str, str]:
+    """Return what `as_notes` put into a header.
+
+    >>> notes_in("<Description>distill3d_holds=probability</Description>")
+    {'holds': 'probability'}
+    """
     return dict(_NOTE.findall(text))
 
 

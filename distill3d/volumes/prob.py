@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.volumes.geometry import Grid, Spacing, Stated
 from distill3d.volumes.origin import as_notes, stated_notes
 from distill3d.volumes.volume import Volume, read_volume, write_volume
 
@@ -15,7 +16,7 @@ _HOLDS = "probability"
 
 
 def write_prob(
-    path: Path, prob: NDArray[np.floating], spacing_um: tuple[float, float, float], *, made_from: str = ""
+    path: Path, prob: NDArray[np.floating], spacing_um: Spacing, *, grid: Grid | None = None, made_from: str = ""
 ) -> None:
     """Write a probability volume as uint8 TIFF, 255 for 1; any viewer opens it, and its header says what it holds.
 
@@ -23,9 +24,10 @@ def write_prob(
         path: file to write.
         prob: [Z, Y, X] in [0, 1].
         spacing_um: ZYX voxel size.
+        grid: how the stack it is a probability of lies in space, None where that is not known.
         made_from: what it came from, see `distill3d.volumes.origin`; empty says nothing.
     """
-    volume = Volume(np.round(prob * FULL).astype(np.uint8), spacing_um)
+    volume = Volume(np.round(prob * FULL).astype(np.uint8), spacing_um, Stated(grid=grid))
     write_volume(path, volume, notes=as_notes(holds=_HOLDS, made_from=made_from))
 
 

@@ -59,15 +59,15 @@ def read_swc(
     if len(missing):
         _LOG.info("%s: %d nodes name a parent that is not in the file and become roots", path, len(missing))
     header_zyx, offset_zyx = table.scale_xyz[::-1], table.offset_xyz[::-1]
+    remarks = [f"decimal commas (line {table.decimal_commas}) are read as points"] * bool(table.decimal_commas)
     if (header_zyx != 1).any() or offset_zyx.any():
-        _LOG.warning(
-            "%s: its header's SCALE %s and OFFSET %s (x y z) are applied", path, table.scale_xyz, table.offset_xyz
-        )
+        remarks.append(f"its header's SCALE {table.scale_xyz} and OFFSET {table.offset_xyz} (x y z) are applied")
+        _LOG.warning("%s: %s", path, remarks[-1])
     scale_zyx = _spacing(spacing_um)
     points = (table.values[:, 4:1:-1] * header_zyx + offset_zyx) * scale_zyx
     radii = np.nan_to_num(table.values[:, 5], nan=0.0, posinf=0.0, neginf=0.0)
     radii = radii * _radius_scale(header_zyx) * _radius_scale(scale_zyx)
-    return Tree(points, radii, index, table.values[:, 1].astype(np.int64), missing)
+    return Tree(points, radii, index, table.values[:, 1].astype(np.int64), missing, tuple(remarks))
 
 
 def write_swc(

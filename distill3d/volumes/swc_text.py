@@ -35,6 +35,7 @@ class Table:
         lines: int64 [N], the line of every row, from 1.
         scale_xyz: what coordinates are multiplied by, from the header.
         offset_xyz: what is added to them then.
+        decimal_commas: line of the first number with a decimal comma, 0 where there is none.
     """
 
     values: NDArray[np.float64]
@@ -43,6 +44,7 @@ class Table:
     lines: NDArray[np.int64]
     scale_xyz: NDArray[np.float64]
     offset_xyz: NDArray[np.float64]
+    decimal_commas: int = 0
 
 
 def read_table(path: Path) -> Table:
@@ -55,13 +57,15 @@ def read_table(path: Path) -> Table:
     every = text.splitlines()
     numbered = [(n, row) for n, line in enumerate(every, start=1) if (row := line.partition("#")[0].strip())]
     lines, rows = np.array([n for n, _ in numbered], np.int64), [row for _, row in numbered]
+    decimal_at = 0
     if "," in text or ";" in text:
-        rows = _with_points(path, rows, lines)
+        _refuse_two_meanings(path, rows, lines)
+        rows, decimal_at = _with_points(path, rows, lines)
     values = _numbers(path, rows, lines, every)
     _require_numbers(path, values, lines)
     scale, offset = (_header_vector(path, every, name, default) for name, default in (("SCALE", 1.0), ("OFFSET", 0.0)))
     ids, parents = (_whole(path, rows, values[:, column], column) for column in (0, 6))
-    return Table(values, ids, parents, lines, scale, offset)
+    return Table(values, ids, parents, lines, scale, offset, decimal_at)
 
 
 def read_text(path: Path) -> str:
@@ -87,8 +91,26 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _with_points(path: Path, rows: list[str], lines: NDArray[np.int64]) -> list[str]:
-    """Return rows with blanks between columns and points in numbers.
+def _refuse_two_meanings(path: Path, rows: list[str], lines: NDArray[np.int64]) -> None:
+    """Refuse whole numbers between commas that make no rows of columns: more than seven, and some rows more or no root.
+
+    That is what commas give that part columns and are decimal too.
+    """
+    cells = [row.split(",") for row in rows]
+    if not all(word.removeprefix("-").isdecimal() for row in cells for word in row if word):
+        return
+    counts = [len(row) for row in cells]
+    if max(counts) > _COLUMNS <= min(counts) and (
+        len(set(counts)) > 1 or not any(row[_COLUMNS - 1].startswith("-") for row in cells)
+    ):
+        raise InputError(
+            f"{path}: line {lines[np.argmax(counts)]} has {max(counts)} whole numbers between commas; accepted: where "
+            "commas are decimal, blanks or semicolons between the seven columns"
+        )
+
+
+def _with_points(path: Path, rows: list[str], lines: NDArray[np.int64]) -> tuple[list[str], int]:
+    """Return rows with blanks between columns and points in numbers, and the line of the first decimal comma or 0.
 
     A comma inside a number is decimal where blanks, tabs or semicolons make seven columns already; elsewhere it parts
     columns.
@@ -112,7 +134,7 @@ def _with_points(path: Path, rows: list[str], lines: NDArray[np.int64]) -> list[
                 f"{path}: decimal commas (line {decimal_at}) and decimal points (line {mixed}); accepted: one of them"
             )
         _LOG.info("%s: decimal commas (line %d) are read as points", path, decimal_at)
-    return parsed
+    return parsed, decimal_at
 
 
 def _numbers(path: Path, rows: list[str], lines: NDArray[np.int64], every: list[str]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ import numpy as np
 import tifffile
 
 from distill3d.errors import InputError
-from distill3d.volumes.geometry import Spacing, Stated, complete_spacing, number_of, um_per_unit, warn_no_unit
+from distill3d.volumes.geometry import (
+    Spacing,
+    Stated,
+    complete_spacing,
+    grid_of_words,
+    number_of,
+    um_per_unit,
+    warn_no_unit,
+)
+from distill3d.volumes.origin import notes_in
 
 _LOG = logging.getLogger(__name__)
 _MAX_CHANNELS = 4  # an image whose only stack axis is called channel and is longer than this is a z stack
@@ -31,7 +41,8 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
         channel: which channel, from 0.
 
     Returns:
-        Array [Z, Y, X] and its voxel size, each axis in its own unit; TIFF states no place in space.
+        Array [Z, Y, X] and its voxel size, each axis in its own unit; its place in space only where `write_volume`
+        noted it.
 
     Raises:
         InputError: damaged or truncated, no such channel, or more than three dimensions are left.
@@ -46,6 +57,7 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
             data = series.asarray() if complete else np.empty(0)
             axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
             stated = _stated(path, tif, tif.series.index(series)) if complete else Stated()
+            stated = replace(stated, grid=grid_of_words(notes_in(tif.pages.first.description)))
     except Exception as error:
         raise InputError(f"{path}: not a whole TIFF file ({error!s:.100}); a complete .tif is expected") from error
     if problems or not complete:

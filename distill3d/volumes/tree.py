@@ -21,6 +21,7 @@ class Tree:
         parents: int64 [N], index of the parent node, -1 for a root.
         types: int64 [N], SWC type codes.
         orphans: int64 [K], indices of the roots whose parent the file names but does not hold.
+        remarks: what reading the file mended, in words.
 
     Raises:
         InputError: lengths differ, or a parent is not a node.
@@ -35,6 +36,7 @@ class Tree:
     parents: np.ndarray
     types: np.ndarray
     orphans: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, dtype in (("points_zyx_um", np.float64), ("radii_um", np.float64)):

@@ -15,8 +15,9 @@ from typing import final
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.volumes.geometry import Spacing, Stated, checked_spacing
+from distill3d.volumes.geometry import Spacing, Stated, checked_spacing, grid_in_words
 from distill3d.volumes.oriented import nrrd_files, read_nifti, read_nrrd
+from distill3d.volumes.origin import as_notes
 from distill3d.volumes.tiff import pick_channel, read_tiff, write_tiff
 from distill3d.volumes.vaa3d import read_pbd, read_raw
 
@@ -114,7 +115,7 @@ def read_volume(
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume, *, notes: Mapping[str, str] | None = None) -> None:
-    """Write a volume as .tif with its spacing, zlib-compressed; the file appears whole or not at all.
+    """Write a volume as .tif, zlib-compressed, with its spacing and its place in space; it appears whole or not at all.
 
     Args:
         path: file to write.
@@ -127,7 +128,8 @@ def write_volume(path: str | os.PathLike[str], volume: Volume, *, notes: Mapping
     path = Path(path)
     if path.suffix.lower() not in {".tif", ".tiff"}:
         raise InputError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; .tif and .tiff are accepted")
-    write_tiff(path, volume.data, volume.spacing_um, notes)
+    place = as_notes(**grid_in_words(volume.stated.grid))
+    write_tiff(path, volume.data, volume.spacing_um, {**place, **(notes or {})})
 
 
 def volume_files(path: Path) -> tuple[Path, ...]:

@@ -104,6 +104,31 @@ def as_nifti(folder, name, data, *, mirrored=False, sizes=(1.0, 1.0, 2.0), shift
     nibabel.save(image, folder / f"{name}.nii")
 
 
+def test_turned_masks_decimal_commas_and_shifts_are_mended_and_named_beside_a_size_of_another_unit(folder):
+    cases = {name: write_case(folder, name, tree=tree_of(shift=k), seed=k) for k, name in enumerate(NAMES)}
+    for name, sizes in (("n0", (1.0, 1.0, 2.0)), ("n1", (1.0, 1.0, 2000.0))):  # zyx in files: xyz
+        (folder / f"{name}.tif").unlink()
+        as_nifti(folder, name, cases[name][0], sizes=sizes)
+    as_nifti(folder, "n0_mask", cases["n0"][1], mirrored=True)
+    text = (folder / "n2.swc").read_text()
+    (folder / "n2.swc").write_text(
+        "\n".join(line if "#" in line else line.replace(".", ",") for line in text.split("\n"))
+    )
+    (folder / "n3.swc").write_text("# OFFSET 0 0 0,5\n" + (folder / "n3.swc").read_text())
+    report = check_data(experiment_of(folder))
+    assert [text for text in report.problems if not text.startswith("n1: ")] == []
+    notes = [text for text in report.notes if not text.startswith("training cases")]
+    assert [text.partition(";")[0][:70] for text in notes] == [
+        "n0: the mask is stored with other axes than the image: turned as both headers say"[:70],
+        "n1: voxels of zyx 2000 1 1 um",
+        "n2: the tree: decimal commas (line 3) are read as points",
+        "n3: the tree: its header's SCALE [1. 1. 1.] and OFFSET [0.  0.  0.5] (x y z) are applied"[:70],
+    ]
+    assert [case.facts.gold_voxels for case in report.cases if case.name in ("n0", "n2")] == [
+        cases[name][1].sum() for name in ("n0", "n2")
+    ]
+
+
 def test_masks_of_another_place_or_spacing_and_sizes_of_another_unit_are_found_at_once(tmp_path):
     cases = {name: write_case(tmp_path, name, tree=tree_of(shift=k), seed=k) for k, name in enumerate(NAMES)}
     for name, (data, mask) in cases.items():
@@ -116,7 +141,8 @@ def test_masks_of_another_place_or_spacing_and_sizes_of_another_unit_are_found_a
     assert len(report.problems) == 2
     assert "n1_mask.nii: by its header it begins zyx 0 0 3 voxels away from" in report.problems[0]
     assert report.problems[1].startswith("n2: the mask states voxels of zyx 1 1 1 um, the image of 2 1 1 um")
-    assert report.notes[0].startswith("n3: voxels of zyx 2000 1 1 um; a size outside 1 nm to 1 mm is rarely right")
+    assert report.notes[0] == "n0: the mask is stored with other axes than the image: turned as both headers say"
+    assert report.notes[1].startswith("n3: voxels of zyx 2000 1 1 um; a size outside 1 nm to 1 mm is rarely right")
     facts = report.cases[0].facts  # mirrored as it is stored
     assert facts is not None
     assert facts.gold_voxels == cases["n0"][1].sum()

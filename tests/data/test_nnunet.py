@@ -7,7 +7,7 @@ import pytest
 from made_cases import SHAPE, SPACING, tree_of
 
 from distill3d.data.neurons import Neurons, NeuronsConfig
-from distill3d.errors import InputError
+from distill3d.errors import ConfigError, InputError
 from distill3d.volumes.swc import write_swc
 from distill3d.volumes.volume import Volume, write_volume
 
@@ -76,6 +76,45 @@ def test_what_the_layout_holds_out_is_trained_on_only_where_a_list_says_so(tmp_p
     assert test is None or set(parts["test"]) == test
     dealt = {*parts["train"], *parts["val"], *(parts["test"] if test is None else ())}
     assert dealt == others
+
+
+FOLDS = ["c3"], ["c0", "c2"], ["c1", "gone"]  # what nnU-Net keeps out of each fold's training
+
+
+def write_folds(folder, folds=FOLDS):
+    every = sorted(name for fold in folds for name in fold)
+    content = [{"train": [name for name in every if name not in fold], "val": fold} for fold in folds]
+    (folder / "splits_final.json").write_text(json.dumps(content))
+
+
+def test_folds_are_those_that_nnunet_dealt_out(tmp_path):
+    write_dataset(tmp_path)
+    write_folds(tmp_path)
+    dealt = [source_of(tmp_path, folds=3, fold=fold, split_seed=fold).splits() for fold in range(3)]
+    assert [parts["test"] for parts in dealt] == [("c3",), ("c0", "c2"), ("c1",)]
+    assert [parts["val"] for parts in dealt] == [("c0", "c2"), ("c1",), ("c3",)]
+    assert [parts["train"] for parts in dealt] == [("c1",), ("c3",), ("c0", "c2")]
+    assert source_of(tmp_path, folds=3, exclude=("c2",)).splits()["val"] == ("c0",)
+    assert source_of(tmp_path).splits()["test"] == ("t0",)  # no folds were asked for
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"val": ["c0"]}] * 4, r"data\.folds=3, but .*splits_final\.json has 4 folds; accepted: as many"),
+        ([{"val": ["c0", "c1"]}, {"val": ["c2"]}, {"val": ["c1", "c3"]}], "'c1' is in val of 2 folds"),
+        ([{"val": ["c0"]}, {"val": ["c2"]}, {"val": ["c1"]}], "'c3' is in val of 0 folds; accepted: each case in one"),
+        ({"val": ["c0"]}, "not a list of train and val"),
+        ([["c0"]], "not a list of train and val"),
+        (None, "not a list of train and val"),
+    ],
+)
+def test_folds_that_are_none_of_these_cases_are_refused_in_one_line(tmp_path, content, message):
+    write_dataset(tmp_path)
+    (tmp_path / "splits_final.json").write_text(json.dumps(content))
+    with pytest.raises((ConfigError, InputError), match=message) as caught:
+        source_of(tmp_path, folds=3).splits()
+    assert len(caught.value.lines) == 1
 
 
 def test_the_spacing_beside_a_tiff_counts_and_one_that_contradicts_its_header_is_a_doubt(tmp_path):

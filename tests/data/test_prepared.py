@@ -21,11 +21,13 @@ from distill3d.data.base import Case, DataSource
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.errors import InputError
 from distill3d.storage.whole_folder import write_whole
+from distill3d.volumes.geometry import Grid, Stated
 from distill3d.volumes.intensity import intensity_range, rescale, scale_intensity
 from distill3d.volumes.swc import Tree, read_swc
 from distill3d.volumes.volume import Volume, read_volume
 
 CONFIG = PatchConfig()
+GRID = Grid(np.diag([2.0, -1.0, 0.5]), np.array([0.0, 7.0, 0.0]), "scanner-xyz")
 
 
 class Shelf(DataSource):
@@ -55,7 +57,7 @@ class Shelf(DataSource):
         tree = Tree(np.array([[2.0, 3, 1], [2, 3, 8]]), np.ones(2), np.array([-1, 0]), np.array([1, 3]))
         return Case(
             name=name,
-            volume=Volume(data, (2.0, 1.0, 0.5)),
+            volume=Volume(data, (2.0, 1.0, 0.5), Stated(grid=GRID)),
             mask=mask,
             known=known,
             tree=tree if self.with_tree else None,
@@ -126,6 +128,7 @@ def test_a_prepared_case_holds_what_was_loaded(tmp_path, known):
     source = Shelf(tmp_path, known=known)
     case, raw = prepare(source, "a", CONFIG), source.load("a")
     assert (case.name, case.shape, case.spacing_um) == ("a", (6, 8, 10), (2.0, 1.0, 0.5))
+    assert (case.grid.axes.tolist(), case.grid.origin.tolist()) == (GRID.axes.tolist(), GRID.origin.tolist())
     assert np.array_equal(case.raw, raw.volume.data)
     assert np.array_equal(case.image, scale_intensity(raw.volume.data, *CONFIG.percentiles))
     assert np.array_equal(case.mask, raw.mask & raw.known)

@@ -9,7 +9,7 @@ from torch import nn
 from distill3d.errors import ConfigError
 from distill3d.layers.recording import main_layers
 from distill3d.teachers.base import Teacher, TeacherIdentity
-from distill3d.teachers.maps import at_size, run
+from distill3d.teachers.maps import at_size, find_layouts, run
 
 
 def small_volo():
@@ -106,6 +106,14 @@ def test_a_network_of_one_image_size_says_so_in_one_line_and_slices_are_padded_t
         "the teacher 'hiera_tiny_224' cannot run on slices of 64 x 64 pixels: it takes 128 x 128 only; "
         "accepted: a network that takes any size, such as a ViT, a ConvNeXt or an EfficientNet"
     )
+
+
+def test_a_map_that_loses_cells_at_the_border_is_none_since_its_cells_lie_beside_those_of_the_image():
+    class Unpadded(nn.Sequential):
+        feature_info = ({"reduction": 4},)
+
+    net = Unpadded(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, stride=2))
+    assert list(find_layouts(net, ["0", "1", "2"], {})) == ["0"]
 
 
 @pytest.mark.parametrize(

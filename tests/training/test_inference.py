@@ -1,10 +1,12 @@
 """Whole stacks, window by window."""
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 
 from distill3d.errors import InputError
+from distill3d.evaluation.file_scores import score_files
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training.inference import predict, predict_all, predict_prob, run_reading, window_count
 from distill3d.training.module import DistillModule, load_module
@@ -88,6 +90,24 @@ def test_a_stack_is_read_as_the_run_s_data_were_and_its_folder_need_not_be_there
 def test_a_run_knows_the_voxels_it_was_trained_on(finished_once):
     right = Reading(percentiles=(0.5, 99.99), trained_um=((2.0, 1.0, 1.0),))
     assert run_reading(finished_once) == right
+
+
+def test_a_prediction_is_scored_against_gold_of_its_space_in_whatever_order_that_is_stored(finished_once, tmp_path):
+    def save(name, data_xyz, affine):
+        image = nibabel.Nifti1Image(np.ascontiguousarray(data_xyz), affine)
+        image.header.set_xyzt_units("micron")
+        nibabel.save(image, tmp_path / name)
+
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    stored = affine[:, [2, 1, 0, 3]] * (1, -1, 1, 1)  # z, y and x, y backwards from the last of 32 rows
+    stored[1, 3] = 31
+    save("image.nii", np.random.default_rng(0).integers(1, 200, (16, 32, 33)).astype(np.uint8), stored)
+    written = predict(finished_once, tmp_path / "image.nii", out=tmp_path)
+    prob = read_volume(written).data.transpose()
+    level = np.quantile(prob, 0.9, method="nearest")
+    save("gold.nii", (prob >= level).astype(np.uint8)[:, ::-1].transpose(), affine)
+    scores = score_files(written, tmp_path / "gold.nii", threshold=float(level) / 255)
+    assert (scores["dice"], scores["spacing_um"]) == (1.0, [2.0, 1.0, 1.0])
 
 
 def test_two_stacks_of_one_name_are_refused_before_the_run_is_even_read(tmp_path):

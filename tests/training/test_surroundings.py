@@ -17,7 +17,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from distill3d.config.registry import STUDENTS, Component
 from distill3d.config.schema import PatchConfig, TrainerConfig
 from distill3d.data import workers
-from distill3d.errors import ConfigError, InputError, UserError
+from distill3d.errors import ConfigError, InputError, TrainingError, UserError
 from distill3d.students.base import Student
 from distill3d.sweep import trial_process
 from distill3d.training import fit, loggers
@@ -105,6 +105,42 @@ def test_a_run_that_cannot_train_is_refused_before_it_takes_its_folder(tiny, mon
         fit.fit(experiment)
     assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
     assert not os.path.exists(experiment.runs)  # noqa: PTH110 - a path of settings
+
+
+TORCHRUN, SRUN_2 = ELASTIC | {"LOCAL_RANK": "1", "RANK": "1"}, SRUN | {"SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "verb", "meeting", "error", "said"),
+    [
+        ({}, "fit", False, ConfigError, True),
+        (ELASTIC, "fit", False, ConfigError, True),
+        (TORCHRUN, "fit", False, ConfigError, False),
+        (TORCHRUN, "pretrain", False, InputError, False),
+        (TORCHRUN, "fit", True, TrainingError, True),  # one rank alone may fail in training
+        (TORCHRUN, "predict", False, InputError, True),  # of which each does another part
+        (SRUN, "fit", False, InputError, True),
+        (SRUN_2, "fit", False, InputError, False),
+        (SRUN_2 | {"SLURM_LOCALID": "0", "SLURM_NODEID": "1"}, "fit", False, InputError, True),  # another machine
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "fit", False, InputError, True),  # started in training, by Lightning
+    ],
+)
+def test_what_all_processes_of_a_machine_refuse_is_said_once_and_ends_each(
+    environment, monkeypatch, capsys, variables, verb, meeting, error, said
+):
+    def app(*, prog_name):
+        assert prog_name == "distill3d"
+        raise error("no such thing")
+
+    environment(variables)
+    main = importlib.import_module("distill3d.__main__")
+    monkeypatch.setattr(main, "app", app)
+    monkeypatch.setattr("sys.argv", ["distill3d", verb, "scratch"])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: meeting)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == error.exit_code
+    assert capsys.readouterr().err == "distill3d: no such thing\n" * said
 
 
 # ------------------------------------------------------------ W&B

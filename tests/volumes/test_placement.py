@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from distill3d.errors import InputError
-from distill3d.volumes.geometry import Stated
+from distill3d.volumes import tiff
+from distill3d.volumes.geometry import Grid, Stated
 from distill3d.volumes.placement import brought_to, contradict
-from distill3d.volumes.volume import Volume, read_volume
+from distill3d.volumes.prob import write_prob
+from distill3d.volumes.volume import Volume, read_volume, write_volume
 
 STACK = np.arange(1, 1 + 5 * 7 * 6, dtype=np.uint8).reshape(5, 7, 6)
 SIZES_XYZ = np.array([0.25, 0.5, 1.5])
@@ -57,6 +59,30 @@ def test_a_stack_stored_turned_or_mirrored_lies_on_its_image_again(tmp_path, ima
     assert brought.spacing_um == pytest.approx((1.5, 0.5, 0.25), rel=1e-5)
     again = brought_to(reference, brought, names=NAMES)
     assert again is brought  # its header was turned with it
+
+
+@pytest.mark.parametrize("bytes_of_imagej", [2**32, 0], ids=["ImageJ", "OME"])
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd"])
+def test_a_prediction_lies_where_the_stack_it_was_made_from_lies(tmp_path, monkeypatch, suffix, bytes_of_imagej):
+    monkeypatch.setattr(tiff, "_IMAGEJ_BYTES", bytes_of_imagej)
+    write(tmp_path / f"image{suffix}", *turned((2, 0, 1), (-1, 1, -1)))
+    write(tmp_path / "gold.nii", *turned((0, 1, 2), (1, -1, 1)))
+    image, gold = read_volume(tmp_path / f"image{suffix}"), read_volume(tmp_path / "gold.nii")
+    write_prob(tmp_path / "prob.tif", image.data / 255, image.spacing_um, grid=image.stated.grid, made_from="sha256:0")
+    prob = read_volume(tmp_path / "prob.tif")
+    np.testing.assert_array_equal(prob.data, image.data)  # as stored
+    np.testing.assert_array_equal(brought_to(gold, prob, names=NAMES).data, gold.data)
+
+
+@pytest.mark.parametrize("origin", [None, np.array([1e-7, -2.5, 1e6])])
+@pytest.mark.parametrize("space", ["", "3D-right-handed", "a b<&%=µ"])
+def test_a_place_in_any_space_survives_the_header_of_a_tiff(tmp_path, space, origin):
+    write_volume(tmp_path / "a.tif", Volume(STACK, stated=Stated(grid=Grid(np.diag([2.0, -0.3, 0.1]), origin, space))))
+    grid = read_volume(tmp_path / "a.tif").stated.grid
+    assert grid is not None
+    assert grid.space == space
+    np.testing.assert_array_equal(grid.axes, np.diag([2.0, -0.3, 0.1]))
+    assert (grid.origin is None) if origin is None else np.array_equal(grid.origin, origin)
 
 
 def test_a_unit_that_only_one_header_names_moves_nothing(tmp_path):

@@ -27,6 +27,7 @@ POINTS_ZYX = [[30.25, 20, 10.5], [30, 20.5, 11], [30.75, 20, 12]]
         POINT.replace(" ", ",").encode(),
         POINT.replace(" ", " ,").encode(),
         POINT.replace(" ", ";").encode(),
+        POINT.replace(" ", ",").replace("\n", ",0,1,2,20150615,-1\n").encode(),
         POINT.encode("utf-16"),
         POINT.encode("utf-16-le"),
         POINT.encode("utf-16-be"),
@@ -47,8 +48,10 @@ def test_every_dialect_gives_the_same_tree(tmp_path, content):
 def test_decimal_commas_are_said_and_further_columns_of_eswc_are_ignored(tmp_path, caplog):
     (tmp_path / "a.eswc").write_text("".join(f"{line} 0 1 0,5 20150615 -1\n" for line in COMMA.splitlines()))
     with caplog.at_level(logging.INFO):
-        np.testing.assert_array_equal(read_swc(tmp_path / "a.eswc").points_zyx_um, POINTS_ZYX)
-    assert "decimal commas (line 2) are read as points" in caplog.text
+        tree = read_swc(tmp_path / "a.eswc")
+    np.testing.assert_array_equal(tree.points_zyx_um, POINTS_ZYX)
+    assert tree.remarks == ("decimal commas (line 2) are read as points",)
+    assert tree.remarks[0] in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,8 @@ def test_decimal_commas_are_said_and_further_columns_of_eswc_are_ignored(tmp_pat
         (b"1 1 1,5 2 3 1 -1\n2 3 1.5 2 3 1 1\n", r"decimal commas \(line 1\) and decimal points \(line 2\)"),
         (b"1 1 1,234.5 2 3 1 -1\n", r"decimal commas \(line 1\) and decimal points \(line 1\)"),
         (b"1 1 1,234,567 2 3 1 -1\n", "line 1 reads .* one decimal point or comma a number"),
+        (COMMA.replace(" ", ",").encode(), "line 2 has 10 whole numbers between commas; .* blanks or semicolons"),
+        (b"1,1,1,5,2,5,3,5,1,0,-1\n2,3,2,5,2,5,3,5,1,0,1\n", "line 1 has 11 whole numbers between commas"),
         (b"1,5 1 1 2 3 1 -1\n", "line 1 has an id, type or parent that is not whole"),
         (gzip.compress(POINT.encode(), mtime=0)[:-12], "damaged or truncated"),
         (POINT.encode("utf-16")[:-1], "damaged or truncated"),
