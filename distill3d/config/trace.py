@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, final
 
-_NOT_NEGATIVE = ("gap_um", "spur_um", "spur_radii", "min_tree_um", "invalidation_um", "invalidation_scale", "smooth_um")
+_NOT_NEGATIVE = (
+    "gap_um",
+    "spur_um",
+    "spur_radii",
+    "spur_voxels",
+    "min_tree_um",
+    "invalidation_um",
+    "invalidation_scale",
+    "smooth_um",
+)
 _INVALIDATION_SIDES, _SMOOTH_SIDES = 1.4, 3.3  # of a voxel: what is due to steps and rough surfaces grows with them
 
 
@@ -43,8 +52,10 @@ class TraceConfig:
 
     gap_um: float = 10.0  # tips are joined to other pieces over at most this length outside the mask; 0 joins none ...
     max_turn_deg: float = 75.0  # ... and if the way turns by at most this from the tip's direction; (0, 180]
-    spur_um: float = 5.0  # side branches that end within this length of their branch point are cut; 0 cuts none ...
-    spur_radii: float = 1.5  # ... and those within so many radii of the branch point
+    # Side branches are cut that are shorter than this, 0 cuts none ...
+    spur_um: float = 0.0
+    spur_radii: float = 1.0  # ... or stick out of the rest by less than so many radii of their branch point ...
+    spur_voxels: float = 3.0  # ... or by less than so many voxels
     # window of a running mean along branches, against voxel steps; 0 leaves nodes on voxels, null: 3.3 longest sides
     smooth_um: float | None = None
     min_tree_um: float = 10.0  # shorter trees are dropped; 0 keeps also single nodes

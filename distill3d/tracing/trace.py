@@ -83,7 +83,13 @@ def trace(
     skeleton = skeletonize(mask, terrain.spacing_um, config)
     skeleton = bridge_gaps(skeleton, terrain, gap_um=config.gap_um, max_turn_deg=config.max_turn_deg)
     skeleton = break_cycles(skeleton, _edge_costs(skeleton, terrain))
-    skeleton = cut_spurs(skeleton, spur_um=config.spur_um, spur_radii=config.spur_radii)
+    skeleton = cut_spurs(
+        skeleton,
+        spur_um=config.spur_um,
+        spur_radii=config.spur_radii,
+        spur_voxels=config.spur_voxels,
+        spacing_um=volume.spacing_um,
+    )
     skeleton = smooth(merge_forks(skeleton), config.smooth_at(volume.spacing_um))
     skeleton = drop_small_trees(skeleton, config.min_tree_um)
     return root_trees(skeleton, config)

@@ -13,7 +13,9 @@ from distill3d.volumes.volume import read_volume
 
 SPACING = (3.03, 1.0, 1.0)
 # Neurites of a fly, shrunk until they fit, lie a few voxels apart: the ball must not reach the next one.
-FINE = TraceConfig(invalidation_scale=1.0, invalidation_um=1.0, spur_um=4.0, smooth_um=4.0)
+FINE = TraceConfig(
+    invalidation_scale=1.0, invalidation_um=1.0, spur_um=4.0, spur_radii=0.0, spur_voxels=0.0, smooth_um=4.0
+)
 
 
 def pair(data_dir, k):
