@@ -25,7 +25,9 @@ _INVALIDATION_SIDES, _SMOOTH_SIDES = 1.4, 3.3  # of a voxel: what is due to step
 class TraceConfig:
     """Settings of `trace`, in the order of its steps. Lengths are in micrometers, so the spacing must be right.
 
-    The defaults suit neurites a few voxels thick at about 1 um a voxel, probabilities and raw images alike.
+    The defaults suit thin, branched neurites, a few voxels thick at about 1 um a voxel, with slices up to four times as
+    far apart: probabilities, masks and raw images. They keep twigs rather than miss length, so noise leaves short false
+    ends; a larger ``spur_voxels`` has fewer.
     """
 
     # prob: 255 is 1 where the type is uint8. image: intensities. mask: all that is not 0 is neuron. auto: of a file,
@@ -52,10 +54,9 @@ class TraceConfig:
 
     gap_um: float = 10.0  # tips are joined to other pieces over at most this length outside the mask; 0 joins none ...
     max_turn_deg: float = 75.0  # ... and if the way turns by at most this from the tip's direction; (0, 180]
-    # Side branches are cut that are shorter than this, 0 cuts none ...
-    spur_um: float = 0.0
-    spur_radii: float = 1.0  # ... or stick out of the rest by less than so many radii of their branch point ...
-    spur_voxels: float = 3.0  # ... or by less than so many voxels
+    spur_um: float = 0.0  # side branches that end within this length of their branch point are cut; 0 cuts none ...
+    spur_radii: float = 1.0  # ... and those within so many radii of the branch point ...
+    spur_voxels: float = 2.0  # ... and short ones that stick out of the rest by less than so many voxels
     # window of a running mean along branches, against voxel steps; 0 leaves nodes on voxels, null: 3.3 longest sides
     smooth_um: float | None = None
     min_tree_um: float = 10.0  # shorter trees are dropped; 0 keeps also single nodes

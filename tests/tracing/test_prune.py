@@ -47,19 +47,17 @@ def test_no_limit_cuts_nothing():
     assert cut_spurs(skeleton, spur_um=0.0, spur_radii=0.0) is skeleton
 
 
+def test_a_branch_that_ends_inside_the_neurite_it_stands_on_is_cut():
+    skeleton = comb(3, 8, radius=2.0)
+    assert length_of(cut_spurs(skeleton, spur_um=0.0, spur_radii=2.0)) == 108
+    assert length_of(cut_spurs(skeleton, spur_um=0.0, spur_radii=5.0)) == 100
+
+
 def test_a_branch_that_sticks_out_by_less_than_the_limit_is_cut():
     """Teeth of 3 and 8 um on a line of radius 2 stick out by 1 and 6 um."""
-    skeleton = comb(3, 8, radius=2.0)
-    for limits, left in [
-        ((0.5, 0), 111),
-        ((2.0, 0), 108),
-        ((3.1, 0), 100),
-        ((0, 1), 111),
-        ((0, 6), 108),
-        ((0, 7), 100),
-    ]:
-        cut = cut_spurs(skeleton, spur_um=0.0, spur_radii=limits[0], spur_voxels=limits[1])
-        assert length_of(cut) == left, limits
+    for voxels, left in [(1, 111), (1.1, 108), (6, 108), (7, 100)]:
+        cut = cut_spurs(comb(3, 8, radius=2.0), spur_um=0.0, spur_radii=0.0, spur_voxels=voxels)
+        assert length_of(cut) == left, voxels
 
 
 def test_voxels_are_counted_along_the_branch():
@@ -87,7 +85,7 @@ def bent(*corners):
 def test_a_branch_alongside_is_cut_unless_it_is_long_and_one_that_comes_back_from_afar_stays():
     alongside, long, back = ([0, 2, 50], [0, 2, 56]), ([0, 2, 50], [0, 2, 58]), ([0, 5, 50], [0, 5, 52], [0, 3, 52])
     for corners, left in [(alongside, 100), (long, 110), (back, 109)]:
-        assert length_of(cut_spurs(bent(*corners), spur_um=0.0, spur_radii=1.0, spur_voxels=3.0)) == left
+        assert length_of(cut_spurs(bent(*corners), spur_um=0.0, spur_radii=0.0, spur_voxels=3.0)) == left
 
 
 def test_of_a_fork_at_the_end_the_longer_arm_stays():
@@ -143,16 +141,14 @@ def test_after_cutting_every_side_branch_is_long_and_sticks_out_and_no_piece_is_
     for tip in np.flatnonzero(cut.degrees == 1):
         branch = follow(neighbors, int(tip), neighbors[tip][0])
         if len(neighbors[branch[-1]]) > 2:
-            assert np.linalg.norm(np.diff(points[branch], axis=0), axis=1).sum() >= spur_um
+            length, radius = np.linalg.norm(np.diff(points[branch], axis=0), axis=1).sum(), cut.radii_um[branch[-1]]
+            assert length >= max(spur_um, spur_radii * radius)
             rest = [q for q in np.flatnonzero(cut.pieces()[1] == cut.pieces()[1][tip]) if q not in branch[:-1]]
             away = points[branch[:-1], None] - points[rest]
             far = np.linalg.norm(away, axis=2)
-            um_out = np.maximum(far - cut.radii_um[rest], 0)
-            voxels_out = np.linalg.norm(away / spacing, axis=2) * um_out / far
-            enough = (um_out >= spur_radii * cut.radii_um[branch[-1]] - 1e-9) & (voxels_out >= spur_voxels - 1e-9)
-            length = np.linalg.norm(np.diff(points[branch], axis=0), axis=1).sum()
-            long = max(10 * spacing.max(), 2 * cut.radii_um[branch[-1]])
-            assert length >= long or enough.all(axis=1).any()
+            out = np.linalg.norm(away / spacing, axis=2) * np.maximum(far - cut.radii_um[rest], 0) / far
+            is_long = length >= max(10 * spacing.max(), 2 * radius)
+            assert is_long or (out >= spur_voxels - 1e-9).all(axis=1).any()
 
 
 @given(seed=st.integers(0, 10**6), extra=st.integers(0, 30))
