@@ -32,7 +32,7 @@ def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config
         mask.view(np.uint8),
         teasar_params={
             "scale": config.invalidation_scale,
-            "const": config.invalidation_um / unit_um,
+            "const": config.invalidation_at(spacing_um.tolist()) / unit_um,
             "pdrf_scale": config.centering_weight,
             "pdrf_exponent": config.centering_exponent,
             "soma_detection_threshold": _NEVER,

@@ -16,6 +16,7 @@ from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
 from distill3d.tracing.bridge import Terrain, bridge_gaps, step_cost
 from distill3d.tracing.foreground import as_prob, find_foreground
+from distill3d.tracing.forks import merge_forks
 from distill3d.tracing.graph import Skeleton, break_cycles
 from distill3d.tracing.prune import cut_spurs, drop_small_trees
 from distill3d.tracing.rooting import root_trees
@@ -82,8 +83,14 @@ def trace(
     skeleton = skeletonize(mask, terrain.spacing_um, config)
     skeleton = bridge_gaps(skeleton, terrain, gap_um=config.gap_um, max_turn_deg=config.max_turn_deg)
     skeleton = break_cycles(skeleton, _edge_costs(skeleton, terrain))
-    skeleton = cut_spurs(skeleton, spur_um=config.spur_um, spur_radii=config.spur_radii)
-    skeleton = smooth(skeleton, config.smooth_um)
+    skeleton = cut_spurs(
+        skeleton,
+        spur_um=config.spur_um,
+        spur_radii=config.spur_radii,
+        spur_voxels=config.spur_voxels,
+        spacing_um=volume.spacing_um,
+    )
+    skeleton = smooth(merge_forks(skeleton), config.smooth_at(volume.spacing_um))
     skeleton = drop_small_trees(skeleton, config.min_tree_um)
     return root_trees(skeleton, config)
 

@@ -1,5 +1,7 @@
 """Spurs, tiny trees and voxel steps."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,6 +53,41 @@ def test_a_branch_that_ends_inside_the_neurite_it_stands_on_is_cut():
     assert length_of(cut_spurs(skeleton, spur_um=0.0, spur_radii=5.0)) == 100
 
 
+def test_a_branch_that_sticks_out_by_less_than_the_limit_is_cut():
+    """Teeth of 3 and 8 um on a line of radius 2 stick out by 1 and 6 um."""
+    for voxels, left in [(1, 111), (1.1, 108), (6, 108), (7, 100)]:
+        cut = cut_spurs(comb(3, 8, radius=2.0), spur_um=0.0, spur_radii=0.0, spur_voxels=voxels)
+        assert length_of(cut) == left, voxels
+
+
+def test_voxels_are_counted_along_the_branch():
+    """6 um are 6 voxels along y and 2 along z."""
+    flat = comb(6, radius=0.1)
+    upright = Skeleton(flat.points_zyx_um[:, [1, 0, 2]], flat.radii_um, flat.edges)
+    cut = [
+        cut_spurs(s, spur_um=0.0, spur_radii=0.0, spur_voxels=3.0, spacing_um=(3.0, 1.0, 1.0)) for s in (flat, upright)
+    ]
+    assert [length_of(skeleton) for skeleton in cut] == [106, 100]
+
+
+def bent(*corners):
+    """A line of 100 um along x, and a branch from its middle over corners, nodes 1 um apart."""
+    line = comb()
+    ends = np.array([[0.0, 0, 50], *corners])
+    steps = [np.linspace(a, b, round(np.linalg.norm(b - a)) + 1)[1:] for a, b in pairwise(ends)]
+    branch = np.concatenate(steps)
+    nodes = [50, *range(101, 101 + len(branch))]
+    edges = np.concatenate([line.edges, np.stack([nodes[:-1], nodes[1:]], axis=1)])
+    points = np.concatenate([line.points_zyx_um, branch])
+    return Skeleton(points, np.ones(len(points)), edges)
+
+
+def test_a_branch_alongside_is_cut_unless_it_is_long_and_one_that_comes_back_from_afar_stays():
+    alongside, long, back = ([0, 2, 50], [0, 2, 56]), ([0, 2, 50], [0, 2, 58]), ([0, 5, 50], [0, 5, 52], [0, 3, 52])
+    for corners, left in [(alongside, 100), (long, 110), (back, 109)]:
+        assert length_of(cut_spurs(bent(*corners), spur_um=0.0, spur_radii=0.0, spur_voxels=3.0)) == left
+
+
 def test_of_a_fork_at_the_end_the_longer_arm_stays():
     points = [[0.0, 0, x] for x in range(31)] + [[0, 1, 31], [0, 2, 32], [0, -1, 31], [0, -2, 32], [0, -3, 33]]
     edges = [[x, x + 1] for x in range(30)] + [[30, 31], [31, 32], [30, 33], [33, 34], [34, 35]]
@@ -84,19 +121,34 @@ def test_a_star_of_short_arms_keeps_its_two_longest():
     assert length_of(cut_spurs(star, spur_um=10.0, spur_radii=0.0)) == 7
 
 
-@given(seed=st.integers(0, 10**6), spur_um=st.floats(0, 20), spur_radii=st.floats(0, 3))
-@settings(max_examples=60, deadline=None)
-def test_after_cutting_no_short_side_branch_is_left_and_no_piece_is_lost(seed, spur_um, spur_radii):
-    skeleton = random_forest(seed)
-    cut = cut_spurs(skeleton, spur_um=spur_um, spur_radii=spur_radii)
+@given(
+    seed=st.integers(0, 10**6),
+    spur_um=st.floats(0, 20),
+    spur_radii=st.floats(0, 3),
+    spur_voxels=st.floats(0, 3),
+    side=st.floats(0.5, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_after_cutting_every_side_branch_is_long_and_sticks_out_and_no_piece_is_lost(
+    seed, spur_um, spur_radii, spur_voxels, side
+):
+    skeleton, spacing = random_forest(seed), np.array([side, 1, 1])
+    limits = {"spur_um": spur_um, "spur_radii": spur_radii, "spur_voxels": spur_voxels}
+    cut = cut_spurs(skeleton, **limits, spacing_um=spacing)
     assert cut.pieces()[0] == skeleton.pieces()[0]
     assert len(cut.edges) == cut.n_nodes - cut.pieces()[0]
-    neighbors = cut.neighbors()
+    neighbors, points = cut.neighbors(), cut.points_zyx_um
     for tip in np.flatnonzero(cut.degrees == 1):
         branch = follow(neighbors, int(tip), neighbors[tip][0])
         if len(neighbors[branch[-1]]) > 2:
-            length = np.linalg.norm(np.diff(cut.points_zyx_um[branch], axis=0), axis=1).sum()
-            assert length >= max(spur_um, spur_radii * cut.radii_um[branch[-1]])
+            length, radius = np.linalg.norm(np.diff(points[branch], axis=0), axis=1).sum(), cut.radii_um[branch[-1]]
+            assert length >= max(spur_um, spur_radii * radius)
+            rest = [q for q in np.flatnonzero(cut.pieces()[1] == cut.pieces()[1][tip]) if q not in branch[:-1]]
+            away = points[branch[:-1], None] - points[rest]
+            far = np.linalg.norm(away, axis=2)
+            out = np.linalg.norm(away / spacing, axis=2) * np.maximum(far - cut.radii_um[rest], 0) / far
+            is_long = length >= max(10 * spacing.max(), 2 * radius)
+            assert is_long or (out >= spur_voxels - 1e-9).all(axis=1).any()
 
 
 @given(seed=st.integers(0, 10**6), extra=st.integers(0, 30))

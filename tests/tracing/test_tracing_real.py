@@ -63,10 +63,13 @@ def test_fragments_of_mouse_axons_come_back(data_dir, k):
     assert tree.length_um == pytest.approx(gold.length_um, rel=0.05)
 
 
-@pytest.mark.parametrize("k", range(3))
-def test_fly_neurons_shrunk_to_fit_come_back(data_dir, k):
+# Measured with the defaults: 0.9938, 0.9943, 0.9885.
+@pytest.mark.parametrize(("k", "least"), [(0, 0.992), (1, 0.992), (2, 0.986)])
+def test_fly_neurons_shrunk_to_fit_come_back_with_the_defaults_too(data_dir, k, least):
     path = sorted((data_dir / "swc" / "navis_hemibrain").glob("*.swc"))[k]
     gold, shape = fitted(read_swc(path), longest=300)
-    tree = trace(rasterize(gold, shape, radius="fixed", radius_um=2.0), (1.0, 1.0, 1.0), FINE)
-    assert length_scores(pred=tree, gold=gold)[0] >= 0.99
-    assert len(tree.roots) == 1
+    mask = rasterize(gold, shape, radius="fixed", radius_um=2.0)
+    for config, bound in ((FINE, 0.99), (None, least)):
+        tree = trace(mask, (1.0, 1.0, 1.0), config)
+        assert length_scores(pred=tree, gold=gold)[0] >= bound
+        assert len(tree.roots) == 1
