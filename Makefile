@@ -13,6 +13,7 @@ export DISTILL3D_DATA ?= ../shared/data
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  NAME=<experiment or sweep>  ARGS='--resume | --overwrite | key=value ...'  WORKERS=<trials at a time>"
+	@echo "  first: make experiment NAME=tubular; then $(BIN)/distill3d, which lists the verbs: reconstruct your own stacks, compare"
 
 setup: $(STAMP) ## make .venv and install
 

@@ -17,7 +17,7 @@ from .students.base import Student as Student
 from .teachers.base import Teacher as Teacher
 from .tracing.trace import trace as trace
 from .training.fit import fit as fit
-from .training.inference import predict as predict
+from .training.predict import predict as predict
 from .transfer.base import TransferStrategy as TransferStrategy
 from .types import Batch as Batch, LossTerm as LossTerm, Prediction as Prediction
 from .volumes.raster import rasterize as rasterize

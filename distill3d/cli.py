@@ -10,14 +10,12 @@ import typer
 from distill3d.config.catalog import experiments, find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
-from distill3d.terminal import show_result, stdout
+from distill3d.terminal import show_next, show_result, stdout
 from distill3d.training.verbs import run_app
 
 app = typer.Typer(
     name="distill3d",
-    help="Experiments that settle whether knowledge from 2D natural images helps 3D neuron segmentation.",
-    no_args_is_help=True,
-    add_completion=False,
+    context_settings={"max_content_width": 120},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -27,7 +25,26 @@ app.add_typer(sweep_app)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 EPILOG = "Any setting can follow as key=value or --key=value, for example trainer.steps=100."
 
+FIRST_STEPS = """\
+Does knowledge from 2D natural images help 3D neuron segmentation?
+
+  distill3d list                                    what there is: experiments and components
+  distill3d fit tubular                             train on simulated neurons, which needs no data; ends with scores
+  distill3d reconstruct STACKS --run RUN --out DIR  your own stacks become trees and pictures
+  distill3d compare A B                             is B better than A, and can that be believed?
+  distill3d report RUN RUN...                       runs compared on one page; dashboard shows them live
+
+distill3d --help lists all verbs, distill3d VERB --help what one takes; distill3d --install-completion lets your shell
+complete them."""
+
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a name under experiments/, or a YAML file")]
+
+
+@app.callback(invoke_without_command=True)
+def first_steps(context: typer.Context) -> None:
+    """Experiments that settle whether knowledge from 2D natural images helps 3D neuron segmentation."""
+    if context.invoked_subcommand is None:
+        typer.echo(FIRST_STEPS)
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -66,6 +83,7 @@ def fit(
         out.print(line, soft_wrap=True)
     for warning in learned_warnings(results):
         out.print(warning, style="yellow", soft_wrap=True)
+    show_next(f"your own stacks: distill3d reconstruct STACKS --run {path} --out trees")
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -86,6 +104,7 @@ def pretrain(
     if is_main_process():
         out = path / settings.architecture
         stdout().print(f"weights   {out}.safetensors", f"card      {out}.md", sep="\n", soft_wrap=True)
+        show_next(f"read {out}.md")
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -105,10 +124,12 @@ def show(
     experiment = load_experiment(name, context.args)
     if against is None:
         typer.echo(with_origins(as_plain(experiment), read(file, context.args).origins), nl=False)
+        show_next(f"distill3d check {name}, distill3d fit {name}")
         return
     other = load_experiment(against)
     rows = [row for row in differences(experiment, other) if row[0] not in {"name", "question"}]
     stdout().print(difference_table(experiment.name, other.name, rows))
+    show_next(f"distill3d fit {against}, distill3d fit {name}, distill3d compare {against} {name}")
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -126,6 +147,7 @@ def audit(
     report = audit_experiment(load_experiment(name, context.args))
     tables = audit_rows_table(report.as_dict()), audit_table(report.audit), *start_parts(report)
     show_result(report.as_dict(), *tables, as_json=as_json)
+    show_next(f"distill3d fit {name}")
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -146,6 +168,7 @@ def cache(
         entries, size = prune_cache(experiment, unused_days=unused_days)
         out.print(f"deleted {entries} maps, {size / 2**20:.0f} MiB")
     out.print(cache_table(cache_experiment(experiment)))
+    show_next(f"distill3d fit {name}")
 
 
 @app.command(name="list")
@@ -158,6 +181,7 @@ def list_all() -> None:
     out.print(catalog_table(questions(), experiments()))
     for kind, rows in describe_components().items():
         out.print(component_table(kind, rows))
+    show_next("distill3d show NAME, distill3d fit NAME")
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -174,3 +198,4 @@ def check(context: typer.Context, name: Name) -> None:
     stdout().print(check_table(report))
     if report.problems:
         raise typer.Exit(1)
+    show_next(f"distill3d fit {name}")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class UserError(Exception):
@@ -32,6 +36,39 @@ class TrainingError(Exception):
     """Training cannot go on (for example a loss that is not finite); exit code 1."""
 
     exit_code = 1
+
+
+class SomeFailedError(UserError):
+    """Some of several inputs cannot be used; the others were."""
+
+    exit_code = 1
+
+
+def for_each(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
+    """Yield what ``work`` makes of every item; one that cannot be used does not stop the others.
+
+    Raises:
+        UserError: after the last item, if there was only one and it cannot be used; else what follows.
+        InputError: none of several can be used; a line each.
+        SomeFailedError: some of several cannot be used; one line that says which and why.
+    """
+    count, failures = 0, list[UserError]()
+    for item in items:
+        count += 1
+        try:
+            result = work(item)
+        except UserError as error:
+            failures.append(error)
+        else:
+            yield result
+    if not failures:
+        return
+    if count == 1:
+        raise failures[0]
+    reasons = ["; ".join(error.lines) for error in failures]
+    if len(failures) == count:
+        raise InputError(*reasons)
+    raise SomeFailedError(f"{len(failures)} of {count} failed: {'; '.join(reasons)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

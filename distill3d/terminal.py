@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from rich.console import RenderableType
     from rich.progress import Progress
 
@@ -38,8 +40,41 @@ def show_result(content: dict[str, Any], *tables: RenderableType, as_json: bool)
         stdout().print(table)
 
 
+def show_all(
+    results: Iterable[dict[str, Any]],
+    tables: Callable[[list[dict[str, Any]]], Iterable[RenderableType]],
+    *,
+    as_json: bool,
+) -> None:
+    """Print the results of a verb that takes many inputs, also those before a failure.
+
+    Args:
+        results: as they come.
+        tables: lays them out.
+        as_json: print one JSON object: the result, or several as ``results``.
+    """
+    done: list[dict[str, Any]] = []
+    try:
+        for result in results:
+            done.append(result)  # noqa: PERF402 - they stay when a later one fails
+    finally:
+        if done:
+            content = done[0] if len(done) == 1 else {"results": done}
+            show_result(content, *tables(done), as_json=as_json)
+
+
+def show_next(text: str) -> None:
+    """Say what one may do now, where somebody is reading: on stderr, and only if that is a terminal."""
+    console = stderr()
+    if console.is_terminal:
+        console.print(f"next      {text}", soft_wrap=True)
+
+
 def progress_bar(console: Console) -> Progress:
-    """A bar with count, time spent and time left; silent where the console is not a terminal."""
+    """A bar with count, time spent and time left; silent where the console is not a terminal.
+
+    What is printed to stdout meanwhile stands above the bar, or where stdout goes if that is no terminal.
+    """
     from rich.progress import (  # noqa: PLC0415 - `--help` does without
         BarColumn,
         MofNCompleteColumn,
@@ -58,4 +93,6 @@ def progress_bar(console: Console) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=stdout().is_terminal
+    )

@@ -1,5 +1,6 @@
 """The command line as a user meets it: words, exit codes, and nothing heavy before it is needed."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+from rich.console import Console
 
+from distill3d import terminal
 from distill3d.cli import app
 from distill3d.config.registry import Registry
 from distill3d.errors import UserError
@@ -37,6 +40,26 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "evaluate" in done.stdout
+
+
+def test_without_a_verb_the_first_steps_are_listed(call):
+    shown = call()
+    assert all(f"distill3d {verb} " in shown for verb in ("list", "fit", "reconstruct", "compare", "report"))
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_a_shell_completes_verbs(monkeypatch):
+    for name, value in (("_DISTILL3D_COMPLETE", "complete_bash"), ("COMP_WORDS", "distill3d rec"), ("COMP_CWORD", "1")):
+        monkeypatch.setenv(name, value)
+    assert forked.run().stdout.split() == ["reconstruct"]
+
+
+def test_what_to_do_next_is_said_to_who_sits_at_a_terminal_only(monkeypatch):
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=is_terminal, color_system=None)
+        monkeypatch.setattr(terminal, "stderr", lambda console=console: console)
+        terminal.show_next("open it")
+        assert console.file.getvalue() == "next      open it\n" * is_terminal
 
 
 def test_building_an_experiment_imports_no_monai():

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.data.gold import GoldRules
 from distill3d.volumes.reading import Reading
 from distill3d.volumes.swc import Tree
 from distill3d.volumes.volume import Volume
@@ -58,6 +59,12 @@ class DataSource(ABC):
         """Return how stacks like these are read from a file; needs no data. By default as any stack is."""
         del config
         return Reading()
+
+    @classmethod
+    def gold_rules(cls, config: Any) -> GoldRules:  # noqa: ANN401 - as above
+        """Return how the gold of such stacks is named and read; by default as it is of any stack."""
+        del config
+        return GoldRules()
 
     @abstractmethod
     def splits(self) -> dict[Split, tuple[str, ...]]:

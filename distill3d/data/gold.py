@@ -1,20 +1,28 @@
-"""Read the gold masks of cases on the voxels of their images, and say which files state other voxels."""
+"""Find and read the gold of a stack, tree and mask, on its voxels, and say which files state other voxels."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.data.case_files import CaseFiles, case_files_of
 from distill3d.errors import InputError
+from distill3d.volumes.alignment import detect_flip, flip_y
 from distill3d.volumes.geometry import Stated
+from distill3d.volumes.origin import stated_notes
 from distill3d.volumes.placement import brought_to, contradict
-from distill3d.volumes.volume import Volume, read_volume
+from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing
+from distill3d.volumes.tree import Tree
+from distill3d.volumes.volume import Volume, read_volume, stem_of
+
+_LOG = logging.getLogger(__name__)
 
 
 @final
@@ -26,6 +34,52 @@ class Gold:
     known: NDArray[np.bool_]
     stated: Stated = Stated()  # noqa: RUF009 - immutable
     remarks: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldRules:
+    """How the gold of a data set is named and what its files hold; attributes as in `NeuronsConfig`."""
+
+    tree: str = "{stem}.swc"
+    masks: tuple[str, ...] = ("{stem}_mask", "{stem}_label")
+    tree_units: Literal["voxel", "um"] = "voxel"
+    flip_y: Literal["never", "always", "auto"] = "never"
+    labels: tuple[int, ...] = ()
+    unknown_label: int | None = None
+
+    def beside(self, stack: Path) -> CaseFiles:
+        """Return a stack with the gold tree and mask that lie beside it; a tree that was traced here is not gold."""
+        files = {path.name: path for path in stack.parent.iterdir() if path.is_file()}
+        case = case_files_of(stem_of(stack), stack, files, self.tree, self.masks)
+        traced = case.tree is not None and "made_from" in stated_notes(case.tree)
+        return CaseFiles(stack, None, case.mask) if traced else case
+
+    def read_tree(self, path: Path, volume: Volume) -> Tree:
+        """Read the gold tree of a volume, mirrored in y where the rules say so.
+
+        Raises:
+            InputError: the file cannot be used, or no node lies in the volume.
+        """
+        units = volume.spacing_um if self.tree_units == "voxel" else MICROMETERS
+        gold = read_swc(path, spacing_um=stated_spacing(path) or units)
+        if self.flip_y == "always":
+            return flip_y(gold, volume)
+        try:
+            report = detect_flip(volume, gold)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        if report.verdict != "flipped":
+            return gold
+        if self.flip_y == "auto":
+            _LOG.info("%s: tree mirrored in y (%s)", path, report)
+            return flip_y(gold, volume)
+        _LOG.warning("%s: y of the tree seems to run against the image (%s); data.flip_y=auto mends it", path, report)
+        return gold
+
+    def read_mask(self, path: Path, volume: Volume, *, image: Path) -> Gold:
+        """Read the gold mask of a volume as `read_gold` does."""
+        return read_gold(path, volume, image=image, labels=self.labels, unknown_label=self.unknown_label)
 
 
 def read_gold(path: Path, volume: Volume, *, image: Path, labels: Sequence[int], unknown_label: int | None) -> Gold:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, final
 
@@ -19,16 +19,15 @@ from distill3d.data import splits
 from distill3d.data.background import HardConfig, background_files, case_rng, harden, load_background
 from distill3d.data.base import Case, DataSource, Split
 from distill3d.data.case_files import CaseFiles, find_case_files
-from distill3d.data.gold import Gold, read_gold, spacing_doubts
+from distill3d.data.gold import Gold, GoldRules, spacing_doubts
 from distill3d.data.nnunet import find_nnunet_files, read_folds
 from distill3d.data.prepared import code_hash
 from distill3d.errors import InputError
-from distill3d.volumes.alignment import detect_flip, flip_y
 from distill3d.volumes.geometry import Stated
 from distill3d.volumes.origin import file_hash
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.reading import Reading
-from distill3d.volumes.swc import Tree, read_swc
+from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import Volume, read_volume, volume_files
 
 _LOG = logging.getLogger(__name__)
@@ -219,6 +218,18 @@ class Neurons(DataSource):
         """Return how its volumes are read."""
         return Reading(channel=config.channel, spacing_um=config.spacing_um)
 
+    @classmethod
+    def gold_rules(cls, config: NeuronsConfig) -> GoldRules:
+        """Return how its gold is named and read."""
+        return GoldRules(
+            tree=config.tree,
+            masks=config.masks,
+            tree_units=config.tree_units,
+            flip_y=config.flip_y,
+            labels=config.labels,
+            unknown_label=config.unknown_label,
+        )
+
     def load(self, name: str) -> Case:
         """Read one case, draw its tree where there is no mask, harden it if the settings say so.
 
@@ -228,7 +239,7 @@ class Neurons(DataSource):
         files = self._files_of(name)
         spacing = self.config.spacing_um or files.spacing_um
         volume = read_volume(files.volume, spacing_um=spacing, channel=self.config.channel)
-        tree = None if files.tree is None else self._tree(name, files.tree, volume)
+        tree = None if files.tree is None else self.gold_rules(self.config).read_tree(files.tree, volume)
         gold = self._gold(files, volume, tree)
         doubts = self._doubts(files, volume, gold)
         if self.config.hard.enabled:
@@ -251,28 +262,13 @@ class Neurons(DataSource):
         paths = [Path(path) for path in self.config.hard.backgrounds]
         return background_files([path if path.exists() else folder / path for path in paths])
 
-    def _tree(self, name: str, path: Path, volume: Volume) -> Tree:
-        spacing = volume.spacing_um if self.config.tree_units == "voxel" else (1.0, 1.0, 1.0)
-        gold = read_swc(path, spacing_um=spacing)
-        if self.config.flip_y == "always":
-            return flip_y(gold, volume)
-        try:
-            report = detect_flip(volume, gold)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        if report.verdict != "flipped":
-            return gold
-        if self.config.flip_y == "auto":
-            _LOG.info("%s: tree mirrored in y (%s)", name, report)
-            return flip_y(gold, volume)
-        _LOG.warning("%s: y of the tree seems to run against the image (%s); data.flip_y=auto mends it", name, report)
-        return gold
-
     def _gold(self, files: CaseFiles, volume: Volume, tree: Tree | None) -> Gold:
         """Return what is known, from the mask file if there is one, else from the tree."""
         if files.mask is not None:
-            unknown = files.unknown_label if self.config.unknown_label is None else self.config.unknown_label
-            return read_gold(files.mask, volume, image=files.volume, labels=self.config.labels, unknown_label=unknown)
+            rules = self.gold_rules(self.config)
+            if rules.unknown_label is None:
+                rules = replace(rules, unknown_label=files.unknown_label)
+            return rules.read_mask(files.mask, volume, image=files.volume)
         if tree is None:
             raise InputError(f"{files.volume}: neither tree nor mask found")
         try:

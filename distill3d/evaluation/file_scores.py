@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,65 @@ import numpy as np
 
 from distill3d.config.schema import EvaluationConfig
 from distill3d.config.trace import TraceConfig
-from distill3d.errors import InputError
+from distill3d.errors import InputError, for_each
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_scores, tree_scores
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.scores import mask_scores
 from distill3d.tracing.trace import trace
+from distill3d.volumes.inputs import expand, name_of
 from distill3d.volumes.meaning import neuron_mask
 from distill3d.volumes.placement import brought_to, same_spacing
-from distill3d.volumes.swc import MICROMETERS, is_tree_file, read_swc, stated_spacing
+from distill3d.volumes.swc import MICROMETERS, TREE_SUFFIXES, is_tree_file, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import read_volume
+from distill3d.volumes.volume import VOLUME_SUFFIXES, read_volume, stem_of
+
+_LOG = logging.getLogger(__name__)
+
+
+def score_places(preds: Sequence[str], golds: Sequence[str], **how: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - as `score_files` has them
+    """Score files, folders and patterns against gold ones, paired by `pair_files`, each pair as `score_files` does.
+
+    Raises:
+        InputError: there is no pair; of a pair that cannot be scored see `distill3d.errors.for_each`.
+    """
+    suffixes = (*VOLUME_SUFFIXES, *TREE_SUFFIXES)
+    pred, gold = (expand(places, suffixes=suffixes, others=True) for places in (preds, golds))
+    return for_each(pair_files(pred, gold), lambda pair: score_files(*pair, **how))
+
+
+def pair_files(preds: Sequence[Path], golds: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pair predictions with gold of the same name, the ends ``_prob``, ``_mask`` and ``_label`` of stacks left out.
+
+    Of several gold files of a name the tree counts, else what is named a mask; of several predictions the one of its
+    kind. One file of each is a pair whatever their names are. A prediction without gold is left out, with a warning.
+
+    Raises:
+        InputError: there is no pair.
+    """
+    if len(preds) == 1 and len(golds) == 1:
+        return [(preds[0], golds[0])]
+    by_name = [_by_name(paths) for paths in (preds, golds)]
+    if missing := sorted(by_name[0].keys() - by_name[1].keys()):
+        _LOG.warning("left out, because there is no gold of the name: %s", ", ".join(missing))
+    pairs = []
+    for name in sorted(by_name[0].keys() & by_name[1].keys()):
+        gold = min(by_name[1][name], key=lambda path: 0 if is_tree_file(path) else 1 + (stem_of(path) == name))
+        pred = min(by_name[0][name], key=lambda path: is_tree_file(path) != is_tree_file(gold))
+        pairs.append((pred, gold))
+    if not pairs:
+        raise InputError(
+            f"no prediction has gold of its name among {len(golds)} files; accepted: cell_prob.tif and cell.swc"
+        )
+    return pairs
+
+
+def _by_name(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    names: dict[str, list[Path]] = {}
+    for path in paths:
+        suffix = next((end for end in sorted(TREE_SUFFIXES, key=len)[::-1] if path.name.lower().endswith(end)), "")
+        name = path.name[: -len(suffix)] if suffix else name_of(path)
+        names.setdefault(name, []).append(path)
+    return names
 
 
 def score_files(

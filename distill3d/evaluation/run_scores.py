@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from distill3d.config.schema import EvaluationConfig, Experiment
 from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
-from distill3d.errors import InputError
+from distill3d.errors import InputError, for_each
 from distill3d.evaluation.cleaning import Segmented, choose_min_voxels
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.tree import tree_figure
@@ -25,6 +25,7 @@ from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.projections import Projections, project, write_projections
 from distill3d.evaluation.scores import SCORES, clean_scores, mask_scores, summarize
 from distill3d.experiment import experiment_from_plain
+from distill3d.storage.find import matches, walk_runs
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.tracing.trace import MAX_SHARE, DenseError, trace
 from distill3d.volumes.otsu import above_otsu
@@ -130,6 +131,15 @@ def evaluate(run: Path | str, *, tolerances_um: Mapping[str, float] | None = Non
     }
     write_json(folder.metrics, results)
     return results
+
+
+def evaluate_all(places: Sequence[str], tolerances_um: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    """Evaluate runs by `evaluate`: folders of runs, folders that hold such, and glob patterns.
+
+    A run that cannot be evaluated does not stop the others, see `distill3d.errors.for_each`.
+    """
+    runs = [run for place in places for root in matches(place) for run in [*walk_runs(root)] or [root]]
+    return for_each(runs, lambda run: evaluate(run, tolerances_um=tolerances_um))
 
 
 def trace_settings(folder: RunFolder, experiment: Experiment) -> TraceConfig:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from distill3d.evaluation.scores import SCORES
+from distill3d.evaluation.scores import SCORES, Score
 from distill3d.terminal import WIDTH
 
 COLUMNS = tuple(SCORES[key] for key in (
@@ -18,6 +19,9 @@ ROWS_OF_FILES = tuple(SCORES[key] for key in (
     "dice", "precision", "recall", "tree_f1", "tree_f1_um", "dice_tol", "dice_tol_um", "nsd", "hd95_um", "asd_um",
     "cldice", "betti0_error", "betti1_error", "n_breaks", "n_spurious", "tree_esa", "tree_dsa", "tree_pds",
     "tree_length_pred", "tree_length_gold", "tree_tips_error", "tree_branches_error",
+))  # fmt: skip
+COLUMNS_OF_PAIRS = tuple(SCORES[key] for key in (
+    "tree_f1", "dice", "precision", "recall", "dice_tol", "nsd", "cldice", "hd95_um", "tree_esa",
 ))  # fmt: skip
 
 WITHIN_UM = {"nsd": "surface_um", "dice_tol_um": "mask_um", "tree_f1_um": "tree_um"}  # score -> its tolerance
@@ -181,11 +185,45 @@ def file_table(scores: Mapping[str, Any]) -> Table:
     table.add_column(f"in {scores['unit']}" if "unit" in scores else "value", justify="right")
     table.caption, table.caption_justify = _tolerances_of_files(scores), "left"
     for score in ROWS_OF_FILES:
-        key = score.key.removeprefix("tree_")  # the table says which trees or masks, and the unit
-        key = key.removesuffix("_um") if score.unit == "um" else key
+        key = _key_of_files(score)
         if key in scores:
             table.add_row(score.sentence or score.label, f"{scores[key]:.4g}")
     return table
+
+
+def _key_of_files(score: Score) -> str:
+    key = score.key.removeprefix("tree_")  # the table says which trees or masks, and the unit
+    return key.removesuffix("_um") if score.unit == "um" else key
+
+
+def file_tables(pairs: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Lay out the scores of one pair of files, or of several: a table for each kind, a row each, and their means."""
+    if len(pairs) == 1:
+        return [file_table(pairs[0])]
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for pair in pairs:
+        kinds.setdefault(f"{pair['kind']}, lengths in {pair.get('unit', 'the unit of the spacing')}", []).append(pair)
+    return [_pairs_table(kind, of_kind) for kind, of_kind in kinds.items()]
+
+
+def _pairs_table(kind: str, pairs: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title=kind, title_justify="left", width=WIDTH, title_style="bold")
+    table.add_column("prediction", overflow="fold", min_width=16)
+    keys = [(score, _key_of_files(score)) for score in COLUMNS_OF_PAIRS]
+    keys = [(score, key) for score, key in keys if any(key in pair for pair in pairs)]
+    for score, _ in keys:
+        table.add_column(score.label, justify="right")
+    for pair in pairs:
+        table.add_row(Path(pair["pred"]).name, *_cells([pair], keys))
+    table.add_section()
+    table.add_row(f"mean of {len(pairs)}", *_cells(pairs, keys), style="bold")
+    table.caption, table.caption_justify = "\n".join(sorted({_tolerances_of_files(pair) for pair in pairs})), "left"
+    return table
+
+
+def _cells(pairs: Sequence[Mapping[str, Any]], keys: Sequence[tuple[Score, str]]) -> list[str]:
+    values = [(score, [pair[key] for pair in pairs if key in pair]) for score, key in keys]
+    return [f"{sum(each) / len(each):.{score.digits}f}" if each else "-" for score, each in values]
 
 
 def _tolerances_of_files(scores: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from distill3d.terminal import stdout
+from distill3d.terminal import show_next, stdout
 
 if TYPE_CHECKING:
     from distill3d.report.content import Comparison  # which imports numpy; `--help` does without
@@ -69,6 +69,7 @@ def report(
         console.print(part)
     for file in files:
         console.print(str(file), soft_wrap=True)
+    show_next(f"open {out / 'index.html'} in a browser")
 
 
 @report_app.command()
@@ -86,6 +87,7 @@ def compare(
     console = stdout()
     for part in renderables(compare_two(a, b, runs=runs, scores=_keys(scores), test=test, console=console)):
         console.print(part)
+    show_next(f"the cases one by one: distill3d report {a} {b}")
 
 
 @report_app.command()

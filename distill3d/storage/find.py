@@ -30,7 +30,7 @@ def find_runs(
     Raises:
         InputError: something given holds no run.
     """
-    roots: list[Path] = [path for place in [*places, *patterns] for path in _matches(str(place), runs)]
+    roots: list[Path] = [path for place in [*places, *patterns] for path in matches(str(place), runs)]
     for name in sweeps:
         trials = runs / "sweeps" / Path(name).stem / "trials"
         if not trials.is_dir():
@@ -55,16 +55,21 @@ def _lacks(folder: RunFolder) -> str:
     return "" if folder.read_json(folder.done).get("cases", 1) else "no test case"
 
 
-def _matches(place: str, runs: Path) -> list[Path]:
+def matches(place: str, runs: Path = Path("runs")) -> list[Path]:
+    """Return the folders that a folder, the name of one under ``runs``, or a glob pattern stands for.
+
+    Raises:
+        InputError: there is none.
+    """
     for path in (Path(place), runs / place):
         if path.is_dir():
             return [path]
-    matches = [Path(match) for match in sorted(glob.glob(place, recursive=True)) if Path(match).is_dir()]  # noqa: PTH207 - patterns may be absolute
-    if not matches:
+    folders = [Path(match) for match in sorted(glob.glob(place, recursive=True)) if Path(match).is_dir()]  # noqa: PTH207 - patterns may be absolute
+    if not folders:
         raise InputError(
             f"{place}: no such folder, and no pattern that matches one; accepted: runs/<experiment>/seed<k>"
         )
-    return matches
+    return folders
 
 
 def walk_runs(folder: Path, *, depth: float = math.inf, served: bool = False) -> Iterator[Path]:

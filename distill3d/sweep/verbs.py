@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill3d.terminal import stdout
+from distill3d.terminal import show_next, stdout
 
 sweep_app = typer.Typer(
     name="sweep",
@@ -45,6 +45,7 @@ def run(
             typer.echo(line)
         return
     code = control.begin(path, runs=runs, workers=workers, storage=storage, retries=retries, console=stdout())
+    show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {Path(name).stem}")
     raise typer.Exit(code)
 
 
@@ -56,6 +57,7 @@ def resume(
     from distill3d.sweep import control
 
     code = control.resume(name, runs=runs, workers=workers, storage=storage, retries=retries, console=stdout())
+    show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {Path(name).stem}")
     raise typer.Exit(code)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.config.trace import TraceConfig
-from distill3d.errors import InputError
+from distill3d.errors import InputError, for_each
 from distill3d.tracing.bridge import Terrain, bridge_gaps, step_cost
 from distill3d.tracing.foreground import as_prob, find_foreground
 from distill3d.tracing.forks import merge_forks
@@ -22,11 +22,12 @@ from distill3d.tracing.prune import cut_spurs, drop_small_trees
 from distill3d.tracing.rooting import root_trees
 from distill3d.tracing.smooth import smooth
 from distill3d.tracing.teasar import skeletonize
+from distill3d.volumes.inputs import name_of, targets_of
 from distill3d.volumes.meaning import meaning_of
 from distill3d.volumes.origin import as_notes, is_taken, origin_of
 from distill3d.volumes.prob import says_prob
 from distill3d.volumes.reading import Reading
-from distill3d.volumes.swc import MICROMETERS, write_swc
+from distill3d.volumes.swc import MICROMETERS, is_tree_file, write_swc
 from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import Volume, volume_files
 
@@ -143,6 +144,45 @@ def trace_file(
         low, high = volume.data.min(), volume.data.max()
         _LOG.warning("%s: no neuron found; values from %g to %g, read as input=%s", path, low, high, config.input)
     return tree
+
+
+def trace_files(
+    paths: Sequence[Path],
+    out: Path,
+    config: TraceConfig | None = None,
+    *,
+    spacing_um: Sequence[float] | None = None,
+    reading: Reading | None = None,
+    overwrite: bool = False,
+) -> Iterator[tuple[Path, Tree]]:
+    """Trace volumes on disk as `trace_file` does.
+
+    Args:
+        paths: of the volumes; one that cannot be traced does not stop the others, see `distill3d.errors.for_each`.
+        out: the tree of a single volume, or a folder for ``<name>.swc`` of each.
+        config: as for `trace_file`, and so are the others.
+        spacing_um: ZYX voxel size.
+        reading: how a stack is read.
+        overwrite: replace whatever is there.
+
+    Returns:
+        As they are written, each file and its tree.
+
+    Raises:
+        InputError: several volumes and ``out`` is the name of a tree, or two would become one tree.
+    """
+    if len(paths) == 1 and out.suffix and not out.is_dir():
+        targets = {out: paths[0]}
+    elif is_tree_file(out):
+        raise InputError(f"{out}: one tree for {len(paths)} stacks; accepted: --out FOLDER")
+    else:
+        targets = targets_of(paths, out, ".swc", name_of)
+
+    def work(item: tuple[Path, Path]) -> tuple[Path, Tree]:
+        target, path = item
+        return target, trace_file(path, target, config, spacing_um=spacing_um, reading=reading, overwrite=overwrite)
+
+    return for_each(targets.items(), work)
 
 
 def input_of(path: Path, volume: Volume) -> Literal["prob", "image", "mask"]:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill3d.config.registry import DATA
-from distill3d.data.base import DataSource
-from distill3d.errors import InputError
-from distill3d.experiment import experiment_from_plain
-from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
-from distill3d.storage.run_folder import RunFolder
-from distill3d.training.module import DistillModule, load_module, trained_um
+from distill3d.training.module import DistillModule
 from distill3d.volumes.intensity import scale_intensity
-from distill3d.volumes.origin import is_taken, origin_of
-from distill3d.volumes.prob import write_prob
-from distill3d.volumes.reading import Reading
-from distill3d.volumes.volume import stem_of, volume_files
 
 
 def predict_prob(
@@ -56,7 +45,7 @@ def predict_prob(
             on_window(len(windows))
         return logits.float().sigmoid().cpu()
 
-    inputs = torch.from_numpy(np.asarray(image, dtype=np.float32))[None, None]
+    inputs = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
     module.eval()
     with torch.inference_mode():
         prob = sliding_window_inference(
@@ -80,124 +69,37 @@ def window_count(shape_zyx: tuple[int, ...], size_zyx: tuple[int, int, int], ove
     )
 
 
-def predict(
-    run: Path | str,
-    volume: Path | str,
+def mean_prob(
+    modules: Sequence[DistillModule],
+    data: NDArray[np.number],
     *,
-    out: Path | str = "prob",
-    spacing_um: tuple[float, float, float] | None = None,
-    channel: int | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """Segment a volume on disk with the best checkpoint of a run: `predict_all` of one.
-
-    Returns:
-        The file written.
-    """
-    (written,) = predict_all(run, [volume], out=out, spacing_um=spacing_um, channel=channel, overwrite=overwrite)
-    return written
-
-
-def predict_all(
-    run: Path | str,
-    volumes: Sequence[Path | str],
-    *,
-    out: Path | str = "prob",
-    spacing_um: tuple[float, float, float] | None = None,
-    channel: int | None = None,
-    overwrite: bool = False,
-) -> Iterator[Path]:
-    """Segment volumes on disk with the best checkpoint of a run, as its own data were read.
+    flips: bool = False,
+    on_window: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return the mean of what networks predict, each of intensities scaled as it was trained on.
 
     Args:
-        run: a run's folder.
-        volumes: their files.
-        out: folder to write to. Only what came from the same volume, channel and checkpoint is replaced there.
-        spacing_um: voxel size (ZYX) of all of them; None takes ``data.spacing_um`` of the run, or what files state.
-        channel: of volumes that have several; None takes the run's.
-        overwrite: replace whatever is there.
+        modules: one or more.
+        data: [Z, Y, X] intensities as stored.
+        flips: of every network, take the mean over the eight flips of the stack.
+        on_window: as for `predict_prob`.
 
     Returns:
-        The files as they are written: ``<out>/<stem>_prob.tif``, uint8, 255 for a probability of 1, voxels in the order
-        of the volume's and, where its header says it, its place in space.
-
-    Raises:
-        InputError: the run, its checkpoint or a volume cannot be used; two volumes would give one file, or one is there
-            that came from elsewhere, which is found before anything is predicted.
+        [Z, Y, X] probability in [0, 1].
     """
-    checkpoint, targets = RunFolder(Path(run)).best, _targets([Path(volume) for volume in volumes], Path(out))
-    reading = run_reading(run, channel=channel)
-    if not overwrite:
-        _require_free(targets, checkpoint, reading)
-    return _predicted(targets, checkpoint, reading, spacing_um)
+    ways = [axes for n in range(4 if flips else 1) for axes in itertools.combinations(range(3), n)]
+    total = np.zeros(data.shape, np.float32)
+    for module in modules:
+        image = scale_intensity(data, *module.experiment.patches.percentiles)
+        for axes in ways:
+            total += np.flip(predict_prob(module, np.flip(image, axes), on_window=on_window), axes)
+    return total / np.float32(len(modules) * len(ways))
 
 
-def run_reading(run: Path | str, *, channel: int | None = None) -> Reading:
-    """Return how the data of a run were read.
-
-    Args:
-        run: its folder.
-        channel: another than the run's.
-
-    Raises:
-        InputError: it has no checkpoint.
-    """
-    saved = read_checkpoint(RunFolder(Path(run)).best)[CHECKPOINT_KEY]
-    experiment = experiment_from_plain(saved["experiment"])
-    source: type[DataSource] = DATA[experiment.data.name].cls
-    own = source.reading(experiment.data.config)
-    return replace(
-        own,
-        channel=own.channel if channel is None else channel,
-        percentiles=experiment.patches.percentiles,
-        trained_um=trained_um(saved),
-    )
-
-
-def _targets(volumes: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Output -> the volume it is made from."""
-    targets: dict[Path, Path] = {}
-    problems: list[str] = []
-    for volume in volumes:
-        target = out / f"{stem_of(volume)}_prob.tif"
-        if target in targets:
-            problems.append(
-                f"{targets[target]} and {volume} would both become {target}; accepted: one of them, or two --out"
-            )
-        targets.setdefault(target, volume)
-    if problems:
-        raise InputError(*problems)
-    return targets
-
-
-def _require_free(targets: Mapping[Path, Path], checkpoint: Path, reading: Reading) -> None:
-    problems = [
-        f"{target}: is there and did not come from {volume} and {checkpoint}; accepted: --overwrite, or another --out"
-        for target, volume in targets.items()
-        if target.exists() and is_taken(target, _origin(volume, checkpoint, reading))
-    ]
-    if problems:
-        raise InputError(*problems)
-
-
-def _origin(volume: Path, checkpoint: Path, reading: Reading) -> str:
-    return origin_of(*volume_files(volume), checkpoint, f"channel {reading.channel}")
-
-
-def _predicted(
-    targets: Mapping[Path, Path], checkpoint: Path, reading: Reading, spacing_um: tuple[float, float, float] | None
-) -> Iterator[Path]:
-    module = load_module(checkpoint)
-    module.to(inference_device(module))
-    for target, volume in targets.items():
-        image = reading.read(volume, spacing_um=spacing_um)
-        prob = predict_prob(module, scale_intensity(image.data, *module.experiment.patches.percentiles))
-        try:
-            made_from, grid = _origin(volume, checkpoint, reading), image.stated.grid
-            write_prob(target, prob, image.spacing_um, grid=grid, made_from=made_from)
-        except OSError as error:
-            raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-        yield target
+def total_windows(modules: Sequence[DistillModule], shape_zyx: tuple[int, ...], *, flips: bool = False) -> int:
+    """Number of windows `mean_prob` needs."""
+    each = (module.experiment for module in modules)
+    return (8 if flips else 1) * sum(window_count(shape_zyx, e.patches.size_zyx, e.inference.overlap) for e in each)
 
 
 def inference_device(module: DistillModule) -> torch.device:

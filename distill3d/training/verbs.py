@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill3d.terminal import show_result, stdout
+from distill3d.terminal import show_all, show_next, stdout
 
 run_app = typer.Typer(rich_markup_mode=None)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -15,6 +15,11 @@ TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for exam
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>")]
 Channel = Annotated[int | None, typer.Option(min=0, help="of stacks that have several; else the run's, or 0")]
+Stacks = Annotated[list[str], typer.Argument(metavar="STACK", help="files, folders, patterns in quotes")]
+SpacingOfRun = Annotated[
+    str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the run's and the files'")
+]
+Flips = Annotated[bool, typer.Option("--tta", help="average over the eight flips of a stack: 8 times the time")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that came from another stack or run")]
 SurfaceUm = Annotated[float | None, typer.Option(min=0.0, help="masks: tolerance of the surface Dice (NSD), else 2")]
 MaskUm = Annotated[float | None, typer.Option(min=0.0, help="masks: Dice within so many um beside voxels")]
@@ -25,29 +30,71 @@ Threshold = Annotated[
 
 
 @run_app.command()
+def reconstruct(
+    stacks: Stacks,
+    run: Annotated[
+        list[Path], typer.Option("--run", metavar="RUN", help="a run's folder; of several the mean is taken")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="for <stem>_prob.tif, <stem>.swc, <stem>.png, summary.csv")],
+    spacing: SpacingOfRun = None,
+    channel: Channel = None,
+    tta: Flips = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="make all anew, and replace files that came from elsewhere")
+    ] = False,
+) -> None:
+    """Turn your stacks into trees and pictures, with scores where gold lies beside; goes on where it was killed."""
+    from distill3d.training.networks import networks_of
+    from distill3d.training.reconstruct import reconstruct as reconstruct_all
+    from distill3d.training.summary import as_line
+    from distill3d.volumes.inputs import expand
+
+    files, size, console = expand(stacks), parsed_spacing(spacing), stdout()
+    networks = networks_of(run, channel=channel, spacing_um=size, flips=tta)
+    pictures: list[Path] = []
+    try:
+        for row, picture in reconstruct_all(files, networks, out=out, overwrite=overwrite):
+            console.print(as_line(row), soft_wrap=True)
+            pictures.append(picture)
+    finally:
+        if pictures:
+            console.print(f"summary   {out / 'summary.csv'}", f"pictures  {out}/*.png", sep="\n", soft_wrap=True)
+            show_next(f"look at {pictures[0]}; open the trees (.swc, in um) in Vaa3D, napari or neuTube")
+
+
+@run_app.command()
 def predict(
     run: Run,
-    volumes: Annotated[list[Path], typer.Argument(metavar="VOLUME...", help="stacks to segment")],
-    out: Annotated[Path, typer.Option(help="folder for the probability stacks")] = Path("prob"),
-    spacing: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the run's and the files'")
+    volumes: Stacks,
+    more: Annotated[
+        list[Path] | None, typer.Option("--run", metavar="RUN", help="another run; the mean of all is taken")
     ] = None,
+    out: Annotated[Path, typer.Option(help="folder for the probability stacks")] = Path("prob"),
+    spacing: SpacingOfRun = None,
     channel: Channel = None,
+    tta: Flips = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict stacks as the run's data were read; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
-    from distill3d.training.inference import predict_all
+    from distill3d.training.networks import networks_of
+    from distill3d.training.predict import predict_all
+    from distill3d.volumes.inputs import expand
 
-    size, console = parsed_spacing(spacing), stdout()
-    for written in predict_all(run, volumes, out=out, spacing_um=size, channel=channel, overwrite=overwrite):
+    files, size, console = expand(volumes), parsed_spacing(spacing), stdout()
+    networks = networks_of([run, *(more or [])], channel=channel, spacing_um=size, flips=tta)
+    for written in predict_all(networks, files, out=out, overwrite=overwrite):
         console.print(str(written), soft_wrap=True)
+    show_next(f"distill3d trace {out} --out trees")
 
 
 @run_app.command(context_settings=OVERRIDES, epilog=TRACE_EPILOG)
 def trace(
     context: typer.Context,
-    prob: Annotated[Path, typer.Argument(metavar="PROB", help="a probability stack, a mask or a raw stack")],
-    out: Annotated[Path, typer.Option(help="the tree to write, .swc in um")],
+    prob: Annotated[
+        list[str],
+        typer.Argument(metavar="PROB", help="probability, mask or raw stacks: files, folders, patterns in quotes"),
+    ],
+    out: Annotated[Path, typer.Option(help="the tree to write, .swc in um; of several stacks a folder")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting")] = None,
     spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the file's")] = None,
     run: Annotated[
@@ -57,32 +104,40 @@ def trace(
     channel: Channel = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a stack into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
+    """Turn stacks into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
     from distill3d.config.files import trace_config
-    from distill3d.tracing.trace import trace_file
+    from distill3d.tracing.trace import trace_files
+    from distill3d.volumes.inputs import expand
     from distill3d.volumes.reading import Reading
 
-    config = trace_config([*(settings or []), *context.args])
+    words = [*prob, *context.args]
+    config = trace_config([*(settings or []), *filter(is_setting, words)])
+    files, size = expand([word for word in words if not is_setting(word)]), parsed_spacing(spacing)
     if run is None:
         reading = Reading(channel=channel or 0)
     else:
-        from distill3d.training.inference import run_reading
+        from distill3d.training.networks import run_reading
 
         reading = run_reading(run, channel=channel)
-    tree = trace_file(prob, out, config, spacing_um=parsed_spacing(spacing), reading=reading, overwrite=overwrite)
-    stdout().print(
-        f"{out}  trees {len(tree.roots)}, length {tree.length_um:.1f} um, tips {len(tree.tips)}", soft_wrap=True
-    )
+    console = stdout()
+    for file, tree in trace_files(files, out, config, spacing_um=size, reading=reading, overwrite=overwrite):
+        length = f"length {tree.length_um:.1f} um"
+        console.print(f"{file}  trees {len(tree.roots)}, {length}, tips {len(tree.tips)}", soft_wrap=True)
+    show_next(f"open the tree in Vaa3D, napari or neuTube, or distill3d evaluate --pred {out} --gold YOUR_GOLD")
 
 
 @run_app.command()
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="a run's folder")] = None,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="runs' folders, or patterns")] = None,
     *,
     pred: Annotated[
-        Path | None, typer.Option(help="instead of a run: a mask, a probability stack or an SWC file")
+        list[str] | None,
+        typer.Option(metavar="FILE", help="instead of runs: masks, probabilities or SWC files; a folder, a pattern"),
     ] = None,
-    gold: Annotated[Path | None, typer.Option(help="the gold mask or SWC file to score it against")] = None,
+    gold: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="gold masks or SWC files to score against, paired by name"),
+    ] = None,
     spacing: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
     ] = None,
@@ -94,36 +149,26 @@ def evaluate(
     threshold: Threshold = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
-    """Trace and score a run's predictions again (metrics.json, swc/, figures/), or score one file against another."""
-    if (run is None) == (pred is None) or (pred is None) != (gold is None):
-        raise typer.BadParameter("accepted: a run's folder, or --pred FILE and --gold FILE")
-    if run is not None and threshold is not None:
-        raise typer.BadParameter(
-            "a run has its own (inference.threshold); accepted: --threshold with --pred and --gold"
-        )
-    in_um = {"surface_um": surface_um, "mask_um": mask_um, "tree_um": tree_um}
-    in_um = {name: value for name, value in in_um.items() if value is not None}
-    if pred is not None and gold is not None:
-        from distill3d.evaluation.file_scores import score_files
-        from distill3d.evaluation.tables import file_table
+    """Trace and score runs' predictions again (metrics.json, swc/, figures/), or score files against others."""
+    if (not runs) == (not pred) or (not pred) != (not gold):
+        raise typer.BadParameter("accepted: runs' folders, or --pred FILE and --gold FILE")
+    if runs and threshold is not None:
+        raise typer.BadParameter("a run has its own (inference.threshold); accepted: with --pred and --gold")
+    given = {"surface_um": surface_um, "mask_um": mask_um, "tree_um": tree_um}.items()
+    in_um = {name: value for name, value in given if value is not None}
+    if pred and gold:
+        from distill3d.evaluation.file_scores import score_places
+        from distill3d.evaluation.tables import file_tables
 
-        scores = score_files(
-            pred,
-            gold,
-            spacing_um=parsed_spacing(spacing),
-            vaa3d_compat=vaa3d_compat,
-            tolerance=tolerance,
-            tolerances_um=in_um,
-            threshold=threshold,
-        )
-        table = file_table(scores)
+        how = {"spacing_um": parsed_spacing(spacing), "vaa3d_compat": vaa3d_compat, "tolerance": tolerance}
+        scores = score_places(pred, gold, tolerances_um=in_um, threshold=threshold, **how)
+        show_all(scores, file_tables, as_json=as_json)
     else:
-        from distill3d.evaluation.run_scores import evaluate as evaluate_run
+        from distill3d.evaluation.run_scores import evaluate_all
         from distill3d.evaluation.tables import score_table
 
-        scores = evaluate_run(run or Path(), tolerances_um=in_um)
-        table = score_table(scores)
-    show_result(scores, table, as_json=as_json)
+        show_all(evaluate_all(runs or [], in_um), lambda each: map(score_table, each), as_json=as_json)
+        show_next(f"distill3d tune-trace {(runs or [''])[0]}, or distill3d compare A B")
 
 
 @run_app.command(name="tune-trace")
@@ -141,6 +186,12 @@ def tune_trace(
     out = stdout()
     out.print(tuning_table(tune(run, trials=trials, seed=seed)))
     out.print(score_table(evaluate_run(run)))
+    show_next(f"your own stacks, traced like this: distill3d reconstruct STACKS --run {run} --out trees")
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word of ``trace`` is a setting and no file."""
+    return word.startswith("--") or ("=" in word and not Path(word).exists())
 
 
 def parsed_spacing(text: str | None) -> tuple[float, float, float] | None:

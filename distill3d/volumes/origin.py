@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
 import tifffile
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from distill3d.errors import InputError
 from distill3d.volumes.swc import is_tree_file
@@ -27,9 +30,12 @@ def as_notes(**notes: str) -> dict[str, str]:
 
 
 def stated_notes(path: Path) -> dict[str, str]:
-    """Return what `as_notes` put into the header of a TIFF or SWC file; nothing of any other file."""
+    """Return what `as_notes` put into the header of a TIFF, SWC or PNG file; nothing of any other file."""
     try:
-        if is_tree_file(path):
+        if path.suffix.lower() == ".png":
+            with Image.open(path) as picture:
+                text = "\n".join(f"{key}={value}" for key, value in picture.info.items())
+        elif is_tree_file(path):
             with path.open(encoding="utf-8", errors="replace") as file:
                 text = "".join(takewhile(lambda line: line.startswith("#"), file))
         else:
@@ -47,6 +53,17 @@ def notes_in(text: str) -> dict[str, str]:
     {'holds': 'probability'}
     """
     return dict(_NOTE.findall(text))
+
+
+def note_picture(drawn: Path, path: Path, notes: Mapping[str, str]) -> None:
+    """Move a PNG to its place with notes in its header; it appears there whole or not at all."""
+    header = PngInfo()
+    for key, value in notes.items():
+        header.add_text(key, value)
+    with Image.open(drawn) as picture:
+        picture.load()
+    picture.save(drawn, pnginfo=header, optimize=True)
+    drawn.replace(path)
 
 
 def origin_of(*sources: Path | str) -> str:

@@ -16,7 +16,13 @@ _HOLDS = "probability"
 
 
 def write_prob(
-    path: Path, prob: NDArray[np.floating], spacing_um: Spacing, *, grid: Grid | None = None, made_from: str = ""
+    path: Path,
+    prob: NDArray[np.floating],
+    spacing_um: Spacing,
+    *,
+    grid: Grid | None = None,
+    made_from: str = "",
+    made_with: str = "",
 ) -> None:
     """Write a probability volume as uint8 TIFF, 255 for 1; any viewer opens it, and its header says what it holds.
 
@@ -26,9 +32,10 @@ def write_prob(
         spacing_um: ZYX voxel size.
         grid: how the stack it is a probability of lies in space, None where that is not known.
         made_from: what it came from, see `distill3d.volumes.origin`; empty says nothing.
+        made_with: settings that it was made with; likewise.
     """
     volume = Volume(np.round(prob * FULL).astype(np.uint8), spacing_um, Stated(grid=grid))
-    write_volume(path, volume, notes=as_notes(holds=_HOLDS, made_from=made_from))
+    write_volume(path, volume, notes=as_notes(holds=_HOLDS, made_from=made_from, made_with=made_with))
 
 
 def says_prob(path: Path) -> bool:

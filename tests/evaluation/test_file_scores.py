@@ -11,7 +11,7 @@ from typer import BadParameter
 
 from distill3d.cli import app
 from distill3d.errors import InputError
-from distill3d.evaluation.file_scores import score_files
+from distill3d.evaluation.file_scores import pair_files, score_files
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE
 from distill3d.evaluation.tables import file_table
 from distill3d.training.verbs import evaluate
@@ -213,3 +213,30 @@ def test_real_gold_against_itself_is_perfect(data_dir, number):
     scores = score_files(gold, gold)
     assert (scores["esa"], scores["dsa"], scores["pds"], scores["f1"]) == (pytest.approx(0, abs=1e-9), 0, 0, 1)
     assert scores["length_gold"] == pytest.approx(read_swc(gold).length_um)
+
+
+def test_folders_are_paired_by_name_and_the_kind_of_the_gold_decides(tmp_path, capsys, caplog):
+    pred, gold = tmp_path / "pred", tmp_path / "gold"
+    pred.mkdir(), gold.mkdir()
+    for name, y in (("a", 10.0), ("b", 12.0)):
+        write_swc(pred / f"{name}.swc", line(y))
+        mask_file(pred / f"{name}_prob.tif", line())
+    write_swc(gold / "a.swc", line())
+    write_swc(gold / "b.swc", line())
+    mask_file(gold / "b.tif", line())  # the image of the tree
+    write_swc(pred / "c.swc", line())
+    app(["evaluate", "--pred", str(pred), "--gold", str(gold), "--json"], standalone_mode=False)
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [(each["kind"], each["pred"][-5:]) for each in results] == [("trees", "a.swc"), ("trees", "b.swc")]
+    assert [each["esa"] for each in results] == [0, 2]
+    assert "there is no gold of the name: c" in caplog.text
+    (gold / "b.swc").unlink()
+    pairs = pair_files([*pred.iterdir()], [*gold.iterdir()])
+    assert [(p.name, g.name) for p, g in pairs] == [("a.swc", "a.swc"), ("b_prob.tif", "b.tif")]
+    app(["evaluate", "--pred", str(pred / "[ab]*"), "--gold", str(gold)], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert shown.count("mean of 1") == 2
+    assert shown.index("trees") < shown.index("masks")
+    assert max(map(len, shown.splitlines())) <= 100
+    with pytest.raises(InputError, match="no prediction has gold of its name among 2 files"):
+        pair_files([pred / "c.swc"], [*gold.iterdir()])

@@ -7,7 +7,7 @@ from shapes import tube
 
 from distill3d.cli import app
 from distill3d.config.trace import TraceConfig
-from distill3d.errors import InputError
+from distill3d.errors import InputError, SomeFailedError
 from distill3d.tracing.trace import input_of, trace, trace_file
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.reading import Reading
@@ -36,6 +36,21 @@ def test_settings_follow_as_words_or_with_set(stack, capsys, words):
     app(["trace", str(stack), "--out", str(out)], standalone_mode=False)
     assert "trees 1," in capsys.readouterr().out
     assert len(read_swc(out).roots) == 1
+
+
+def test_several_stacks_become_trees_of_their_names_in_a_folder(stack, tmp_path, capsys):
+    stack.rename(tmp_path / "cell_prob.tif")
+    raw_stack(tmp_path / "other.tif", tube([[10, 15, 5], [10, 15, 75]], (21, 31, 81)))
+    (tmp_path / "broken.tif").write_bytes(b"II")
+    with pytest.raises(SomeFailedError, match=r"^1 of 3 failed: .*broken\.tif"):
+        app(["trace", str(tmp_path / "*.tif"), "gap_um=4", "--out", str(tmp_path / "t")], standalone_mode=False)
+    assert {path.name: len(read_swc(path).roots) for path in (tmp_path / "t").iterdir()} == {
+        "cell.swc": 2,
+        "other.swc": 1,
+    }
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    with pytest.raises(InputError, match=r"t\.swc: one tree for 2 stacks; accepted: --out FOLDER"):
+        app(["trace", *map(str, tmp_path.glob("[co]*.tif")), "--out", "t.swc"], standalone_mode=False)
 
 
 def test_the_spacing_of_the_command_line_wins(stack, capsys):

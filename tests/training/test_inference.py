@@ -8,8 +8,10 @@ import torch
 from distill3d.errors import InputError
 from distill3d.evaluation.file_scores import score_files
 from distill3d.storage.run_folder import RunFolder
-from distill3d.training.inference import predict, predict_all, predict_prob, run_reading, window_count
+from distill3d.training.inference import mean_prob, predict_prob, total_windows, window_count
 from distill3d.training.module import DistillModule, load_module
+from distill3d.training.networks import networks_of, run_reading
+from distill3d.training.predict import predict, predict_all
 from distill3d.types import Prediction
 from distill3d.volumes.intensity import scale_intensity
 from distill3d.volumes.prob import read_prob, says_prob, write_prob
@@ -87,6 +89,26 @@ def test_a_stack_is_read_as_the_run_s_data_were_and_its_folder_need_not_be_there
         assert says_prob(written)
 
 
+def test_several_networks_and_flips_are_averaged(finished_once, module):
+    data = np.random.default_rng(0).integers(0, 200, (16, 32, 40)).astype(np.uint8)
+    trained, seen = load_module(RunFolder(finished_once).best), []
+    alone = [mean_prob([each], data) for each in (trained, module)]
+    np.testing.assert_allclose(mean_prob([trained, module], data), np.mean(alone, axis=0), atol=1e-6)
+    flipped = mean_prob([trained], data, flips=True, on_window=seen.append)
+    assert sum(seen) == total_windows([trained], data.shape, flips=True) == 8 * 2
+    assert np.abs(flipped - alone[0]).max() > 1e-4
+    for axes in ((0,), (1, 2)):
+        again = mean_prob([trained], np.flip(data, axes), flips=True)
+        np.testing.assert_allclose(np.flip(again, axes), flipped, atol=1e-5)
+
+
+def test_runs_that_read_stacks_differently_are_no_ensemble_unless_it_is_said_how(finished_once, other_run):
+    with pytest.raises(InputError, match=r"reads stacks with channel 1, .* with 0; accepted: --channel"):
+        networks_of([finished_once, other_run])
+    networks = networks_of([finished_once, other_run], channel=1, spacing_um=(3.0, 1.0, 1.0))
+    assert len(networks.modules()) == 2
+
+
 def test_a_run_knows_the_voxels_it_was_trained_on(finished_once):
     right = Reading(percentiles=(0.5, 99.99), trained_um=((2.0, 1.0, 1.0),))
     assert run_reading(finished_once) == right
@@ -110,10 +132,10 @@ def test_a_prediction_is_scored_against_gold_of_its_space_in_whatever_order_that
     assert (scores["dice"], scores["spacing_um"]) == (1.0, [2.0, 1.0, 1.0])
 
 
-def test_two_stacks_of_one_name_are_refused_before_the_run_is_even_read(tmp_path):
+def test_two_stacks_of_one_name_are_refused_before_anything_is_predicted(finished_once, tmp_path):
     volumes = [tmp_path / "a" / "stack.tif", tmp_path / "c.tif", tmp_path / "b" / "stack.nii.gz"]
     with pytest.raises(InputError, match=r"a/stack\.tif and .*b/stack\.nii\.gz would both become .*stack_prob\.tif"):
-        predict_all(tmp_path / "no run", volumes, out=tmp_path)
+        predict_all(networks_of([finished_once]), volumes, out=tmp_path)
 
 
 def test_only_the_prediction_of_the_same_stack_channel_and_checkpoint_is_replaced(finished, tmp_path):
@@ -126,8 +148,9 @@ def test_only_the_prediction_of_the_same_stack_channel_and_checkpoint_is_replace
     assert predict(finished.path, source, out=out).read_bytes() == first
 
     def refused(**options):
+        networks = networks_of([finished.path], **options)
         with pytest.raises(InputError, match=r"is there and did not come from .*; accepted: --overwrite"):
-            predict_all(finished.path, [fresh, source], out=out, **options)
+            predict_all(networks, [fresh, source], out=out)
         assert written.read_bytes() == first
         assert not (out / "fresh_prob.tif").exists()
 

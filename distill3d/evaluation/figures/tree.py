@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from distill3d.evaluation.figures.canvas import (
-    FALSE,
-    GAMMA,
-    HIT,
-    LOST,
-    RIGHT,
-    Flags,
-    Spacing,
-    dim_window,
-    save_quantized,
+from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, RIGHT, Flags, Spacing, save_quantized
+from distill3d.evaluation.figures.planes import (
+    GAP,
+    LEFT,
+    SIZE,
+    TOP,
+    XY,
+    ZY,
+    Box,
+    axes,
+    label,
+    lines,
+    overview,
+    show,
+    text,
+    whole,
+    within,
 )
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, TreeScores, tree_scores
 from distill3d.evaluation.metrics.tree_errors import Stretch, TreePieces, error_stretches, pieces_within, tree_pieces
@@ -38,20 +43,16 @@ LEGEND = {
     "predicted, right (close-ups only)": RIGHT,
 }
 MARGIN, NEAR, FAR = 12, 28, 80  # voxels: around a stretch, and half a close-up at least and at most
-XY, XZ, ZY = (1, 2), (0, 2), (1, 0)  # axes that run down and to the right
-SIZE, ROOM, SPOT_ROOM = (14.6, 7.7), (6.5, 6.15), (6.9, 2.75)  # inches: the picture, the projections, a close-up
-LEFT, SPOT_LEFT, TOP, GAP = 0.4, 7.5, 1.2, 0.1
+SPOT_ROOM, SPOT_LEFT = (6.9, 2.75), 7.5  # inches: a close-up
 # Finer shades would only store noise. Lines have a black rim, so that their colors are blended with black alone.
 _SHADES = [
     np.linspace(0, 1, 32)[:, None] * np.ones(3),
     *(np.linspace(0, 1, 9)[1:, None] * c for c in (HIT, FALSE, LOST)),
 ]
 PALETTE = np.rint(255 * np.concatenate(_SHADES)).astype(np.uint8)
-_Voxels = NDArray[np.int64]
-_Box = tuple[_Voxels, _Voxels]  # first and last voxel
 
 
-def stretch_box(stretch: Stretch, shape_zyx: Sequence[int], tolerance_vox: float) -> _Box:
+def stretch_box(stretch: Stretch, shape_zyx: Sequence[int], tolerance_vox: float) -> Box:
     """Return the first and last voxel of a close-up: the whole stretch, or the middle of one that is very long.
 
     It is square unless the image is smaller, moved inward at a border, and as deep as what it holds of the stretch and
@@ -64,7 +65,7 @@ def stretch_box(stretch: Stretch, shape_zyx: Sequence[int], tolerance_vox: float
     half = int(np.clip(np.ceil(half), NEAR, FAR))
     first = np.clip(np.rint(middle).astype(np.int64) - half, 0, np.maximum(last - 2 * half, 0))
     end = np.minimum(first + 2 * half, last)
-    seen = _within(points, (first, end))[:, 1:].all(axis=1)
+    seen = within(points, (first, end))[:, 1:].all(axis=1)
     depths, reach = points[seen if seen.any() else slice(None), 0], np.ceil(tolerance_vox)
     first[0] = np.clip(np.floor(depths.min()) - reach, 0, last[0])
     end[0] = np.clip(np.ceil(depths.max()) + reach, 0, last[0])
@@ -82,7 +83,7 @@ class _Side:
     pieces: TreePieces
     wrong: Flags
     stretches: list[Stretch]
-    box: _Box | None
+    box: Box | None
 
 
 @final
@@ -136,7 +137,7 @@ def tree_figure(
     _overview(figure, scene)
     for row, side in enumerate((missed, spurious)):
         top = TOP + row * (SPOT_ROOM[1] + 0.65)
-        _text(figure, SPOT_LEFT, top - 0.08, f"{row + 1}  {_say(side, tolerance_vox)}")
+        text(figure, SPOT_LEFT, top - 0.08, f"{row + 1}  {_say(side, tolerance_vox)}")
         if side.box is not None:
             _closeup(figure, top, side.box, scene)
     empty = [side.owner for side in (missed, spurious) if not len(side.wrong)]
@@ -161,71 +162,35 @@ def _say(side: _Side, tolerance_vox: float) -> str:
     longest, count = side.stretches[0], len(side.stretches)
     total = sum(stretch.length_vox for stretch in side.stretches)
     head = f"longest of {count} {side.name} stretches" if count > 1 else f"only {side.name} stretch"
-    seen = _within(longest.points_zyx_vox, side.box).all(axis=1)
+    seen = within(longest.points_zyx_vox, side.box).all(axis=1)
     part = "" if seen.all() else ", shown in part" if seen.any() else ", outside the image"
     slices = f"slices {side.box[0][0]} to {side.box[1][0]}"
     return f"{head}: {longest.length_vox:.0f} of {total:.0f} voxels{part}; {slices}"
 
 
 def _overview(figure: Figure, scene: _Scene) -> None:
-    """Draw the whole image in three planes that share one scale, with numbered boxes."""
-    whole = np.zeros(3, np.int64), np.array(scene.image.shape) - 1
-    size = np.array(scene.image.shape) * scene.spacing_um
-    inch = min(ROOM[0] / (size[2] + size[0]), ROOM[1] / (size[1] + size[0]))
-    right, below = LEFT + size[2] * inch + GAP, TOP + size[1] * inch + GAP
-    for plane, place in ((XY, (LEFT, TOP)), (ZY, (right, TOP)), (XZ, (LEFT, below))):
-        ax = _axes(figure, *place, inch * size[list(plane)])
-        _show(ax, scene, whole, plane)
-        _trees(ax, scene, whole, plane, closeup=False)
-        ax.tick_params(labelleft=plane is not ZY, labelbottom=plane is not XY)
+    """Draw the whole image in three planes, with numbered boxes."""
+    for ax, plane in overview(figure, scene.image, scene.spacing_um):
+        _trees(ax, scene, whole(scene.image), plane, closeup=False)
         for number, side in (("1", scene.gold), ("2", scene.pred)):
             if side.box is not None:
                 _mark(ax, number, side.box, plane, at_start=side is scene.gold)
 
 
-def _closeup(figure: Figure, top: float, box: _Box, scene: _Scene) -> None:
+def _closeup(figure: Figure, top: float, box: Box, scene: _Scene) -> None:
     """Draw a box: XY without and with the trees, and ZY beside it."""
     size, left = (box[1] - box[0] + 1) * scene.spacing_um, SPOT_LEFT
     inch = min((SPOT_ROOM[0] - 2 * GAP) / (2 * size[2] + size[0]), SPOT_ROOM[1] / size[1])
     for plane, with_trees in ((XY, False), (XY, True), (ZY, True)):
-        ax = _axes(figure, left, top, inch * size[list(plane)])
-        _show(ax, scene, box, plane, "" if with_trees else ", image alone")
+        ax = axes(figure, left, top, inch * size[list(plane)])
+        show(ax, scene.image, scene.spacing_um, box, plane, "" if with_trees else ", image alone")
         if with_trees:
             _trees(ax, scene, box, plane, closeup=True)
         ax.tick_params(labelleft=not with_trees)
         left += inch * size[plane[1]] + GAP
 
 
-def _axes(figure: Figure, left: float, top: float, size: np.ndarray) -> Axes:
-    """Return axes at a place in inches from the upper left, of that height and width."""
-    height, width = size
-    return figure.add_axes((left / SIZE[0], 1 - (top + height) / SIZE[1], width / SIZE[0], height / SIZE[1]))
-
-
-def _text(figure: Figure, left: float, top: float, text: str, fontsize: float = 9.5, weight: str = "normal") -> None:
-    figure.text(left / SIZE[0], 1 - top / SIZE[1], text, fontsize=fontsize, weight=weight)
-
-
-def _show(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], note: str = "") -> None:
-    """Draw the maximum projection of a part of the image at its place in voxels."""
-    (low, high), (down, right) = box, plane
-    part = scene.image[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
-    flat = part.max(axis=3 - down - right)
-    drawn = ax.imshow(
-        flat if down < right else flat.T,
-        cmap="gray",
-        norm=PowerNorm(GAMMA, *dim_window(flat), clip=True),
-        aspect=scene.spacing_um[down] / scene.spacing_um[right],
-    )
-    drawn.set_extent((low[right] - 0.5, high[right] + 0.5, high[down] + 0.5, low[down] - 0.5))
-    ax.set_autoscale_on(False)
-    ax.tick_params(labelsize=6.5, length=2, pad=1.5)
-    for axis, inches in zip(("x", "y"), np.multiply(ax.get_position().size, SIZE), strict=True):
-        ax.locator_params(axis=axis, nbins=int(np.clip(2.5 * inches, 1, 5)), integer=True, min_n_ticks=1)
-    _label(ax, "ZYX"[right] + "ZYX"[down] + note, (0, 1), (3, -3), va="top", xycoords="axes fraction")
-
-
-def _trees(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], *, closeup: bool) -> None:
+def _trees(ax: Axes, scene: _Scene, box: Box, plane: tuple[int, int], *, closeup: bool) -> None:
     """Draw what of both trees lies in the box; in an overview, what agrees is drawn once, as gold."""
     layers = [(scene.pred, False, RIGHT, 0.8)] * closeup + [
         (scene.gold, False, HIT, 1.2 + 0.4 * closeup),
@@ -234,45 +199,30 @@ def _trees(ax: Axes, scene: _Scene, box: _Box, plane: tuple[int, int], *, closeu
     ]
     for side, wrong, color, width in layers:
         pieces, which = side.pieces, side.wrong == wrong
-        drawn = which & _within(pieces.points_zyx_vox, box).all(axis=1)
-        middle, half = (values[drawn][:, plane[::-1]] for values in (pieces.points_zyx_vox, pieces.halves_zyx_vox))
-        # A piece that is seen end on is a dot: round caps need some length.
-        lines = list(np.stack([middle - half, middle + half + 0.02], axis=1))
-        # A dark rim sets the colors off from bright neurites.
-        for shade, more in (("black", 1.2), (color, 0.0)):
-            ax.add_collection(
-                LineCollection(lines, colors=[shade], linewidths=width + more, capstyle="round", snap=False)
-            )
+        drawn = which & within(pieces.points_zyx_vox, box).all(axis=1)
+        middle, half = (values[drawn] for values in (pieces.points_zyx_vox, pieces.halves_zyx_vox))
+        lines(ax, plane, middle - half, middle + half, color, width)
 
 
-def _within(points: np.ndarray, box: _Box) -> Flags:
-    return (points >= box[0] - 0.5) & (points <= box[1] + 0.5)
-
-
-def _mark(ax: Axes, number: str, box: _Box, plane: tuple[int, int], *, at_start: bool) -> None:
+def _mark(ax: Axes, number: str, box: Box, plane: tuple[int, int], *, at_start: bool) -> None:
     """Draw a box and its number at the first or the last corner, so that those of two boxes seldom meet."""
     (top, left), (bottom, right) = (ends[list(plane)] for ends in box)
     for color, width in (("black", 2.0), ("white", 0.9)):
         edge = {"edgecolor": color, "linewidth": width}
         ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **edge))
     if at_start:
-        _label(ax, number, (left, top), (-2, 2), fontsize=9, ha="right", va="bottom")
+        label(ax, number, (left, top), (-2, 2), fontsize=9, ha="right", va="bottom")
     else:
-        _label(ax, number, (right, bottom), (2, -2), fontsize=9, ha="left", va="top")
-
-
-def _label(ax: Axes, text: str, at: tuple[float, float], offset: tuple[int, int], **how: Any) -> None:  # noqa: ANN401 - matplotlib's own
-    style = {"color": "white", "fontsize": 7, "bbox": {"facecolor": "black", "edgecolor": "none", "pad": 1}} | how
-    ax.annotate(text, at, offset, textcoords="offset points", **style)
+        label(ax, number, (right, bottom), (2, -2), fontsize=9, ha="left", va="top")
 
 
 def _words(figure: Figure, title: str, scores: TreeScores, remark: str) -> None:
     """Write title, scores, remark and legend above the pictures."""
-    _text(figure, LEFT, 0.35, title, fontsize=12, weight="bold")
+    text(figure, LEFT, 0.35, title, fontsize=12, weight="bold")
     shares = f"length F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}"
     lengths = f"gold {scores.length_gold:.0f}, predicted {scores.length_pred:.0f} voxels long"
-    _text(figure, LEFT, 0.65, f"{shares} within {scores.tolerance:g} voxels; {lengths}")
-    _text(figure, LEFT, 0.9, remark)
-    lines = [Line2D([], [], color=color, lw=2, label=name) for name, color in LEGEND.items()]
+    text(figure, LEFT, 0.65, f"{shares} within {scores.tolerance:g} voxels; {lengths}")
+    text(figure, LEFT, 0.9, remark)
+    keys = [Line2D([], [], color=color, lw=2, label=name) for name, color in LEGEND.items()]
     place = {"loc": "upper right", "bbox_to_anchor": (1 - 0.15 / SIZE[0], 1 - 0.42 / SIZE[1])}
-    figure.legend(handles=lines, ncols=4, fontsize=8, facecolor="0.3", labelcolor="white", fancybox=False, **place)
+    figure.legend(handles=keys, ncols=4, fontsize=8, facecolor="0.3", labelcolor="white", fancybox=False, **place)

@@ -1,0 +1,143 @@
+"""The trained networks that files are segmented with, and how the stacks of their data were read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from distill3d.config.registry import DATA
+from distill3d.config.schema import Experiment
+from distill3d.config.trace import TraceConfig
+from distill3d.data.base import DataSource
+from distill3d.data.gold import GoldRules
+from distill3d.errors import InputError
+from distill3d.evaluation.run_scores import trace_settings
+from distill3d.experiment import experiment_from_plain
+from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from distill3d.storage.run_folder import RunFolder
+from distill3d.training.inference import inference_device
+from distill3d.training.module import DistillModule, load_module, trained_um
+from distill3d.volumes.geometry import Spacing
+from distill3d.volumes.origin import origin_of
+from distill3d.volumes.reading import Reading
+from distill3d.volumes.volume import Volume, volume_files
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Networks:
+    """Trained networks whose mean probability is taken, and how stacks are read for them.
+
+    Attributes:
+        checkpoints: of the networks, one or more.
+        reading: how stacks are read.
+        gold: how the gold beside them is.
+        trace: how what they predict is traced.
+        threshold: from which probability on a voxel is neuron.
+        spacing_um: ZYX voxel size of all stacks; None takes what ``reading`` does.
+        flips: average over the eight flips of a stack too.
+    """
+
+    checkpoints: tuple[Path, ...]
+    reading: Reading
+    gold: GoldRules
+    trace: TraceConfig
+    threshold: float
+    spacing_um: Spacing | None = None
+    flips: bool = False
+
+    def origin(self, stack: Path) -> str:
+        """Return what a prediction comes from: the stack, the channel, the networks.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        return origin_of(*volume_files(stack), *self.checkpoints, f"channel {self.reading.channel}")
+
+    @property
+    def manner(self) -> str:
+        """All else that a prediction depends on."""
+        return origin_of(f"spacing {self.spacing_um} flips {self.flips}")
+
+    def modules(self) -> list[DistillModule]:
+        """Load the networks, each on its device."""
+        modules = [load_module(path) for path in self.checkpoints]
+        for module in modules:
+            module.to(inference_device(module))
+        return modules
+
+    def read(self, stack: Path) -> Volume:
+        """Read a stack.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        return self.reading.read(stack, spacing_um=self.spacing_um)
+
+
+def networks_of(
+    runs: Sequence[Path | str],
+    *,
+    channel: int | None = None,
+    spacing_um: Spacing | None = None,
+    flips: bool = False,
+) -> Networks:
+    """Return the networks of runs, the best checkpoint of each; all else is as the first run has it.
+
+    Args:
+        runs: their folders.
+        channel: of stacks that have several; None takes the run's.
+        spacing_um: see `Networks`.
+        flips: likewise.
+
+    Raises:
+        InputError: a run has no checkpoint, or the runs read stacks differently.
+    """
+    read = [_experiment_and_reading(run, channel) for run in runs]
+    experiment, reading = read[0]
+    for run, (_, other) in zip(runs, read, strict=True):
+        for name, value, first in (
+            ("channel", other.channel, reading.channel),
+            ("spacing", spacing_um or other.spacing_um, spacing_um or reading.spacing_um),
+        ):
+            if value != first:
+                raise InputError(f"{run} reads stacks with {name} {value}, {runs[0]} with {first}; accepted: --{name}")
+    source: type[DataSource] = DATA[experiment.data.name].cls
+    return Networks(
+        checkpoints=tuple(RunFolder(Path(run)).best for run in runs),
+        reading=reading,
+        gold=source.gold_rules(experiment.data.config),
+        trace=trace_settings(RunFolder(Path(runs[0])), experiment),
+        threshold=experiment.inference.threshold,
+        spacing_um=spacing_um,
+        flips=flips,
+    )
+
+
+def run_reading(run: Path | str, *, channel: int | None = None) -> Reading:
+    """Return how the data of a run were read.
+
+    Args:
+        run: its folder.
+        channel: another than the run's.
+
+    Raises:
+        InputError: it has no checkpoint.
+    """
+    return _experiment_and_reading(run, channel)[1]
+
+
+def _experiment_and_reading(run: Path | str, channel: int | None) -> tuple[Experiment, Reading]:
+    saved = read_checkpoint(RunFolder(Path(run)).best)[CHECKPOINT_KEY]
+    experiment = experiment_from_plain(saved["experiment"])
+    source: type[DataSource] = DATA[experiment.data.name].cls
+    own = source.reading(experiment.data.config)
+    reading = replace(
+        own,
+        channel=own.channel if channel is None else channel,
+        percentiles=experiment.patches.percentiles,
+        trained_um=trained_um(saved),
+    )
+    return experiment, reading

@@ -1,0 +1,153 @@
+"""From stacks on disk to probability stacks on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+
+from distill3d.errors import InputError, for_each
+from distill3d.terminal import progress_bar, stderr
+from distill3d.training.inference import mean_prob, total_windows
+from distill3d.training.module import DistillModule
+from distill3d.training.networks import Networks, networks_of
+from distill3d.volumes.geometry import Spacing
+from distill3d.volumes.inputs import PROB, targets_of
+from distill3d.volumes.origin import is_taken
+from distill3d.volumes.prob import write_prob
+from distill3d.volumes.volume import Volume, stem_of
+
+
+def predict(
+    run: Path | str | Sequence[Path | str],
+    volume: Path | str,
+    *,
+    out: Path | str = "prob",
+    spacing_um: Spacing | None = None,
+    channel: int | None = None,
+    flips: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Segment a volume on disk with the best checkpoint of a run, or of several: `predict_all` of one.
+
+    Returns:
+        The file written.
+    """
+    runs = [run] if isinstance(run, Path | str) else run
+    networks = networks_of(runs, channel=channel, spacing_um=spacing_um, flips=flips)
+    (written,) = predict_all(networks, [volume], out=out, overwrite=overwrite)
+    return written
+
+
+def predict_all(
+    networks: Networks, volumes: Sequence[Path | str], *, out: Path | str = "prob", overwrite: bool = False
+) -> Iterator[Path]:
+    """Segment volumes on disk.
+
+    Args:
+        networks: see `networks_of`.
+        volumes: their files.
+        out: folder to write to. Only what came from the same volume, channel and networks is replaced there.
+        overwrite: replace whatever is there.
+
+    Returns:
+        The files as they are written: ``<out>/<stem>_prob.tif``, uint8, 255 for a probability of 1. A volume that
+        cannot be used does not stop the others, see `distill3d.errors.for_each`.
+
+    Raises:
+        InputError: two volumes would give one file, or one is there that came from elsewhere, which is found before
+            anything is predicted.
+    """
+    targets = targets_of([Path(volume) for volume in volumes], Path(out), f"{PROB}.tif")
+    if not overwrite:
+        require_free(targets, networks)
+    return _predicted(targets, networks)
+
+
+def require_free(targets: Mapping[Path, Path], networks: Networks) -> None:
+    """Refuse to replace files that came from elsewhere.
+
+    Raises:
+        InputError: a line for each.
+    """
+    problems = [
+        f"{target}: is there and did not come from {volume} and {' and '.join(map(str, networks.checkpoints))}; "
+        "accepted: --overwrite, or another --out"
+        for target, volume in targets.items()
+        if target.exists() and volume.is_file() and is_taken(target, networks.origin(volume))
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+class StackBars:
+    """Two bars with time left: windows of the stack that is predicted, and all stacks, where there are several.
+
+    Args:
+        bar: holds them.
+        stacks: how many there are.
+    """
+
+    def __init__(self, bar: Progress, stacks: int) -> None:
+        self._bar = bar
+        self._through = 0
+        self._all = bar.add_task("stacks", total=stacks, info="", visible=stacks > 1)
+        self._one = bar.add_task("", total=None, info="", visible=False)
+
+    def windows(self, name: str, total: int) -> Callable[[int], None]:
+        """Begin to predict a stack; returns what is to be called with the number of windows done."""
+        self._bar.reset(self._one, description=f"predict {name}", total=total, visible=True)
+
+        def advance(count: int) -> None:
+            self._bar.advance(self._one, count)
+            self._bar.advance(self._all, count / total)
+
+        return advance
+
+    def next_stack(self) -> None:
+        """A stack is through, predicted or not."""
+        self._through += 1
+        self._bar.update(self._one, visible=False)
+        self._bar.update(self._all, completed=self._through)
+
+
+def write_prediction(
+    target: Path, stack: Path, image: Volume, networks: Networks, modules: Sequence[DistillModule], bars: StackBars
+) -> None:
+    """Predict a stack and write its probability.
+
+    Args:
+        target: to write.
+        stack: its file.
+        image: what was read of it.
+        networks: what predicts it.
+        modules: the same, loaded.
+        bars: are moved on.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    windows = bars.windows(stem_of(stack), total_windows(modules, image.shape, flips=networks.flips))
+    prob = mean_prob(modules, image.data, flips=networks.flips, on_window=windows)
+    try:
+        made_from, grid = networks.origin(stack), image.stated.grid
+        write_prob(target, prob, image.spacing_um, grid=grid, made_from=made_from, made_with=networks.manner)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _predicted(targets: Mapping[Path, Path], networks: Networks) -> Iterator[Path]:
+    modules = networks.modules()
+    with progress_bar(stderr()) as bar:
+        bars = StackBars(bar, len(targets))
+
+        def work(item: tuple[Path, Path]) -> Path:
+            target, volume = item
+            try:
+                write_prediction(target, volume, networks.read(volume), networks, modules, bars)
+            finally:
+                bars.next_stack()
+            return target
+
+        yield from for_each(targets.items(), work)

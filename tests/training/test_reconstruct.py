@@ -1,0 +1,201 @@
+"""`distill3d reconstruct`: stacks become trees, whatever lies beside them, whatever was there before."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from distill3d.cli import app
+from distill3d.errors import InputError, SomeFailedError
+from distill3d.training import networks as networks_module
+from distill3d.training import predict as predict_module
+from distill3d.training import reconstruct as reconstruct_module
+from distill3d.training.networks import networks_of
+from distill3d.types import Prediction
+from distill3d.volumes.prob import read_prob
+from distill3d.volumes.swc import read_swc
+from distill3d.volumes.volume import Volume, write_volume
+
+SHAPE, SPACING = (16, 32, 64), (2.0, 1.0, 1.0)
+GOLD = "1 3 6 16 8 2 -1\n2 3 57 16 8 2 1\n"
+
+
+class Brightness(torch.nn.Module):
+    """A stand-in student that takes what is bright for neuron."""
+
+    def forward(self, image):
+        return Prediction(logits=8 * image - 4)
+
+
+@pytest.fixture
+def run(finished_once, monkeypatch):
+    """A finished run whose network finds every tube."""
+    load = networks_module.load_module
+
+    def bright(path):
+        module = load(path)
+        module.student = Brightness()
+        return module
+
+    monkeypatch.setattr(networks_module, "load_module", bright)
+    return finished_once
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """Shapes of the stacks that were predicted so far; pictures are small ones."""
+    shapes, mean_prob = [], predict_module.mean_prob
+
+    def counted(modules, data, **how):
+        shapes.append(data.shape)
+        return mean_prob(modules, data, **how)
+
+    monkeypatch.setattr(predict_module, "mean_prob", counted)
+    for name in ("traced_figure", "tree_figure"):
+        monkeypatch.setattr(reconstruct_module, name, lambda path, *_, **__: Image.new("P", (1, 1)).save(path))
+    return shapes
+
+
+def stack(path):
+    """One straight neurite, where `GOLD` says."""
+    path.parent.mkdir(exist_ok=True)
+    mask = np.zeros(SHAPE, bool)
+    mask[7:10, 14:19, 6:58] = True
+    data = np.random.default_rng(0).integers(0, 20, SHAPE) + 200 * mask
+    write_volume(path, Volume(data.astype(np.uint8), SPACING))
+    return mask
+
+
+def reconstruct(*places, run, out, **how):
+    done = reconstruct_module.reconstruct(places, networks_of([run]), out=out, **how)
+    return [row for row, _ in done]
+
+
+def rows(out):
+    with (out / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("gold", ["none", "tree", "mask"])
+def test_a_stack_becomes_a_probability_a_tree_a_picture_and_a_row(run, tmp_path, capsys, gold):
+    mask = stack(tmp_path / "s" / "cell.tif")
+    if gold == "tree":
+        (tmp_path / "s" / "cell.swc").write_text(GOLD)
+    if gold == "mask":
+        write_volume(tmp_path / "s" / "cell_mask.tif", Volume(mask.astype(np.uint8), SPACING))
+    out = tmp_path / "out"
+    app(["reconstruct", str(tmp_path / "s"), "--run", str(run), "--out", str(out)], standalone_mode=False)
+    assert sorted(path.name for path in out.iterdir()) == ["cell.png", "cell.swc", "cell_prob.tif", "summary.csv"]
+    assert ((read_prob(out / "cell_prob.tif") > 0.5) == mask).mean() > 0.99
+    tree = read_swc(out / "cell.swc")
+    (row,) = rows(out)
+    assert float(row["length_um"]) == pytest.approx(tree.length_um, abs=0.1)
+    assert tree.length_um == pytest.approx(51, abs=4)
+    assert [row[key] for key in ("shape_zyx", "spacing_zyx_um", "trees", "error")] == ["16x32x64", "2x1x1", "1", ""]
+    assert [int(row[key]) for key in ("branches", "tips")] == [len(tree.branch_points), len(tree.tips)]
+    scores = {"none": set(), "tree": {"tree_f1", "tree_esa"}, "mask": {"dice", "cldice"}}
+    for kind, keys in scores.items():
+        assert keys <= set(row) if kind == gold else not keys & set(row)
+    assert all(float(row[key]) > 0.9 for key in ("tree_f1", "dice") if key in row)
+    shown = capsys.readouterr().out
+    assert "cell.tif  length 5" in shown
+    assert f"summary   {out / 'summary.csv'}" in shown
+
+
+def test_what_is_there_stays_and_only_what_is_missing_is_made(run, tmp_path, predicted, monkeypatch):
+    stacks, out = [tmp_path / "s" / f"{name}.tif" for name in "ab"], tmp_path / "out"
+    for path in stacks:
+        stack(path)
+    write, killed = reconstruct_module.write_swc, []
+
+    def kill_once(path, *arguments, **how):
+        if path.name == "b.swc" and not killed:
+            killed.append(path)
+            raise KeyboardInterrupt
+        write(path, *arguments, **how)
+
+    monkeypatch.setattr(reconstruct_module, "write_swc", kill_once)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(*stacks, run=run, out=out)
+    assert [row["file"] for row in rows(out)] == [str(stacks[0])]
+    first = {path: path.stat().st_mtime_ns for path in out.glob("*[!v]")}
+    assert len(first) == 4
+    assert len(reconstruct(*stacks, run=run, out=out)) == len(rows(out)) == 2
+    assert len(predicted) == 2
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    (out / "a_prob.tif").unlink()
+    (out / "b.png").unlink()
+    reconstruct(*stacks, run=run, out=out)
+    assert len(predicted) == 3
+    assert all((out / f"{stem}{end}").is_file() for stem in "ab" for end in ("_prob.tif", ".swc", ".png"))
+    reconstruct(*stacks, run=run, out=out, overwrite=True)
+    assert len(predicted) == 5
+
+
+def test_one_bad_stack_does_not_stop_the_others_and_is_tried_again(run, tmp_path, predicted):
+    stacks, out = [tmp_path / "s" / f"{name}.tif" for name in ("a", "bad", "c")], tmp_path / "out"
+    for path in stacks:
+        stack(path)
+    stacks[1].write_bytes(stacks[1].read_bytes()[:100])
+    for _ in range(2):
+        with pytest.raises(SomeFailedError, match=r"^1 of 3 failed: .*bad\.tif: .*$"):
+            reconstruct(*stacks, run=run, out=out)
+        assert ["bad.tif" in row["error"] for row in rows(out)] == [False, True, False]
+    assert len(predicted) == 2
+    stack(stacks[1])
+    assert [row.get("error", "") for row in reconstruct(*stacks, run=run, out=out)] == [""] * 3
+    assert len(predicted) == 3
+
+
+def test_other_settings_and_new_gold_are_made_anew_but_not_predicted_without_need(run, tmp_path, predicted):
+    path, out = tmp_path / "s" / "a.tif", tmp_path / "out"
+    stack(path)
+    reconstruct(path, run=run, out=out)
+    path.with_suffix(".swc").write_text(GOLD)
+    (row,) = reconstruct(path, run=run, out=out)
+    assert float(row["tree_f1"]) > 0.9
+    assert len(predicted) == 1
+    wider = networks_of([run], spacing_um=(2.0, 1.0, 3.0))
+    ((row, _),) = reconstruct_module.reconstruct([path], wider, out=out)
+    assert float(row["length_um"]) > 140
+    assert len(predicted) == 2
+    assert "voxels of 2x1x3 um" in row["warnings"]
+
+
+def test_files_of_others_are_not_replaced_and_gold_never_is(run, tmp_path, predicted):
+    path, out = tmp_path / "s" / "a.tif", tmp_path / "out"
+    stack(path)
+    out.mkdir()
+    for name in ("a.png", "a.swc", "a_prob.tif"):
+        (out / name).write_bytes(b"mine")
+        with pytest.raises(InputError, match=rf"{name}: is there and did not come from .*--overwrite"):
+            reconstruct(path, run=run, out=out)
+        (out / name).unlink()
+    gold = path.with_suffix(".swc")
+    gold.write_text(GOLD)
+    with pytest.raises(InputError, match=r"a\.swc: is the gold tree of .*; accepted: another --out"):
+        reconstruct(path, run=run, out=path.parent, overwrite=True)
+    assert gold.read_text() == GOLD
+    gold.unlink()
+    for _ in range(2):  # a tree that was traced here is no gold the next time
+        assert "tree_f1" not in reconstruct(path, run=run, out=path.parent)[0]
+
+
+def test_more_foreground_than_a_neuron_has_is_an_error_of_its_stack(run, tmp_path):
+    data = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "noise.tif", data)
+    with pytest.raises(InputError, match=r"noise\.tif: \d+ % of the volume is foreground"):
+        reconstruct(tmp_path / "noise.tif", run=run, out=tmp_path / "out")
+    assert (tmp_path / "out" / "noise_prob.tif").is_file()
+    assert [row["spacing_zyx_um"] for row in rows(tmp_path / "out")] == ["1x1x1 assumed"]
+
+
+def test_a_run_s_tuned_trace_is_used(finished):
+    before = networks_of([finished.path]).trace
+    finished.tuned.write_text(json.dumps({"best": {"threshold": 0.7, "gap_um": 3.0}}))
+    assert networks_of([finished.path]).trace == replace(before, threshold=0.7, gap_um=3.0)
