@@ -25,6 +25,7 @@ from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.projections import Projections, project, write_projections
 from distill3d.evaluation.scores import SCORES, clean_scores, mask_scores, summarize
 from distill3d.experiment import experiment_from_plain
+from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.tracing.trace import MAX_SHARE, DenseError, trace
 from distill3d.volumes.otsu import above_otsu
@@ -83,12 +84,15 @@ class Scored:
         return {**dataclasses.asdict(self), **dataclasses.asdict(summarize(self.cases))}
 
 
-def evaluate(run: Path | str, *, tolerances_um: Mapping[str, float] | None = None) -> dict[str, Any]:
+def evaluate(
+    run: Path | str, *, tolerances_um: Mapping[str, float] | None = None, allow_plugins: bool = False
+) -> dict[str, Any]:
     """Trace and score every test case of a run; write ``swc/``, ``projections/``, ``figures/``, ``metrics.json``.
 
     Args:
         run: a run's folder with predictions in ``prob/``.
         tolerances_um: settings of `EvaluationConfig` that replace the run's.
+        allow_plugins: import the modules that the settings name, though the run lies outside of this project.
 
     Returns:
         The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
@@ -99,9 +103,11 @@ def evaluate(run: Path | str, *, tolerances_um: Mapping[str, float] | None = Non
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.
+        ConfigError: it would import modules, see ``allow_plugins``.
     """
     folder = RunFolder(Path(run))
-    experiment = experiment_from_plain(folder.read_config())
+    require_inside(folder.path)
+    experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
     data = DistillDataModule(experiment)
     if not data.case_names("test"):
         raise InputError(f"{folder.path}: its data has no test case; accepted: one or more under data.test")

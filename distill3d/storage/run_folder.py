@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from distill3d.errors import InputError
+from distill3d.storage.links import inside
 
 State = Literal["absent", "unfinished", "done"]
 
@@ -45,21 +46,22 @@ class RunFolder:
     done = _At("done.json")  # written last
     best = _At("checkpoints/best.ckpt")  # the checkpoint with the best validation Dice
     last = _At("checkpoints/last.ckpt")  # the newest checkpoint; resuming starts here
+    failed = _At("failed.ckpt")  # the batch and the state of a step whose numbers could not be used
     wandb_id = _At("wandb_id")  # the run's id on W&B; absent where it was never logged there
     figures = _At("figures")  # pictures
     tuned = _At("trace.json")  # how predictions are traced, as chosen on the validation cases
 
     def swc(self, case: str) -> Path:
         """Traced tree of a case, in um."""
-        return self.path / "swc" / f"{case}.swc"
+        return inside(self.path / "swc", f"{case}.swc")
 
     def prob(self, case: str) -> Path:
         """Predicted probability of a case, uint8: 255 is 1."""
-        return self.path / "prob" / f"{case}.tif"
+        return inside(self.path / "prob", f"{case}.tif")
 
     def projections(self, case: str) -> Path:
         """A case seen from above: image, gold, errors, and the tree of gold."""
-        return self.path / "projections" / f"{case}.npz"
+        return inside(self.path / "projections", f"{case}.npz")
 
     @property
     def state(self) -> State:
