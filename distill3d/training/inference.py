@@ -14,9 +14,10 @@ from torch import Tensor
 
 from distill3d.config.registry import DATA
 from distill3d.data.base import DataSource
-from distill3d.errors import InputError
+from distill3d.errors import InputError, NumbersError
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training.module import DistillModule, load_module, trained_um
 from distill3d.volumes.intensity import scale_intensity
@@ -43,28 +44,48 @@ def predict_prob(
 
     Returns:
         [Z, Y, X] probability in [0, 1].
+
+    Raises:
+        NumbersError: the network predicts what is no number; names the window.
     """
     from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 - seconds of import
 
     settings, size = module.experiment.inference, module.experiment.patches.size_zyx
     device = module.device
 
-    def forward(windows: Tensor) -> Tensor:
+    def forward(windows: Tensor, slices: Sequence[Sequence[slice]]) -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            logits = module(windows.to(device))
+            logits = module(windows.to(device)).float()
+        if not logits.isfinite().all():
+            raise NumbersError(_not_finite(logits, slices, image.shape, size))
         if on_window is not None:
             on_window(len(windows))
-        return logits.float().sigmoid().cpu()
+        return logits.sigmoid().cpu()
 
     inputs = torch.from_numpy(np.asarray(image, dtype=np.float32))[None, None]
     module.eval()
     with torch.inference_mode():
         prob = sliding_window_inference(
-            inputs, size, settings.batch_size, forward, overlap=settings.overlap, mode="gaussian"
+            inputs, size, settings.batch_size, forward, overlap=settings.overlap, mode="gaussian", with_coord=True
         )
     if not isinstance(prob, Tensor):
         raise TypeError(f"the sliding window returned {type(prob).__name__}")
     return prob[0, 0].numpy()
+
+
+def _not_finite(
+    logits: Tensor, slices: Sequence[Sequence[slice]], shape_zyx: Sequence[int], size_zyx: Sequence[int]
+) -> str:
+    """Say in which window a network predicts what is no number; ``slices`` are of the volume padded to a window."""
+    first = int((~logits.isfinite()).flatten(1).any(1).nonzero()[0])
+    margins = [max(size - full, 0) // 2 for size, full in zip(size_zyx, shape_zyx, strict=True)]
+    window = [(max(s.start - m, 0), s.stop - m) for s, m in zip(slices[first][2:], margins, strict=True)]
+    place = ", ".join(f"{low}:{min(high, full)}" for (low, high), full in zip(window, shape_zyx, strict=True))
+    count = int((~logits[first].isfinite()).sum())
+    return (
+        f"the network predicts NaN or infinity at zyx {place} ({count} of {logits[first].numel()} voxels), so its "
+        "weights cannot be used; accepted: a run whose training stayed finite"
+    )
 
 
 def window_count(shape_zyx: tuple[int, ...], size_zyx: tuple[int, int, int], overlap: float) -> int:
@@ -88,13 +109,22 @@ def predict(
     spacing_um: tuple[float, float, float] | None = None,
     channel: int | None = None,
     overwrite: bool = False,
+    allow_plugins: bool = False,
 ) -> Path:
     """Segment a volume on disk with the best checkpoint of a run: `predict_all` of one.
 
     Returns:
         The file written.
     """
-    (written,) = predict_all(run, [volume], out=out, spacing_um=spacing_um, channel=channel, overwrite=overwrite)
+    (written,) = predict_all(
+        run,
+        [volume],
+        out=out,
+        spacing_um=spacing_um,
+        channel=channel,
+        overwrite=overwrite,
+        allow_plugins=allow_plugins,
+    )
     return written
 
 
@@ -106,6 +136,7 @@ def predict_all(
     spacing_um: tuple[float, float, float] | None = None,
     channel: int | None = None,
     overwrite: bool = False,
+    allow_plugins: bool = False,
 ) -> Iterator[Path]:
     """Segment volumes on disk with the best checkpoint of a run, as its own data were read.
 
@@ -116,6 +147,7 @@ def predict_all(
         spacing_um: voxel size (ZYX) of all of them; None takes ``data.spacing_um`` of the run, or what files state.
         channel: of volumes that have several; None takes the run's.
         overwrite: replace whatever is there.
+        allow_plugins: import the modules that the run names, though it lies outside of this project.
 
     Returns:
         The files as they are written: ``<out>/<stem>_prob.tif``, uint8, 255 for a probability of 1, voxels in the order
@@ -126,24 +158,28 @@ def predict_all(
             that came from elsewhere, which is found before anything is predicted.
     """
     checkpoint, targets = RunFolder(Path(run)).best, _targets([Path(volume) for volume in volumes], Path(out))
-    reading = run_reading(run, channel=channel)
+    reading = run_reading(run, channel=channel, allow_plugins=allow_plugins)
     if not overwrite:
         _require_free(targets, checkpoint, reading)
     return _predicted(targets, checkpoint, reading, spacing_um)
 
 
-def run_reading(run: Path | str, *, channel: int | None = None) -> Reading:
+def run_reading(run: Path | str, *, channel: int | None = None, allow_plugins: bool = False) -> Reading:
     """Return how the data of a run were read.
 
     Args:
         run: its folder.
         channel: another than the run's.
+        allow_plugins: as for `predict_all`.
 
     Raises:
         InputError: it has no checkpoint.
+        ConfigError: it would import modules, see ``allow_plugins``.
     """
-    saved = read_checkpoint(RunFolder(Path(run)).best)[CHECKPOINT_KEY]
-    experiment = experiment_from_plain(saved["experiment"])
+    folder = RunFolder(Path(run))
+    require_inside(folder.path)
+    saved = read_checkpoint(folder.best)[CHECKPOINT_KEY]
+    experiment = experiment_from_plain(saved["experiment"], source=folder.best, allow_plugins=allow_plugins)
     source: type[DataSource] = DATA[experiment.data.name].cls
     own = source.reading(experiment.data.config)
     return replace(

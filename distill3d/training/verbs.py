@@ -16,6 +16,9 @@ TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for exam
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>")]
 Channel = Annotated[int | None, typer.Option(min=0, help="of stacks that have several; else the run's, or 0")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that came from another stack or run")]
+AllowPlugins = Annotated[
+    bool, typer.Option("--allow-plugins", help="run the code that a file outside of this project names under plugins")
+]
 SurfaceUm = Annotated[float | None, typer.Option(min=0.0, help="masks: tolerance of the surface Dice (NSD), else 2")]
 MaskUm = Annotated[float | None, typer.Option(min=0.0, help="masks: Dice within so many um beside voxels")]
 TreeUm = Annotated[float | None, typer.Option(min=0.0, help="trees: F1 of length within so many um beside voxels")]
@@ -28,18 +31,28 @@ Threshold = Annotated[
 def predict(
     run: Run,
     volumes: Annotated[list[Path], typer.Argument(metavar="VOLUME...", help="stacks to segment")],
+    *,
     out: Annotated[Path, typer.Option(help="folder for the probability stacks")] = Path("prob"),
     spacing: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the run's and the files'")
     ] = None,
     channel: Channel = None,
     overwrite: Overwrite = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Predict stacks as the run's data were read; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
     from distill3d.training.inference import predict_all
 
-    size, console = parsed_spacing(spacing), stdout()
-    for written in predict_all(run, volumes, out=out, spacing_um=size, channel=channel, overwrite=overwrite):
+    console = stdout()
+    for written in predict_all(
+        run,
+        volumes,
+        out=out,
+        spacing_um=parsed_spacing(spacing),
+        channel=channel,
+        overwrite=overwrite,
+        allow_plugins=allow_plugins,
+    ):
         console.print(str(written), soft_wrap=True)
 
 
@@ -47,6 +60,7 @@ def predict(
 def trace(
     context: typer.Context,
     prob: Annotated[Path, typer.Argument(metavar="PROB", help="a probability stack, a mask or a raw stack")],
+    *,
     out: Annotated[Path, typer.Option(help="the tree to write, .swc in um")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting")] = None,
     spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the file's")] = None,
@@ -56,6 +70,7 @@ def trace(
     ] = None,
     channel: Channel = None,
     overwrite: Overwrite = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Turn a stack into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
     from distill3d.config.files import trace_config
@@ -68,7 +83,7 @@ def trace(
     else:
         from distill3d.training.inference import run_reading
 
-        reading = run_reading(run, channel=channel)
+        reading = run_reading(run, channel=channel, allow_plugins=allow_plugins)
     tree = trace_file(prob, out, config, spacing_um=parsed_spacing(spacing), reading=reading, overwrite=overwrite)
     stdout().print(
         f"{out}  trees {len(tree.roots)}, length {tree.length_um:.1f} um, tips {len(tree.tips)}", soft_wrap=True
@@ -93,6 +108,7 @@ def evaluate(
     tree_um: TreeUm = None,
     threshold: Threshold = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Trace and score a run's predictions again (metrics.json, swc/, figures/), or score one file against another."""
     if (run is None) == (pred is None) or (pred is None) != (gold is None):
@@ -121,9 +137,21 @@ def evaluate(
         from distill3d.evaluation.run_scores import evaluate as evaluate_run
         from distill3d.evaluation.tables import score_table
 
-        scores = evaluate_run(run or Path(), tolerances_um=in_um)
+        scores = evaluate_run(run or Path(), tolerances_um=in_um, allow_plugins=allow_plugins)
         table = score_table(scores)
     show_result(scores, table, as_json=as_json)
+
+
+@run_app.command()
+def replay(run: Run, allow_plugins: AllowPlugins = False) -> None:
+    """Take the step again at which a run stopped because of its numbers, and say which value went wrong."""
+    from distill3d.training.replay import replay as replay_step
+
+    again = replay_step(run, allow_plugins=allow_plugins)
+    for line in again.lines():
+        stdout().print(line, soft_wrap=True)
+    if not again.wrong:
+        raise typer.Exit(1)
 
 
 @run_app.command(name="tune-trace")
@@ -131,6 +159,7 @@ def tune_trace(
     run: Run,
     trials: Annotated[int, typer.Option(min=1, help="settings to try")] = 40,
     seed: Annotated[int, typer.Option(help="of the search")] = 0,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Choose threshold, gap and spur length on a run's validation cases; `evaluate` uses them from then on."""
     from distill3d.evaluation.run_scores import evaluate as evaluate_run
@@ -139,8 +168,8 @@ def tune_trace(
     from distill3d.training.trace_tuning import tune_trace as tune
 
     out = stdout()
-    out.print(tuning_table(tune(run, trials=trials, seed=seed)))
-    out.print(score_table(evaluate_run(run)))
+    out.print(tuning_table(tune(run, trials=trials, seed=seed, allow_plugins=allow_plugins)))
+    out.print(score_table(evaluate_run(run, allow_plugins=allow_plugins)))
 
 
 def parsed_spacing(text: str | None) -> tuple[float, float, float] | None:
