@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import ClassVar, Self, final
 from distill3d.errors import InputError, TrainingError
 
 NAME = ".lock"
+_HOLDER = re.compile(r"\d+ on [\w.-]+")
 _HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -51,29 +53,33 @@ class FolderLock:
             InputError: it is held.
         """
         if self.path.is_file() and self._file is None:
-            with contextlib.suppress(PermissionError):  # of another user, and the error comes where we write
-                self.acquire()
+            self.acquire()
             self.release()
 
     def acquire(self) -> None:
         """Take the folder.
 
         Raises:
-            InputError: another process holds it.
+            InputError: another process holds it, or it cannot be written.
         """
         self._key = self.path.resolve()
         if self._key in self._here:
             raise InputError(self._refusal(str(os.getpid())))
         while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            except OSError as err:
+                reason = f"cannot be written ({err.strerror})"
+                raise InputError(f"{self.folder}: {reason}; accepted: runs=PATH of a folder that can") from err
             self._lock(self._file)
             if self.is_held():
                 break
             os.close(self._file)  # whoever held it has removed the file meanwhile
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()} on {socket.gethostname()}".encode())
         self._here.add(self._key)
+        with contextlib.suppress(OSError):  # a full disk; it is only for others to read
+            os.ftruncate(self._file, 0)
+            os.write(self._file, f"{os.getpid()} on {socket.gethostname()}".encode())
 
     def _lock(self, file: int) -> None:
         try:
@@ -81,10 +87,10 @@ class FolderLock:
         except OSError as err:
             if err.errno not in _HELD:
                 return  # a file system without locks
-            holder = os.read(file, 200).decode(errors="replace")
+            holder = _HOLDER.match(os.read(file, 200).decode(errors="replace"))
             os.close(file)
             self._file = None
-            raise InputError(self._refusal(holder)) from err
+            raise InputError(self._refusal(holder[0] if holder else "unknown")) from err
 
     def _refusal(self, holder: str) -> str:
         return f"{self.folder}: process {holder} trains in it; accepted: wait until it ends, or runs=... elsewhere"

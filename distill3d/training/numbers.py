@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distill3d.errors import InputError, NumbersError
@@ -62,12 +62,12 @@ class NumbersWatch(L.Callback):
         Raises:
             NumbersError: they are not finite.
         """
-        if name := _first_bad(pl_module.state_dict().items()):
+        if name := _first_bad(learned(pl_module)):
             raise self._refusal(f"{name} is not finite", trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Keep the step, if its numbers were why."""
-        if isinstance(exception, NumbersError) and isinstance(self._batch, Batch):
+        if isinstance(exception, NumbersError):
             write_failed(self.folder.failed, pl_module, self._batch, self._random, str(exception))
 
     def _refusal(self, what: str, trainer: L.Trainer) -> NumbersError:
@@ -95,13 +95,20 @@ def places(batch: object) -> str:
     return "batch: " + "; ".join(f"{case} at zyx {tuple(origin)}" for case, origin in origins)
 
 
-def write_failed(path: Path, module: L.LightningModule, batch: Batch, random: Mapping[str, Any], why: str) -> None:
+def learned(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield what a training changes: trained parameters and running statistics; other buffers may hold infinity."""
+    yield from ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+    yield from ((name, b) for name, b in module.named_buffers() if name.rpartition(".")[2].startswith("running_"))
+
+
+def write_failed(path: Path, module: L.LightningModule, batch: object, random: Mapping[str, Any], why: str) -> None:
     """Write a step that failed, as plain containers and tensors; nothing where it cannot be written."""
     content: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(content)
-    content |= {"step": module.global_step, "why": why, "random": dict(random)}
-    content["batch"] = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    content["batch"]["turns"] = [[list(turn.source_axes), list(turn.flipped)] for turn in batch.turns]
+    content |= {"step": module.global_step, "why": why, "random": dict(random), "batch": batch}
+    if isinstance(batch, Batch):
+        content["batch"] = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+        content["batch"]["turns"] = [[list(turn.source_axes), list(turn.flipped)] for turn in batch.turns]
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         torch.save(content, part)

@@ -20,7 +20,7 @@ from distill3d.storage.run_folder import RunFolder
 from distill3d.terminal import stderr
 from distill3d.training.inference import inference_device
 from distill3d.training.module import DistillModule, load_module
-from distill3d.training.numbers import EXPLODED, places, read_batch, read_failed, set_random_state
+from distill3d.training.numbers import EXPLODED, learned, places, read_batch, read_failed, set_random_state
 from distill3d.training.teacher_maps import fill, make_view
 from distill3d.types import Batch
 
@@ -93,7 +93,7 @@ def replay(run: Path | str, *, allow_plugins: bool = False) -> Replay:
 
 def _taken(module: DistillModule, batch: Batch) -> tuple[dict[str, Tensor], Tensor, str]:
     """Return the raw terms, their weighted sum, and the first value that cannot be used, in the order they come."""
-    before = _not_finite(("the image", batch.image), *module.state_dict().items())
+    before = _not_finite(("the image", batch.image), *learned(module))
     with _layers_that_break(module.student) as broken, _as_trained(module):
         balanced, total = module.loss(batch)
     terms = {name: term.value for name, term in balanced.items()}

@@ -40,11 +40,10 @@ def run_on(tiny, folder, image, gold, spacing=SPACING, *overrides):
 @pytest.mark.parametrize(
     ("image", "gold", "spacing"),
     [
-        (np.full(SHAPE, 7, np.uint8), np.zeros(SHAPE, np.uint8), SPACING),
+        (np.full(SHAPE, 7, np.uint8), np.zeros(SHAPE, np.uint8), (1.0, 100.0, 100.0)),
         (noise((1, 32, 32)) + 180 * line((1, 32, 32)), line((1, 32, 32)), (100.0, 1.0, 1.0)),
-        (noise((8, 32, 1)) + 1, np.ones((8, 32, 1), np.uint8), (1.0, 100.0, 100.0)),
     ],
-    ids=["constant, no gold", "one plane, coarse in z", "one column, all gold, coarse in the plane"],
+    ids=["constant, no gold, coarse in the plane", "one plane, coarse in z"],
 )
 def test_it_trains_predicts_and_scores_with_finite_numbers(tiny, tmp_path, image, gold, spacing):
     folder = RunFolder(run_on(tiny, tmp_path / "cases", image, gold, spacing))

@@ -52,6 +52,20 @@ def test_a_second_process_is_refused_in_a_line_until_the_first_is_killed(holder,
     assert not list(folder.iterdir())
 
 
+def test_a_folder_that_cannot_be_written_is_refused_in_a_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"seed0: cannot be written \(.*\); accepted: runs=PATH"):
+        FolderLock(tmp_path / "file" / "seed0").acquire()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="cannot be written"):
+        FolderLock(tmp_path).refuse_if_held()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 def test_who_comes_while_a_run_is_finished_by_another_leaves_it_alone(finished, tiny):
     before = finished.metrics.stat().st_mtime_ns
     with pytest.raises(InputError, match="finished this run meanwhile"), FolderLock(finished.path) as lock:
