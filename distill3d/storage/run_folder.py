@@ -46,7 +46,6 @@ class RunFolder:
     done = _At("done.json")  # written last
     best = _At("checkpoints/best.ckpt")  # the checkpoint with the best validation Dice
     last = _At("checkpoints/last.ckpt")  # the newest checkpoint; resuming starts here
-    failed = _At("failed.ckpt")  # the batch and the state of a step whose numbers could not be used
     wandb_id = _At("wandb_id")  # the run's id on W&B; absent where it was never logged there
     figures = _At("figures")  # pictures
     tuned = _At("trace.json")  # how predictions are traced, as chosen on the validation cases
@@ -62,6 +61,16 @@ class RunFolder:
     def projections(self, case: str) -> Path:
         """A case seen from above: image, gold, errors, and the tree of gold."""
         return inside(self.path / "projections", f"{case}.npz")
+
+    def failed(self, rank: int) -> Path:
+        """Batch and state of a step whose numbers could not be used, as that process of the training had them."""
+        return self.path / f"failed_rank{rank}.ckpt"
+
+    @property
+    def all_failed(self) -> list[Path]:
+        """What `failed` names and is there, in the order of the processes."""
+        ranks = {int(path.stem.removeprefix("failed_rank")): path for path in self.path.glob("failed_rank[0-9]*.ckpt")}
+        return [path for _, path in sorted(ranks.items())]
 
     @property
     def state(self) -> State:

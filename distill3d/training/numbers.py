@@ -68,7 +68,8 @@ class NumbersWatch(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Keep the step, if its numbers were why."""
         if isinstance(exception, NumbersError):
-            write_failed(self.folder.failed, pl_module, self._batch, self._random, str(exception))
+            path = self.folder.failed(trainer.global_rank)
+            write_failed(path, pl_module, self._batch, self._random, str(exception))
 
     def _refusal(self, what: str, trainer: L.Trainer) -> NumbersError:
         return NumbersError(f"{what} at step {trainer.global_step}; {places(self._batch)}; {KEPT}")

@@ -59,6 +59,8 @@ class Replay:
 def replay(run: Path | str, *, allow_plugins: bool = False) -> Replay:
     """Take the step again that ended a run, with its weights, batch and random numbers; nothing is written or learned.
 
+    Of several processes, the first in whose part something is wrong counts.
+
     Args:
         run: its folder.
         allow_plugins: import the modules that the run names, though it lies outside of this project.
@@ -69,10 +71,18 @@ def replay(run: Path | str, *, allow_plugins: bool = False) -> Replay:
     """
     folder = RunFolder(Path(run))
     require_inside(folder.path)
-    if not folder.failed.is_file():
-        raise InputError(f"{folder.path}: no step failed in it (no {folder.failed.name}); accepted: a run that one did")
-    content = read_failed(folder.failed)
-    module = load_module(folder.failed, allow_plugins=allow_plugins)
+    if not folder.all_failed:
+        name = folder.failed(0).name
+        raise InputError(f"{folder.path}: no step failed in it (no {name}); accepted: a run that stopped at one")
+    replays = (_replayed(path, allow_plugins=allow_plugins) for path in folder.all_failed)
+    first = next(replays)
+    return first if first.wrong else next((again for again in replays if again.wrong), first)
+
+
+def _replayed(path: Path, *, allow_plugins: bool) -> Replay:
+    """Take one process's part of a step again."""
+    content = read_failed(path)
+    module = load_module(path, allow_plugins=allow_plugins)
     module.balance.scales = dict(content[CHECKPOINT_KEY]["balance"])
     module.replayed_step = content["step"]
     _give_teacher(module)

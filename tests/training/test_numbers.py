@@ -74,10 +74,16 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypat
             fit.fit(tiny())
         folder = run_of(tiny())
         assert replay(folder.path).wrong.startswith("gradient of student")
+        # of two processes, the second is the one to blame
+        folder.failed(0).rename(folder.failed(10))
+        sound = torch.load(folder.failed(10), weights_only=True) | {"step": 0}
+        torch.save(sound, folder.failed(2))
+        assert [path.name for path in folder.all_failed] == ["failed_rank2.ckpt", "failed_rank10.ckpt"]
+        assert replay(folder.path).step == 3
     assert replay(folder.path).wrong == ""  # without the poison the same step is sound
     assert torch.load(folder.last, weights_only=True)["global_step"] == 2
     resumed = RunFolder(fit.fit(tiny(), resume=True))
-    assert (resumed.state, resumed.failed.exists()) == ("done", False)
+    assert (resumed.state, resumed.all_failed) == ("done", [])
 
 
 def test_the_step_again_has_the_same_loss(tiny, monkeypatch):
@@ -95,7 +101,7 @@ def test_the_step_again_has_the_same_loss(tiny, monkeypatch):
             fit.fit(tiny())
     folder = run_of(tiny())
     assert [replay(folder.path).loss] == seen
-    batch = read_batch(read_failed(folder.failed))
+    batch = read_batch(read_failed(folder.failed(0)))
     assert all(isinstance(turn, Turn) for turn in batch.turns)
 
 
@@ -121,7 +127,7 @@ def test_a_loss_that_nothing_can_be_learned_from_is_refused_with_terms_and_place
 def test_only_a_run_that_failed_so_can_be_replayed(finished, tmp_path):
     with pytest.raises(InputError, match="no step failed in it"):
         replay(finished.path)
-    finished.failed.write_bytes(finished.best.read_bytes())
+    finished.failed(0).write_bytes(finished.best.read_bytes())
     with pytest.raises(InputError, match="holds no step that failed"):
         replay(finished.path)
 
