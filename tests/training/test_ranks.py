@@ -1,6 +1,5 @@
 """The processes of one training end together, however one of them ends, and say why once. Real processes, tiny runs."""
 
-import contextlib
 import os
 import signal
 import sys
@@ -20,46 +19,13 @@ from distill3d.storage import parent
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import ranks
 
-# The second rank is forked instead of started: seconds of imports less
-RANKS = """
-import os, signal, sys, types
-import distill3d.__main__ as program
-import lightning.pytorch.strategies.launchers.subprocess_script as script
-from distill3d.errors import NumbersError
-from distill3d.storage.parent import end_with_leader
-from distill3d.training.module import DistillModule
+FAULTY = """
+import os, signal
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+import distill3d.__main__ as program
+from distill3d.errors import NumbersError
+from distill3d.training.module import DistillModule
 
-class Rank:
-    def __init__(self, command, env, cwd):
-        self.returncode, self.pid = None, os.fork()
-        if self.pid:
-            return
-        os.environ.clear()
-        os.environ.update(env)
-        rank_zero_only.rank = 1
-        end_with_leader.cache_clear()
-        code = 1
-        try:
-            program.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        sys.stderr.flush()
-        os._exit(code)
-
-    def poll(self):
-        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
-            self.returncode = os.waitstatus_to_exitcode(ended[1])
-        return self.returncode
-
-    def send_signal(self, signum):
-        if self.poll() is None:
-            os.kill(self.pid, signum)
-
-script.subprocess = types.SimpleNamespace(Popen=Rank)
 terms = DistillModule.terms
 
 def faulty(self, batch):
@@ -76,8 +42,8 @@ LIMIT = 30.0  # seconds, in which nothing is left
 class Two(Command):
     """A training in two processes, in one of which something happens at the third step."""
 
-    def __init__(self, *argv, rank=0, fault="pass", folder):
-        self._code = RANKS.replace("RANK", str(rank)).replace("FAULT", fault)
+    def __init__(self, *argv, rank, fault, folder):
+        self._code = FAULTY.replace("RANK", str(rank)).replace("FAULT", fault)
         super().__init__("fit", *argv, "trainer.devices=2", "patches.batch_size=1", folder=folder)
 
     def _start(self, argv, env):
@@ -85,8 +51,7 @@ class Two(Command):
 
     def end(self):
         super().end()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # what a failed test leaves: a forked rank bears no mark
+        self.process.kill()  # what a failed test leaves: a forked rank bears no mark
 
 
 def test_nothing_outlives_a_leader_that_is_killed(tiny_file, tmp_path):
