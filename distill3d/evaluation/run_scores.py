@@ -103,7 +103,6 @@ def evaluate(
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.
-        ConfigError: it would import modules, see ``allow_plugins``.
     """
     folder = RunFolder(Path(run))
     require_inside(folder.path)
