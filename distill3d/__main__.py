@@ -18,12 +18,14 @@ except (KeyError, OSError):  # in a container a user may be a mere number, and M
 
 from distill3d.cli import app
 from distill3d.errors import TrainingError, UserError
+from distill3d.storage.parent import end_with_leader
 
 LOCAL_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_RANK")  # of srun, mpirun, jsrun
 
 
 def main() -> None:
     """Run ``distill3d``; exits 0, 1 (failure), 2 (usage or input), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    end_with_leader()
     try:
         app(prog_name="distill3d")
     except (UserError, TrainingError) as err:

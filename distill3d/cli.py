@@ -11,7 +11,7 @@ from distill3d.config.catalog import experiments, find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
 from distill3d.terminal import show_next, show_result, stdout
-from distill3d.training.verbs import run_app
+from distill3d.training.verbs import AllowPlugins, run_app
 
 app = typer.Typer(
     name="distill3d",
@@ -56,6 +56,7 @@ def fit(
     smoke: Annotated[
         bool, typer.Option(help="two real steps with logging, checkpoint and resume, under runs/smoke")
     ] = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Train a student, predict and score the held-out cases, and show the table."""
     find_experiment(name)
@@ -67,7 +68,7 @@ def fit(
     from distill3d.training.fit import fit as fit_run
     from distill3d.training.fit import smoke as smoke_run
 
-    experiment = load_experiment(name, context.args)
+    experiment = load_experiment(name, context.args, allow_plugins=allow_plugins)
     path = smoke_run(experiment) if smoke else fit_run(experiment, resume=resume, overwrite=overwrite)
     if not is_main_process():
         return
@@ -92,6 +93,7 @@ def pretrain(
     name: Name,
     resume: Annotated[bool, typer.Option(help="continue an unfinished run")] = False,
     overwrite: Annotated[bool, typer.Option(help="delete what is there and start anew")] = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Train a small 2D ViT on photos by distillation; leaves weights and a model card in the run's folder."""
     find_experiment(name)
@@ -99,7 +101,7 @@ def pretrain(
     from distill3d.storage.rank import is_main_process
     from distill3d.training.pretrain import pretrain as pretrain_vit
 
-    settings = load_pretraining(name, context.args)
+    settings = load_pretraining(name, context.args, allow_plugins=allow_plugins)
     path = pretrain_vit(settings, resume=resume, overwrite=overwrite)
     if is_main_process():
         out = path / settings.architecture
@@ -112,6 +114,7 @@ def show(
     context: typer.Context,
     name: Name,
     against: Annotated[str | None, typer.Option(metavar="OTHER", help="show only the keys that differ")] = None,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Print an experiment's settings, all resolved, each with the file that says it; or its difference from another."""
     file = find_experiment(name)
@@ -121,12 +124,12 @@ def show(
     from distill3d.config.tables import difference_table, with_origins
     from distill3d.experiment import load_experiment
 
-    experiment = load_experiment(name, context.args)
+    experiment = load_experiment(name, context.args, allow_plugins=allow_plugins)
     if against is None:
         typer.echo(with_origins(as_plain(experiment), read(file, context.args).origins), nl=False)
         show_next(f"distill3d check {name}, distill3d fit {name}")
         return
-    other = load_experiment(against)
+    other = load_experiment(against, allow_plugins=allow_plugins)
     rows = [row for row in differences(experiment, other) if row[0] not in {"name", "question"}]
     stdout().print(difference_table(experiment.name, other.name, rows))
     show_next(f"distill3d fit {against}, distill3d fit {name}, distill3d compare {against} {name}")
@@ -137,6 +140,7 @@ def audit(
     context: typer.Context,
     name: Name,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Show what a fresh run takes from the teacher, a row per entry of the student, totals, and how near it starts."""
     find_experiment(name)
@@ -144,7 +148,7 @@ def audit(
     from distill3d.training.audit import audit_experiment
     from distill3d.training.tables import audit_rows_table, audit_table, start_parts
 
-    report = audit_experiment(load_experiment(name, context.args))
+    report = audit_experiment(load_experiment(name, context.args, allow_plugins=allow_plugins))
     tables = audit_rows_table(report.as_dict()), audit_table(report.audit), *start_parts(report)
     show_result(report.as_dict(), *tables, as_json=as_json)
     show_next(f"distill3d fit {name}")
@@ -156,6 +160,7 @@ def cache(
     name: Name,
     prune: Annotated[bool, typer.Option("--prune", help="first delete maps that nobody used for a while")] = False,
     unused_days: Annotated[float, typer.Option(help="with --prune: how long a while is, 0 for all")] = 30.0,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Compute what a frozen teacher says of an experiment's training stacks, once, so that training need not run it."""
     find_experiment(name)
@@ -163,7 +168,7 @@ def cache(
     from distill3d.training.tables import cache_table
     from distill3d.training.teacher_maps import cache_experiment, prune_cache
 
-    experiment, out = load_experiment(name, context.args), stdout()
+    experiment, out = load_experiment(name, context.args, allow_plugins=allow_plugins), stdout()
     if prune:
         entries, size = prune_cache(experiment, unused_days=unused_days)
         out.print(f"deleted {entries} maps, {size / 2**20:.0f} MiB")
@@ -185,7 +190,7 @@ def list_all() -> None:
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
-def check(context: typer.Context, name: Name) -> None:
+def check(context: typer.Context, name: Name, allow_plugins: AllowPlugins = False) -> None:
     """Verify an experiment's data: shapes, types, spacing, empty masks, flips, duplicates between splits."""
     find_experiment(name)
     from distill3d.data.check import check_data
@@ -193,7 +198,7 @@ def check(context: typer.Context, name: Name) -> None:
     from distill3d.experiment import load_experiment
     from distill3d.training.tubes import tap_notes
 
-    experiment = load_experiment(name, context.args)
+    experiment = load_experiment(name, context.args, allow_plugins=allow_plugins)
     report = check_data(experiment, tap_notes(experiment))
     stdout().print(check_table(report))
     if report.problems:

@@ -33,9 +33,13 @@ class InputError(UserError):
 
 
 class TrainingError(Exception):
-    """Training cannot go on (for example a loss that is not finite); exit code 1."""
+    """Training cannot go on (for example because its folder is gone); exit code 1."""
 
     exit_code = 1
+
+
+class NumbersError(TrainingError):
+    """A network's numbers cannot be used: a loss, a gradient, a weight or a prediction that is not finite."""
 
 
 class SomeFailedError(UserError):

@@ -21,7 +21,7 @@ from distill3d.data.base import SPLITS, DataSource, Split
 from distill3d.data.centerline import add_skeletons
 from distill3d.data.patches import Patch, StepSampler, TrainPatches, ValPatches, collate, val_indices
 from distill3d.data.prepared import PreparedCase, prepare
-from distill3d.data.workers import PREFETCH, workers_that_fit
+from distill3d.data.workers import PREFETCH, begin_worker, workers_that_fit
 from distill3d.errors import ConfigError, InputError
 from distill3d.storage.rank import is_main_process
 from distill3d.terminal import stderr
@@ -123,6 +123,7 @@ class DistillDataModule(L.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers else None,
+            worker_init_fn=begin_worker,
             pin_memory=self._pin_memory(),
             collate_fn=collate,
             generator=torch.Generator(),  # otherwise the loader draws from the global one, and a resumed run differs

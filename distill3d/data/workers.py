@@ -1,10 +1,15 @@
-"""How many data workers the machine's shared memory carries."""
+"""Data workers: how many the machine's shared memory carries, and how each begins."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import sys
 from pathlib import Path
+from types import TracebackType
+
+from lightning.fabric.utilities.seed import pl_worker_init_function
 
 from distill3d.storage.rank import is_main_process
 
@@ -39,3 +44,19 @@ def workers_that_fit(wanted: int, *, batch_bytes: int, processes: int) -> int:
             count,
         )
     return count
+
+
+def begin_worker(number: int) -> None:
+    """Seed a worker as Lightning does, and let it end without last words when the process it works for is killed.
+
+    It ends by itself some seconds later; until then the thread that hands out its batches would print a traceback.
+    """
+    if int(os.environ.get("PL_SEED_WORKERS", "0")):
+        pl_worker_init_function(number)
+    show = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, (ConnectionError, EOFError)):
+            show(kind, error, trace)
+
+    sys.excepthook = hook

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from distill3d.config.schema import EvaluationConfig, Experiment
 from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
-from distill3d.errors import InputError, for_each
+from distill3d.errors import InputError
 from distill3d.evaluation.cleaning import Segmented, choose_min_voxels
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.tree import tree_figure
@@ -25,7 +25,7 @@ from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.projections import Projections, project, write_projections
 from distill3d.evaluation.scores import SCORES, clean_scores, mask_scores, summarize
 from distill3d.experiment import experiment_from_plain
-from distill3d.storage.find import matches, walk_runs
+from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.tracing.trace import MAX_SHARE, DenseError, trace
 from distill3d.volumes.otsu import above_otsu
@@ -84,12 +84,15 @@ class Scored:
         return {**dataclasses.asdict(self), **dataclasses.asdict(summarize(self.cases))}
 
 
-def evaluate(run: Path | str, *, tolerances_um: Mapping[str, float] | None = None) -> dict[str, Any]:
+def evaluate(
+    run: Path | str, *, tolerances_um: Mapping[str, float] | None = None, allow_plugins: bool = False
+) -> dict[str, Any]:
     """Trace and score every test case of a run; write ``swc/``, ``projections/``, ``figures/``, ``metrics.json``.
 
     Args:
         run: a run's folder with predictions in ``prob/``.
         tolerances_um: settings of `EvaluationConfig` that replace the run's.
+        allow_plugins: import the modules that the settings name, though the run lies outside of this project.
 
     Returns:
         The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
@@ -102,7 +105,8 @@ def evaluate(run: Path | str, *, tolerances_um: Mapping[str, float] | None = Non
         InputError: not a run folder, no test case, or a prediction is missing.
     """
     folder = RunFolder(Path(run))
-    experiment = experiment_from_plain(folder.read_config())
+    require_inside(folder.path)
+    experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
     data = DistillDataModule(experiment)
     if not data.case_names("test"):
         raise InputError(f"{folder.path}: its data has no test case; accepted: one or more under data.test")
@@ -131,15 +135,6 @@ def evaluate(run: Path | str, *, tolerances_um: Mapping[str, float] | None = Non
     }
     write_json(folder.metrics, results)
     return results
-
-
-def evaluate_all(places: Sequence[str], tolerances_um: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """Evaluate runs by `evaluate`: folders of runs, folders that hold such, and glob patterns.
-
-    A run that cannot be evaluated does not stop the others, see `distill3d.errors.for_each`.
-    """
-    runs = [run for place in places for root in matches(place) for run in [*walk_runs(root)] or [root]]
-    return for_each(runs, lambda run: evaluate(run, tolerances_um=tolerances_um))
 
 
 def trace_settings(folder: RunFolder, experiment: Experiment) -> TraceConfig:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distill3d.errors import InputError
+from distill3d.storage.links import link_out
 from distill3d.storage.run_folder import RunFolder
 
 
@@ -52,6 +53,8 @@ def find_runs(
 def _lacks(folder: RunFolder) -> str:
     if folder.state != "done":
         return "unfinished"
+    if link := link_out(folder.path, folder.path):
+        return f"{link.name} links to a place outside of it"
     return "" if folder.read_json(folder.done).get("cases", 1) else "no test case"
 
 

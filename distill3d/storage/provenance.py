@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from distill3d.storage.secrets import without_secrets
+
 PACKAGES = ("torch", "lightning", "timm", "monai", "numpy", "omegaconf", "torchmetrics", "wandb")
 
 
@@ -24,7 +26,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "gpus": _gpus()},
-        "command": sys.argv,
+        "command": [without_secrets(word) for word in sys.argv],
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from distill3d.errors import InputError
+from distill3d.storage.links import inside
 
 State = Literal["absent", "unfinished", "done"]
 
@@ -51,15 +52,25 @@ class RunFolder:
 
     def swc(self, case: str) -> Path:
         """Traced tree of a case, in um."""
-        return self.path / "swc" / f"{case}.swc"
+        return inside(self.path / "swc", f"{case}.swc")
 
     def prob(self, case: str) -> Path:
         """Predicted probability of a case, uint8: 255 is 1."""
-        return self.path / "prob" / f"{case}.tif"
+        return inside(self.path / "prob", f"{case}.tif")
 
     def projections(self, case: str) -> Path:
         """A case seen from above: image, gold, errors, and the tree of gold."""
-        return self.path / "projections" / f"{case}.npz"
+        return inside(self.path / "projections", f"{case}.npz")
+
+    def failed(self, rank: int) -> Path:
+        """Batch and state of a step whose numbers could not be used, as that process of the training had them."""
+        return self.path / f"failed_rank{rank}.ckpt"
+
+    @property
+    def all_failed(self) -> list[Path]:
+        """What `failed` names and is there, in the order of the processes."""
+        ranks = {int(path.stem.removeprefix("failed_rank")): path for path in self.path.glob("failed_rank[0-9]*.ckpt")}
+        return [path for _, path in sorted(ranks.items())]
 
     @property
     def state(self) -> State:

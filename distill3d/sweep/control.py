@@ -13,6 +13,7 @@ from rich.console import Console
 
 from distill3d.errors import ConfigError, InputError
 from distill3d.storage.run_folder import write_text
+from distill3d.storage.secrets import without_secrets
 from distill3d.sweep import machine, search, slurm, winners
 from distill3d.sweep.files import find_sweep, parse_sweep, read_sweep
 from distill3d.sweep.plan import Trial, check, corners, grid, make_trial, sweep_folder
@@ -106,7 +107,7 @@ def _work(sweep: Sweep, folder: Path, address: str, *, workers: int | None, retr
             console.print(str(err), soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"runs      {folder}/trials/<trial>",
-        f"dashboard optuna-dashboard {search.without_password(address)}",
+        f"dashboard optuna-dashboard {without_secrets(address)}",
         sep="\n",
         soft_wrap=True,
     )
@@ -173,7 +174,7 @@ def stored(name: str, *, runs: Path, storage: str | None) -> tuple[Sweep, Path, 
     text = search.stored_text(stem, address)
     if text is None:
         raise InputError(
-            f"{search.without_password(address)}: holds no sweep {stem}; accepted: distill3d sweep run {name} first"
+            f"{without_secrets(address)}: holds no sweep {stem}; accepted: distill3d sweep run {name} first"
         )
     return parse_sweep(text, stem, origin=f"sweep {stem}"), folder, address
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +18,14 @@ import yaml
 from distill3d.config.builder import unknown
 from distill3d.config.catalog import find_file
 from distill3d.errors import ConfigError
+from distill3d.experiment import is_outside
 from distill3d.sweep.command import DEFAULT_COMMAND, command_problems
 from distill3d.sweep.distributions import Choice, exponent_warning, grid_values, number, read_distribution
 from distill3d.sweep.schema import Hyperband, Method, Metric, Parameter, Sweep
 
 _LOG = logging.getLogger(__name__)
 KEYS = ("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
+_PLUGINS = re.compile(r"(--)?plugins\b")
 LABELS = ("name", "description", "project", "entity")
 _CHANGED = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "timestamp"))
 ELSEWHERE = ("controller", "scheduler", "metrics", "job", "image_uri", "resource", "queue", "launch", "imports")
@@ -55,9 +58,13 @@ def read_sweep(path: Path, *, name: str = "") -> Sweep:
         ConfigError: it is not YAML, or all that is wrong with it, one line each.
     """
     try:
-        return parse_sweep(path.read_text(encoding="utf-8"), name or path.stem, origin=str(path))
+        sweep = parse_sweep(path.read_text(encoding="utf-8"), name or path.stem, origin=str(path))
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: not readable: {err}") from err
+    swept = [parameter.path[0] for parameter in sweep.parameters]
+    if is_outside(path) and any(_PLUGINS.match(word) for word in (*swept, *sweep.command)):
+        raise ConfigError(f"{path}: is outside of this project and names plugins; accepted: a copy in {Path.cwd()}")
+    return sweep
 
 
 def parse_sweep(text: str, name: str, *, origin: str) -> Sweep:

@@ -18,10 +18,9 @@ from typing import Any, Literal
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from distill3d.errors import InputError
+from distill3d.storage.secrets import without_secrets
 from distill3d.sweep.distributions import Choice, Distribution, Span
 from distill3d.sweep.plan import Values, grid
 from distill3d.sweep.schema import Hyperband, Sweep
@@ -134,28 +133,15 @@ def _engine(storage: str) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
 
 
-def without_password(storage: str) -> str:
-    """Return a storage's URL as it may be shown: terminals and logs are read by others.
-
-    Example:
-        >>> without_password("postgresql://me:secret@host/sweeps")
-        'postgresql://me:***@host/sweeps'
-    """
-    try:
-        return make_url(storage).render_as_string(hide_password=True)
-    except ArgumentError:  # no URL at all
-        return storage
-
-
 def _unusable(storage: str, err: Exception) -> InputError:
     if isinstance(err.__cause__, ModuleNotFoundError):  # what SQLAlchemy talks to a server with
         missing = (
             f"{err.__cause__}; accepted: pip install 'psycopg[binary]' for postgresql://, mysqlclient for mysql://"
         )
-        return InputError(f"storage {without_password(storage)} cannot be used: {missing}")
-    first = str(err).strip().split("\n")[0]
+        return InputError(f"storage {without_secrets(storage)} cannot be used: {missing}")
+    first = without_secrets(str(err).strip().split("\n")[0])
     return InputError(
-        f"storage {without_password(storage)} cannot be used: {first}; accepted: sqlite:///FILE, postgresql://, mysql://"
+        f"storage {without_secrets(storage)} cannot be used: {first}; accepted: sqlite:///FILE, postgresql://, mysql://"
     )
 
 

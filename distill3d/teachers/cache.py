@@ -193,9 +193,12 @@ def prune(root: Path, *, unused_days: float) -> tuple[int, int]:
     """Delete entries that were not read for so many days; return how many there were and their bytes."""
     count = size = 0
     for folder in root.glob("*/"):
-        if time.time() - folder.stat().st_mtime < unused_days * _DAY or not (folder / META).is_file():
+        try:
+            if time.time() - folder.stat().st_mtime < unused_days * _DAY or not (folder / META).is_file():
+                continue
+            inside = sum(path.stat().st_size for path in folder.iterdir())
+        except FileNotFoundError:  # another process prunes too
             continue
-        size += sum(path.stat().st_size for path in folder.iterdir())
         shutil.rmtree(folder, ignore_errors=True)
-        count += 1
+        count, size = count + 1, size + inside
     return count, size

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from distill3d.storage.lock import FolderLock
 from distill3d.terminal import progress_bar, stderr
 from distill3d.types import Batch
 
@@ -122,6 +123,28 @@ class StepClock(L.Callback):
             return {"seconds_per_step": None, "data_wait_share": None}
         total = self.step_seconds + self.wait_seconds
         return {"seconds_per_step": self.step_seconds / self.steps, "data_wait_share": self.wait_seconds / total}
+
+
+@final
+class HoldsFolder(L.Callback):
+    """Stops a training whose folder was removed or taken over, before it writes into another's.
+
+    Args:
+        lock: of the folder; held by the main process alone.
+    """
+
+    def __init__(self, lock: FolderLock) -> None:
+        self.lock = lock
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Look before the step is logged."""
+        self.lock.check()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look before a checkpoint is written."""
+        self.lock.check()
 
 
 @final

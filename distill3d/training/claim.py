@@ -6,11 +6,25 @@ import shutil
 
 from distill3d.config.plain import Plain, flatten
 from distill3d.errors import InputError
+from distill3d.storage.links import require_inside
+from distill3d.storage.lock import FolderLock
+from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_yaml
 
 # A resumed run may change these; anything else would make it another experiment.
 RESUMABLE = ("trainer.steps", "trainer.accelerator", "trainer.precision", "trainer.log_every")
 RESUMABLE_SECTIONS = ("logging.", "inference.", "evaluation.", "patches.workers", "crops.workers", "runs", "cache")
+
+
+def is_finished(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume: bool, overwrite: bool) -> bool:
+    """Return True if the run is complete and shall not be repeated; refuse it before anything dear is done.
+
+    Raises:
+        InputError: another process trains in the folder, or see `finished_or_refused`.
+    """
+    if is_main_process():
+        lock.refuse_if_held()
+    return not overwrite and finished_or_refused(folder, settings, resume=resume)
 
 
 def finished_or_refused(folder: RunFolder, settings: Plain, *, resume: bool) -> bool:
@@ -21,6 +35,7 @@ def finished_or_refused(folder: RunFolder, settings: Plain, *, resume: bool) -> 
     """
     if folder.state == "absent":
         return False
+    require_inside(folder.path)
     then, now = flatten(folder.read_config()), flatten(settings)
     changed = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key) and not _may_change(key)]
     if changed:
@@ -36,11 +51,22 @@ def finished_or_refused(folder: RunFolder, settings: Plain, *, resume: bool) -> 
     return False
 
 
-def take(folder: RunFolder, settings: Plain, *, overwrite: bool) -> None:
-    """From here on the folder is this run's: delete what was there if that is wanted, and write the settings."""
-    if overwrite and folder.path.exists():
-        shutil.rmtree(folder.path)
-    folder.done.unlink(missing_ok=True)
+def take(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume: bool, overwrite: bool) -> None:
+    """From here on the folder is this run's: delete what was there if that is wanted, and write the settings.
+
+    Raises:
+        InputError: another process has taken it meanwhile, whether it still trains or is done.
+    """
+    lock.acquire()
+    if not overwrite and finished_or_refused(folder, settings, resume=resume):
+        raise InputError(f"{folder.path}: another process has finished this run meanwhile")
+    for path in folder.path.iterdir() if overwrite else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != lock.path:
+            path.unlink()
+    for stale in (folder.done, *folder.all_failed):
+        stale.unlink(missing_ok=True)
     write_yaml(folder.config, settings)
 
 

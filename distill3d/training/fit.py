@@ -22,13 +22,14 @@ from distill3d.evaluation.run_scores import case_pictures, evaluate
 from distill3d.experiment import load_experiment
 from distill3d.neurons.conversion import neuron_costs
 from distill3d.neurons.nonlinear import nonlinear_audit
+from distill3d.storage.lock import FolderLock
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.teachers.base import Teacher
 from distill3d.terminal import progress_bar, stderr
-from distill3d.training.callbacks import StepClock
-from distill3d.training.claim import finished_or_refused, steps_before, take
+from distill3d.training.callbacks import HoldsFolder, StepClock
+from distill3d.training.claim import is_finished, steps_before, take
 from distill3d.training.figures import keep_start, learned_figures
 from distill3d.training.gradient_audit import GradientAudit
 from distill3d.training.inference import inference_device, predict_prob, window_count
@@ -76,12 +77,12 @@ def fit(
     folder = RunFolder(Path(experiment.runs) / experiment.name / f"seed{experiment.seed}")
     # torchrun and SLURM start all ranks at once: none may wait for others that have nothing to do. A rank that
     # Lightning starts comes later, when the main one has claimed the folder: that is no run of somebody else.
-    asks = is_main_process() or folder.state == "done"
-    if asks and not overwrite and finished_or_refused(folder, as_plain(experiment), resume=resume):
+    asks, lock = is_main_process() or folder.state == "done", FolderLock(folder.path)
+    if asks and is_finished(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite):
         if is_main_process():
             console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
-    with quiet():
+    with quiet(), lock:
         check_trainer(experiment.trainer, folder)
         mode = wandb_mode(experiment)
         L.seed_everything(experiment.seed, workers=True, verbose=False)
@@ -92,9 +93,10 @@ def fit(
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():
+            # all inputs have been checked
+            take(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite)
             if not trained:
                 folder.fit.unlink(missing_ok=True)  # the other ranks, started later, look for it too
-            take(folder, as_plain(experiment), overwrite=overwrite)  # all inputs have been checked
             _show_audit(folder, audit, _start(module, teacher, data, audit), console)
             if checkpoint is None:
                 keep_start(folder, module)
@@ -102,9 +104,9 @@ def fit(
         loggers = make_loggers(experiment, folder, mode=mode, first_step=step_of(checkpoint))
         if not trained:
             _show_teacher(view, module, data, console)
-            _train(experiment, module, data, folder, loggers, checkpoint)
+            _train(experiment, module, data, folder, loggers, checkpoint, lock)
         if is_main_process():
-            _finish(folder, teacher, data, loggers, console)
+            _finish(folder, teacher, data, loggers, console, lock)
     return folder.path
 
 
@@ -196,11 +198,13 @@ def _train(
     folder: RunFolder,
     loggers: list[Logger],
     checkpoint: Path | None,
+    lock: FolderLock,
 ) -> None:
     clock, started = StepClock(), time.perf_counter()
     audit, before = GradientAudit(every=experiment.trainer.audit_every), _images_seen(module)
-    trainer = make_trainer(experiment.trainer, folder, loggers, [clock, audit])
+    trainer = make_trainer(experiment.trainer, folder, loggers, [clock, audit, HoldsFolder(lock)])
     train(trainer, module, data, folder=folder, checkpoint=checkpoint)
+    lock.check()
     if trainer.is_global_zero:
         trained = [p for p in module.parameters() if p.requires_grad]
         cost = {
@@ -226,7 +230,12 @@ def _images_seen(module: DistillModule) -> int:
 
 
 def _finish(
-    folder: RunFolder, teacher: Teacher, data: DistillDataModule, loggers: list[Logger], console: Console
+    folder: RunFolder,
+    teacher: Teacher,
+    data: DistillDataModule,
+    loggers: list[Logger],
+    console: Console,
+    lock: FolderLock,
 ) -> None:
     """Predict and score the test cases, if there are any, and say that the run is done."""
     module = load_module(folder.best if folder.best.is_file() else folder.last)
@@ -239,15 +248,18 @@ def _finish(
             _predict_cases(folder, module, data.cases("val"), console)  # what `evaluate` may choose settings on
     else:
         predicting = {}
+    lock.check()
     _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
     fitted = folder.read_json(folder.fit)
     fitted |= {"cost": fitted["cost"] | predicting, "kept": _kept(folder, module)}
     neurons = nonlinear_audit(module.student, lambda: similarity_batch(data).image)
     write_json(folder.fit, fitted | neurons | {"tubes": tube_shares(module, data.cases("test"))})
     if names:
+        lock.check()
         results = evaluate(folder.path)
         figures = case_pictures(folder, results) | learned_figures(folder, module, data.cases("test")[0])
         log_results(loggers, results, figures)
+    lock.check()
     write_json(folder.done, {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "cases": len(names)})
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distill3d.errors import NumbersError
 from distill3d.training.module import DistillModule
 from distill3d.volumes.intensity import scale_intensity
 
@@ -32,28 +33,48 @@ def predict_prob(
 
     Returns:
         [Z, Y, X] probability in [0, 1].
+
+    Raises:
+        NumbersError: the network predicts what is no number; names the window.
     """
     from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 - seconds of import
 
     settings, size = module.experiment.inference, module.experiment.patches.size_zyx
     device = module.device
 
-    def forward(windows: Tensor) -> Tensor:
+    def forward(windows: Tensor, slices: Sequence[Sequence[slice]]) -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            logits = module(windows.to(device))
+            logits = module(windows.to(device)).float()
+        if not logits.isfinite().all():
+            raise NumbersError(_not_finite(logits, slices, image.shape, size))
         if on_window is not None:
             on_window(len(windows))
-        return logits.float().sigmoid().cpu()
+        return logits.sigmoid().cpu()
 
     inputs = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
     module.eval()
     with torch.inference_mode():
         prob = sliding_window_inference(
-            inputs, size, settings.batch_size, forward, overlap=settings.overlap, mode="gaussian"
+            inputs, size, settings.batch_size, forward, overlap=settings.overlap, mode="gaussian", with_coord=True
         )
     if not isinstance(prob, Tensor):
         raise TypeError(f"the sliding window returned {type(prob).__name__}")
     return prob[0, 0].numpy()
+
+
+def _not_finite(
+    logits: Tensor, slices: Sequence[Sequence[slice]], shape_zyx: Sequence[int], size_zyx: Sequence[int]
+) -> str:
+    """Say in which window a network predicts what is no number; ``slices`` are of the volume padded to a window."""
+    first = int((~logits.isfinite()).flatten(1).any(1).nonzero()[0])
+    margins = [max(size - full, 0) // 2 for size, full in zip(size_zyx, shape_zyx, strict=True)]
+    window = [(max(s.start - m, 0), s.stop - m) for s, m in zip(slices[first][2:], margins, strict=True)]
+    place = ", ".join(f"{low}:{min(high, full)}" for (low, high), full in zip(window, shape_zyx, strict=True))
+    count = int((~logits[first].isfinite()).sum())
+    return (
+        f"the network predicts NaN or infinity at zyx {place} ({count} of {logits[first].numel()} voxels), so its "
+        "weights cannot be used; accepted: a run whose training stayed finite"
+    )
 
 
 def window_count(shape_zyx: tuple[int, ...], size_zyx: tuple[int, int, int], overlap: float) -> int:

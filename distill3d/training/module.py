@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import LOSSES, STRATEGIES, STUDENTS, TEACHERS
 from distill3d.config.schema import Experiment
-from distill3d.errors import ConfigError, InputError, TrainingError
+from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import experiment_from_plain
 from distill3d.losses.base import Loss
 from distill3d.neurons.conversion import Conversion, convert_neurons
@@ -23,6 +23,7 @@ from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.training.dice import DiceByCase
 from distill3d.training.gradients import GradientBalance, StepTerms
+from distill3d.training.numbers import check_loss
 from distill3d.training.optimizer import parameter_groups, transferred_scales
 from distill3d.transfer.base import TransferAudit, TransferStrategy
 from distill3d.transfer.view import TeacherView
@@ -46,6 +47,7 @@ class DistillModule(L.LightningModule):
         trained_um: ZYX voxel sizes of the training cases, each once; none in checkpoints of older versions.
         step_terms: balanced terms of the running step, from its forward to the end of its backward: Lightning passes
             callbacks the sum alone before a backward.
+        replayed_step: number of a step of a former training that is taken again.
     """
 
     student: Student
@@ -67,6 +69,7 @@ class DistillModule(L.LightningModule):
         self.transferred: frozenset[str] = frozenset()
         self.conversion = Conversion()
         self.trained_um: tuple[Spacing, ...] = ()
+        self.replayed_step: int | None = None
         self.val_dice = DiceByCase(cases=val_cases, threshold=experiment.inference.threshold)
 
     def _check_heads(self) -> None:
@@ -133,7 +136,7 @@ class DistillModule(L.LightningModule):
 
     def terms(self, batch: Batch) -> StepTerms:
         """Return every raw loss term of a batch."""
-        self.strategy.begin_step(self.global_step, self.experiment.trainer.steps)
+        self.strategy.begin_step(self.step, self.experiment.trainer.steps)
         student = self.student.observe(batch.image, self.strategy.student_layers())
         supervised: dict[str, LossTerm] = {}
         for name, loss in self.losses.items():
@@ -150,26 +153,32 @@ class DistillModule(L.LightningModule):
             return Prediction.nothing()
         if self.view is None:
             raise RuntimeError("the strategy wants the teacher's maps: call `look` with a view before training")
-        return self.view(
-            requests, student=student, batch=batch, stride_zyx=self.student.stride_zyx, step=self.global_step
-        )
+        return self.view(requests, student=student, batch=batch, stride_zyx=self.student.stride_zyx, step=self.step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum the weighted terms; log each raw one."""
-        self.step_terms = self.balance(
-            self.terms(batch),
-            parameters=self.student.parameters(),
-            step=self.global_step,
-            reduce=self._mean_over_processes,
-        )
-        terms = self.step_terms.all
-        total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-        if not torch.isfinite(total):
-            raise TrainingError(_not_finite(batch, terms, self.global_step))
+        terms, total = self.loss(batch)
+        check_loss(total, terms, batch, self.step)
         size = len(batch.cases)
         self.log("train/loss", total, prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.value.detach() for name, term in terms.items()}, batch_size=size)
         return total
+
+    def loss(self, batch: Batch) -> tuple[dict[str, LossTerm], Tensor]:
+        """Return the balanced terms and their weighted sum."""
+        self.step_terms = self.balance(
+            self.terms(batch),
+            parameters=self.student.parameters(),
+            step=self.step,
+            reduce=self._mean_over_processes,
+        )
+        terms = self.step_terms.all
+        return terms, torch.stack([term.weight * term.value for term in terms.values()]).sum()
+
+    @property
+    def step(self) -> int:
+        """Number of the step that is taken, from 0."""
+        return self.global_step if self.replayed_step is None else self.replayed_step
 
     def _mean_over_processes(self, value: Tensor) -> Tensor:
         return value if self._trainer is None else self.trainer.strategy.reduce(value, reduce_op="mean")
@@ -246,6 +255,7 @@ def load_module(
     *,
     val_cases: tuple[str, ...] = (),
     teacher: Teacher | None = None,
+    allow_plugins: bool = False,
 ) -> DistillModule:
     """Rebuild a module from a checkpoint, strictly.
 
@@ -254,13 +264,16 @@ def load_module(
         experiment: build this instead of what the checkpoint says; its architecture must be the same.
         val_cases: as for `DistillModule`.
         teacher: to go on training with; not needed for anything else.
+        allow_plugins: import the modules that the checkpoint names, though it lies outside of this project.
 
     Raises:
         InputError: the file is missing, is no checkpoint of distill3d, or holds another architecture.
     """
     checkpoint = read_checkpoint(path)
     saved = checkpoint[CHECKPOINT_KEY]
-    module = DistillModule(experiment or experiment_from_plain(saved["experiment"]), val_cases=val_cases)
+    if experiment is None:
+        experiment = experiment_from_plain(saved["experiment"], source=path, allow_plugins=allow_plugins)
+    module = DistillModule(experiment, val_cases=val_cases)
     module.convert()
     module.remember(saved["transferred"])
     module.trained_um = trained_um(saved)
@@ -278,12 +291,3 @@ def load_module(
 def trained_um(saved: Mapping[str, Any]) -> tuple[Spacing, ...]:
     """Return the voxel sizes that a checkpoint of distill3d says its training cases had; older ones do not say it."""
     return tuple((z, y, x) for z, y, x in saved["trained_um"]) if "trained_um" in saved else ()
-
-
-def _not_finite(batch: Batch, terms: Mapping[str, LossTerm], step: int) -> str:
-    values = ", ".join(f"{name}={term.value.item():.4g}" for name, term in terms.items())
-    places = "; ".join(
-        f"{case} at zyx {tuple(origin)}"
-        for case, origin in zip(batch.cases, batch.origin_zyx_vox.tolist(), strict=True)
-    )
-    return f"loss is not finite at step {step} ({values}); batch: {places}; the last good checkpoint is kept"

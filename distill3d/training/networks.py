@@ -16,6 +16,7 @@ from distill3d.errors import InputError
 from distill3d.evaluation.run_scores import trace_settings
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training.inference import inference_device
 from distill3d.training.module import DistillModule, load_module, trained_um
@@ -83,6 +84,7 @@ def networks_of(
     channel: int | None = None,
     spacing_um: Spacing | None = None,
     flips: bool = False,
+    allow_plugins: bool = False,
 ) -> Networks:
     """Return the networks of runs, the best checkpoint of each; all else is as the first run has it.
 
@@ -91,11 +93,13 @@ def networks_of(
         channel: of stacks that have several; None takes the run's.
         spacing_um: see `Networks`.
         flips: likewise.
+        allow_plugins: import the modules that a run names, though it lies outside of this project.
 
     Raises:
         InputError: a run has no checkpoint, or the runs read stacks differently.
+        ConfigError: one would import modules, see ``allow_plugins``.
     """
-    read = [_experiment_and_reading(run, channel) for run in runs]
+    read = [_experiment_and_reading(run, channel, allow_plugins=allow_plugins) for run in runs]
     experiment, reading = read[0]
     for run, (_, other) in zip(runs, read, strict=True):
         for name, value, first in (
@@ -116,22 +120,26 @@ def networks_of(
     )
 
 
-def run_reading(run: Path | str, *, channel: int | None = None) -> Reading:
+def run_reading(run: Path | str, *, channel: int | None = None, allow_plugins: bool = False) -> Reading:
     """Return how the data of a run were read.
 
     Args:
         run: its folder.
         channel: another than the run's.
+        allow_plugins: as for `networks_of`.
 
     Raises:
         InputError: it has no checkpoint.
+        ConfigError: it would import modules, see ``allow_plugins``.
     """
-    return _experiment_and_reading(run, channel)[1]
+    return _experiment_and_reading(run, channel, allow_plugins=allow_plugins)[1]
 
 
-def _experiment_and_reading(run: Path | str, channel: int | None) -> tuple[Experiment, Reading]:
-    saved = read_checkpoint(RunFolder(Path(run)).best)[CHECKPOINT_KEY]
-    experiment = experiment_from_plain(saved["experiment"])
+def _experiment_and_reading(run: Path | str, channel: int | None, *, allow_plugins: bool) -> tuple[Experiment, Reading]:
+    folder = RunFolder(Path(run))
+    require_inside(folder.path)
+    saved = read_checkpoint(folder.best)[CHECKPOINT_KEY]
+    experiment = experiment_from_plain(saved["experiment"], source=folder.best, allow_plugins=allow_plugins)
     source: type[DataSource] = DATA[experiment.data.name].cls
     own = source.reading(experiment.data.config)
     reading = replace(

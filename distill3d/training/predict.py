@@ -28,6 +28,7 @@ def predict(
     channel: int | None = None,
     flips: bool = False,
     overwrite: bool = False,
+    allow_plugins: bool = False,
 ) -> Path:
     """Segment a volume on disk with the best checkpoint of a run, or of several: `predict_all` of one.
 
@@ -35,7 +36,7 @@ def predict(
         The file written.
     """
     runs = [run] if isinstance(run, Path | str) else run
-    networks = networks_of(runs, channel=channel, spacing_um=spacing_um, flips=flips)
+    networks = networks_of(runs, channel=channel, spacing_um=spacing_um, flips=flips, allow_plugins=allow_plugins)
     (written,) = predict_all(networks, [volume], out=out, overwrite=overwrite)
     return written
 

@@ -19,6 +19,7 @@ from distill3d.errors import InputError
 from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.run_scores import trace_settings
 from distill3d.experiment import experiment_from_plain
+from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.terminal import progress_bar, stderr
 from distill3d.tracing.trace import MAX_SHARE, DenseError, trace
@@ -29,7 +30,14 @@ from distill3d.volumes.prob import read_prob, write_prob
 Predictions = list[tuple[PreparedCase, NDArray[np.float32]]]
 
 
-def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Console | None = None) -> dict[str, Any]:
+def tune_trace(
+    run: Path | str,
+    *,
+    trials: int = 40,
+    seed: int = 0,
+    console: Console | None = None,
+    allow_plugins: bool = False,
+) -> dict[str, Any]:
     """Search threshold, gap and spur length that give the best length F1 on the validation cases.
 
     The first trial is what the run uses now, so the result is never worse on these cases. ``evaluate`` uses the
@@ -42,6 +50,7 @@ def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Con
         trials: settings tried, 1 or more.
         seed: of the search.
         console: where progress goes; stderr by default.
+        allow_plugins: import the modules that the settings name, though the run lies outside of this project.
 
     Returns:
         What is written to ``trace.json``: ``best`` settings, ``f1`` with them, ``f1_before``, and every trial.
@@ -52,8 +61,9 @@ def tune_trace(run: Path | str, *, trials: int = 40, seed: int = 0, console: Con
     import optuna  # noqa: PLC0415 - half a second, wanted by this verb only
 
     folder, console = RunFolder(Path(run)), console or stderr()
-    experiment = experiment_from_plain(folder.read_config())
-    predictions = _predictions(folder, experiment, console)
+    require_inside(folder.path)
+    experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
+    predictions = _predictions(folder, experiment, console, allow_plugins=allow_plugins)
     base = trace_settings(folder, experiment)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
@@ -111,7 +121,7 @@ def _f1(case: PreparedCase, prob: NDArray[np.float32], settings: TraceConfig) ->
     )
 
 
-def _predictions(folder: RunFolder, experiment: Experiment, console: Console) -> Predictions:
+def _predictions(folder: RunFolder, experiment: Experiment, console: Console, *, allow_plugins: bool) -> Predictions:
     """Return the validation cases that have a gold tree with their predictions, predicted now if they are not yet."""
     data = DistillDataModule(experiment)
     data.prepare_data()
@@ -120,7 +130,7 @@ def _predictions(folder: RunFolder, experiment: Experiment, console: Console) ->
         raise InputError(f"{folder.path}: no validation case has a gold tree; accepted: one or more under data.val")
     missing = [case for case in cases if not folder.prob(case.name).is_file()]
     if missing:
-        module = load_module(folder.best)
+        module = load_module(folder.best, allow_plugins=allow_plugins)
         module.to(inference_device(module))
         with progress_bar(console) as bar:
             task = bar.add_task("predicting", total=len(missing), info="")

@@ -13,15 +13,19 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from distill3d.config.schema import TrainerConfig
 from distill3d.errors import ConfigError
+from distill3d.storage.parent import end_with_leader
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
 from distill3d.training.launch import cluster_environment
 from distill3d.training.loggers import log_stop
+from distill3d.training.numbers import NumbersWatch
+from distill3d.training.ranks import LeaderWatch, RankLauncher, only_once
 
 EXIT_INTERRUPT = 130
 STOPS = {EXIT_INTERRUPT: "Ctrl-C", EXIT_SIGTERM: "SIGTERM, as a sweep agent or a cluster sends it"}
@@ -49,13 +53,13 @@ def make_trainer(
         folder.best.parent, filename=folder.best.stem, monitor=monitor, mode="max", enable_version_counter=False
     )
     last = ModelCheckpoint(folder.last.parent, filename=folder.last.stem, enable_version_counter=False)
-    watch: list[Callback] = [*callbacks, ExitOnSigterm(), best, last]
+    watch: list[Callback] = [*callbacks, NumbersWatch(folder), ExitOnSigterm(), LeaderWatch(), best, last]
     if settings.early_stopping:
         watch.append(EarlyStopping(monitor, mode="max", patience=settings.early_stopping))
     if stderr().is_terminal:
         watch.append(TrainingBar())
     gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
@@ -73,6 +77,12 @@ def make_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        trainer.strategy._launcher = RankLauncher(  # noqa: SLF001 - Lightning has no argument for it
+            launcher.cluster_environment, launcher.num_processes, launcher.num_nodes
+        )
+    return trainer
 
 
 def check_trainer(settings: TrainerConfig, folder: RunFolder) -> None:
@@ -98,8 +108,10 @@ def train(
     """Run ``trainer.fit``; where it is stopped, say how to go on.
 
     Raises:
-        SystemExit: 130 after Ctrl-C, 143 after SIGTERM.
+        SystemExit: 130 after Ctrl-C, 143 after SIGTERM; 1 where another process ended first, which says why.
+        TrainingError: the numbers cannot be used, or another process is gone.
     """
+    end_with_leader()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as err:
@@ -110,6 +122,11 @@ def train(
         if code in STOPS:
             log_stop(trainer.loggers, STOPS[code])
         raise SystemExit(code) from err
+    except Exception as err:
+        shown = only_once(trainer, err)
+        if shown is err:
+            raise
+        raise shown from err
 
 
 def step_of(checkpoint: Path | None) -> int:

@@ -21,6 +21,9 @@ SpacingOfRun = Annotated[
 ]
 Flips = Annotated[bool, typer.Option("--tta", help="average over the eight flips of a stack: 8 times the time")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that came from another stack or run")]
+AllowPlugins = Annotated[
+    bool, typer.Option("--allow-plugins", help="run the code that a file outside of this project names under plugins")
+]
 SurfaceUm = Annotated[float | None, typer.Option(min=0.0, help="masks: tolerance of the surface Dice (NSD), else 2")]
 MaskUm = Annotated[float | None, typer.Option(min=0.0, help="masks: Dice within so many um beside voxels")]
 TreeUm = Annotated[float | None, typer.Option(min=0.0, help="trees: F1 of length within so many um beside voxels")]
@@ -42,6 +45,7 @@ def reconstruct(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="make all anew, and replace files that came from elsewhere")
     ] = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Turn your stacks into trees and pictures, with scores where gold lies beside; goes on where it was killed."""
     from distill3d.training.networks import networks_of
@@ -50,7 +54,7 @@ def reconstruct(
     from distill3d.volumes.inputs import expand
 
     files, size, console = expand(stacks), parsed_spacing(spacing), stdout()
-    networks = networks_of(run, channel=channel, spacing_um=size, flips=tta)
+    networks = networks_of(run, channel=channel, spacing_um=size, flips=tta, allow_plugins=allow_plugins)
     pictures: list[Path] = []
     try:
         for row, picture in reconstruct_all(files, networks, out=out, overwrite=overwrite):
@@ -66,6 +70,7 @@ def reconstruct(
 def predict(
     run: Run,
     volumes: Stacks,
+    *,
     more: Annotated[
         list[Path] | None, typer.Option("--run", metavar="RUN", help="another run; the mean of all is taken")
     ] = None,
@@ -74,6 +79,7 @@ def predict(
     channel: Channel = None,
     tta: Flips = False,
     overwrite: Overwrite = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Predict stacks as the run's data were read; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
     from distill3d.training.networks import networks_of
@@ -81,7 +87,9 @@ def predict(
     from distill3d.volumes.inputs import expand
 
     files, size, console = expand(volumes), parsed_spacing(spacing), stdout()
-    networks = networks_of([run, *(more or [])], channel=channel, spacing_um=size, flips=tta)
+    networks = networks_of(
+        [run, *(more or [])], channel=channel, spacing_um=size, flips=tta, allow_plugins=allow_plugins
+    )
     for written in predict_all(networks, files, out=out, overwrite=overwrite):
         console.print(str(written), soft_wrap=True)
     show_next(f"distill3d trace {out} --out trees")
@@ -94,6 +102,7 @@ def trace(
         list[str],
         typer.Argument(metavar="PROB", help="probability, mask or raw stacks: files, folders, patterns in quotes"),
     ],
+    *,
     out: Annotated[Path, typer.Option(help="the tree to write, .swc in um; of several stacks a folder")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting")] = None,
     spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the file's")] = None,
@@ -103,6 +112,7 @@ def trace(
     ] = None,
     channel: Channel = None,
     overwrite: Overwrite = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Turn stacks into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
     from distill3d.config.files import trace_config
@@ -118,7 +128,7 @@ def trace(
     else:
         from distill3d.training.networks import run_reading
 
-        reading = run_reading(run, channel=channel)
+        reading = run_reading(run, channel=channel, allow_plugins=allow_plugins)
     console = stdout()
     for file, tree in trace_files(files, out, config, spacing_um=size, reading=reading, overwrite=overwrite):
         length = f"length {tree.length_um:.1f} um"
@@ -148,6 +158,7 @@ def evaluate(
     tree_um: TreeUm = None,
     threshold: Threshold = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Trace and score runs' predictions again (metrics.json, swc/, figures/), or score files against others."""
     if (not runs) == (not pred) or (not pred) != (not gold):
@@ -164,11 +175,24 @@ def evaluate(
         scores = score_places(pred, gold, tolerances_um=in_um, threshold=threshold, **how)
         show_all(scores, file_tables, as_json=as_json)
     else:
-        from distill3d.evaluation.run_scores import evaluate_all
+        from distill3d.evaluation.places import evaluate_all
         from distill3d.evaluation.tables import score_table
 
-        show_all(evaluate_all(runs or [], in_um), lambda each: map(score_table, each), as_json=as_json)
+        scores = evaluate_all(runs or [], in_um, allow_plugins=allow_plugins)
+        show_all(scores, lambda each: map(score_table, each), as_json=as_json)
         show_next(f"distill3d tune-trace {(runs or [''])[0]}, or distill3d compare A B")
+
+
+@run_app.command()
+def replay(run: Run, allow_plugins: AllowPlugins = False) -> None:
+    """Take the step again at which a run stopped because of its numbers, and say which value went wrong."""
+    from distill3d.training.replay import replay as replay_step
+
+    again = replay_step(run, allow_plugins=allow_plugins)
+    for line in again.lines():
+        stdout().print(line, soft_wrap=True)
+    if not again.wrong:
+        raise typer.Exit(1)
 
 
 @run_app.command(name="tune-trace")
@@ -176,6 +200,7 @@ def tune_trace(
     run: Run,
     trials: Annotated[int, typer.Option(min=1, help="settings to try")] = 40,
     seed: Annotated[int, typer.Option(help="of the search")] = 0,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Choose threshold, gap and spur length on a run's validation cases; `evaluate` uses them from then on."""
     from distill3d.evaluation.run_scores import evaluate as evaluate_run
@@ -184,8 +209,8 @@ def tune_trace(
     from distill3d.training.trace_tuning import tune_trace as tune
 
     out = stdout()
-    out.print(tuning_table(tune(run, trials=trials, seed=seed)))
-    out.print(score_table(evaluate_run(run)))
+    out.print(tuning_table(tune(run, trials=trials, seed=seed, allow_plugins=allow_plugins)))
+    out.print(score_table(evaluate_run(run, allow_plugins=allow_plugins)))
     show_next(f"your own stacks, traced like this: distill3d reconstruct STACKS --run {run} --out trees")
 
 

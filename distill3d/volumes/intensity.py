@@ -28,7 +28,8 @@ def rescale(data: NDArray[np.number], low: float, high: float) -> NDArray[np.flo
     """
     scaled = data.astype(np.float32)
     scaled -= np.float32(low)
-    scaled *= np.float32(1 / (high - low) if high > low else 0)
+    # a range that only double precision knows is none: its reciprocal is infinite, and 0 times infinity no number
+    scaled *= np.float32(1 / (high - low) if high - low > np.finfo(np.float32).tiny else 0)
     return np.clip(scaled, 0, 1, out=scaled)
 
 

@@ -1,20 +1,23 @@
 """The dashboard: shows what goes on, makes a page only after files changed, answers nobody and nothing else."""
 
+import contextlib
 import http.client
 import json
 import re
 import signal
+import socket
+import struct
 import threading
 import time
 
 import pytest
 from comparisons import write_curves
-from launched import Command
+from launched import Command, wait_for
 
 from distill3d.errors import InputError
 from distill3d.report.build import compare_places
 from distill3d.report.comparison.compare import run_folders
-from distill3d.report.live.dashboard import Dashboard, make_server, serve
+from distill3d.report.live.dashboard import MOST_CLIENTS, Dashboard, make_server, serve
 from distill3d.report.live.scan import scan
 
 
@@ -234,3 +237,96 @@ def test_help_names_the_dashboard(capsys):
         app(["dashboard", "--help"])
     assert ended.value.code == 0
     assert "127.0.0.1" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------ clients that do not behave
+
+REQUEST = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n"
+RESET = struct.pack("ii", 1, 0)
+
+
+def connected(server):
+    return socket.create_connection(server.server_address, timeout=20)
+
+
+def answers_and_says_nothing(server, capsys):
+    status = ask(server, "/state")[0].status
+    printed = capsys.readouterr()
+    return (status, printed.out, printed.err) == (200, "", "")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nHost: 127",
+        REQUEST % (b"/", 1),
+        REQUEST,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),  # TLS
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5_000,
+        b"GET / HTTP/1.1\r\nX: " + b"y" * 200_000,
+        b"POST / HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n" + b"z" * 200_000,
+        b"\r\n" * 1_000,
+    ],
+)
+def test_a_client_that_hangs_up_or_talks_nonsense_is_dropped_without_a_word(
+    server, dashboard, capsys, monkeypatch, sent
+):
+    monkeypatch.setattr(dashboard, "page", lambda: bytes(30_000_000))  # more than the sockets' buffers hold
+    for linger in (True, False):
+        client = connected(server)
+        with contextlib.suppress(ConnectionError):  # it was refused while it was still talking
+            client.sendall(sent % (b"/", server.server_port) if sent is REQUEST else sent)
+        if linger:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        client.close()
+    assert answers_and_says_nothing(server, capsys)
+    threads = [thread for thread in threading.enumerate() if "process_request_thread" in thread.name]
+    wait_for(lambda: not any(thread.is_alive() for thread in threads), 20)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_address_beyond_all_measure_is_refused(server):
+    answer, _ = ask(server, "/" + "a" * 70_000)
+    assert answer.status == 414
+
+
+def test_clients_that_wait_for_ever_make_room_for_others(server, capsys):
+    waiting = [connected(server) for _ in range(MOST_CLIENTS + 6)]
+    for client in waiting:
+        client.sendall(b"GET / HT")
+    assert answers_and_says_nothing(server, capsys)
+    assert waiting[0].recv(1) == b""  # the first has been dropped
+    waiting[-1].sendall(b"TP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % server.server_port)
+    assert waiting[-1].recv(15).startswith(b"HTTP/1.0 200")  # the last has not
+    for client in waiting:
+        client.close()
+
+
+def test_a_client_that_reads_slowly_keeps_nobody_waiting(server, dashboard, monkeypatch):
+    monkeypatch.setattr(dashboard, "page", lambda: bytes(30_000_000))
+    with connected(server) as slow:
+        slow.sendall(REQUEST % (b"/", server.server_port))
+        assert slow.recv(100)
+        assert ask(server, "/state")[0].status == 200
+
+
+def test_a_file_that_cannot_be_read_is_said_to_the_client_and_not_to_the_terminal(
+    server, dashboard, monkeypatch, capsys
+):
+    def page():
+        raise PermissionError(13, "Permission denied", "kd/seed0")
+
+    monkeypatch.setattr(dashboard, "page", page)
+    answer, body = ask(server)
+    assert (answer.status, b"Permission denied" in body) == (500, True)
+    assert answers_and_says_nothing(server, capsys)
+
+
+def test_a_run_that_wandb_logged_is_shown(runs, tmp_path):
+    logs = runs / "kd" / "seed0" / "wandb" / "run" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to(tmp_path / "cache" / "core.log")  # as W&B leaves it
+    assert scan(runs).refused == ()

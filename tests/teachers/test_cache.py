@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,6 +182,11 @@ def test_prune_deletes_what_nobody_read_for_so_long(tmp_path, teacher):
     assert size > 0
     assert [path.parent for path in tmp_path.glob(f"*/{VALUES}")] == [cache.folder(stack(1), "blocks.0", "z")]
     assert prune(tmp_path / "nowhere", unused_days=0) == (0, 0)
+
+
+def test_prune_passes_over_what_another_one_deletes_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda folder, _pattern: [folder / "gone"])
+    assert prune(tmp_path, unused_days=0) == (0, 0)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path, teacher):

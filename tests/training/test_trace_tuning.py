@@ -45,7 +45,9 @@ def perfect(perfect_once, tmp_path):
 def test_a_perfect_probability_becomes_a_perfect_tree(perfect, monkeypatch):
     built = []
     monkeypatch.setattr(
-        run_scores, "experiment_from_plain", lambda plain: built.append(plain) or experiment_from_plain(plain)
+        run_scores,
+        "experiment_from_plain",
+        lambda plain, **how: built.append(plain) or experiment_from_plain(plain, **how),
     )
     results = evaluate(perfect.path, tolerances_um={"mask_um": 1.5, "tree_um": 5.0})
     assert results["tolerances"] == {"mask_vox": 2, "tree_vox": 4, "surface_um": 2, "mask_um": 1.5, "tree_um": 5}
@@ -76,7 +78,7 @@ def test_tuning_looks_at_validation_cases_only_and_is_used_from_then_on(perfect,
     assert result["f1"] > 0.9
     assert result["best"]["threshold"] < 0.4
     assert json.loads(perfect.tuned.read_text()) == result
-    experiment = experiment_from_plain(perfect.read_config())
+    experiment = experiment_from_plain(perfect.read_config(), source=perfect.config)
     assert trace_settings(perfect, experiment).threshold == result["best"]["threshold"]
     assert evaluate(perfect.path)["trace"]["threshold"] == result["best"]["threshold"]
 
@@ -93,7 +95,7 @@ def crumbs_in(data, folder, split, size):
 
 @pytest.mark.usefixtures("undrawn")
 def test_clean_scores_leave_out_the_pieces_that_validation_cases_are_better_without(perfect):
-    data = DistillDataModule(experiment_from_plain(perfect.read_config()))
+    data = DistillDataModule(experiment_from_plain(perfect.read_config(), source=perfect.config))
     crumbs_in(data, perfect, "val", 90)
     crumbs_in(data, perfect, "test", 70)  # the default of 50 would keep them
     results = evaluate(perfect.path)
@@ -135,7 +137,7 @@ def test_a_mask_denser_than_a_neuron_has_scores_of_voxels_a_reason_and_no_tree(p
     before = evaluate(perfect.path)
     (name,) = before["cases"]
     assert (perfect.swc(name).is_file(), before["untraced"], before["baselines"]["otsu"]["untraced"]) == (True, {}, {})
-    case = DistillDataModule(experiment_from_plain(perfect.read_config())).cases("test")[0]
+    case = DistillDataModule(experiment_from_plain(perfect.read_config(), source=perfect.config)).cases("test")[0]
     prob = np.zeros(case.shape, np.float32)
     prob[:, : case.shape[1] // 4] = 1
     write_prob(perfect.prob(name), prob, case.spacing_um)
@@ -159,7 +161,7 @@ def test_a_mask_denser_than_a_neuron_has_scores_of_voxels_a_reason_and_no_tree(p
 
 
 def test_settings_that_make_a_mask_denser_than_a_neuron_are_never_the_best(perfect):
-    case = DistillDataModule(experiment_from_plain(perfect.read_config())).cases("val")[0]
+    case = DistillDataModule(experiment_from_plain(perfect.read_config(), source=perfect.config)).cases("val")[0]
     write_prob(perfect.prob(case.name), 0.6 + 0.4 * case.mask, case.spacing_um)  # all is foreground at the default 0.5
     result = tune_trace(perfect.path, trials=12)
     assert result["f1_before"] == 0

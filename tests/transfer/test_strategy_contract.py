@@ -165,7 +165,7 @@ def test_a_saved_strategy_loads_into_a_fresh_one_without_a_teacher(strategy, stu
     assert own.keys() == other.state_dict().keys()
 
 
-def test_settings_survive_the_way_through_a_checkpoint(strategy):
+def test_settings_survive_the_way_through_a_checkpoint(strategy, tmp_path):
     config = strategy.config
     plain = as_plain(Component(strategy.name, config))
     settings = {
@@ -175,4 +175,4 @@ def test_settings_survive_the_way_through_a_checkpoint(strategy):
         "teacher": {"name": "timm2d"},
         "strategy": plain,
     }
-    assert experiment_from_plain(settings).strategy == Component(strategy.name, config)
+    assert experiment_from_plain(settings, source=tmp_path).strategy == Component(strategy.name, config)

@@ -6,8 +6,11 @@ ever joined to a folder.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +29,8 @@ from distill3d.report.page.worst import Worst, worst_cases
 
 ADDRESS = "127.0.0.1"
 FRESH = 0.5  # seconds a look at the folder is good for
+MOST_CLIENTS = 64  # at a time; one more, and the one that has been there for longest is dropped
+PATIENCE = 30  # seconds that a client may take to ask, and again to read
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -109,6 +114,45 @@ class Dashboard:
         return _Finished(seen.finished_state, _with_remarks(comparison, refused), tuple(curves), worst, "")
 
 
+@final
+class _Server(ThreadingHTTPServer):
+    """Drops a client that hangs up, or that others have waited for, without a word."""
+
+    daemon_threads = True
+    request_queue_size = MOST_CLIENTS
+
+    def __init__(self, *args: Any) -> None:  # noqa: ANN401 - the base class's own
+        self._clients: dict[socket.socket, None] = {}  # the oldest first
+        self._lock = threading.Lock()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - likewise
+        """Make room for a new client."""
+        with self._lock:
+            self._clients[request] = None
+            oldest = next(iter(self._clients)) if len(self._clients) > MOST_CLIENTS else None
+        if oldest is not None:
+            self._hang_up(oldest)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - likewise
+        """Let go of a client that was answered."""
+        with self._lock:
+            self._clients.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - likewise
+        """Show what is an error of ours alone: a client that went away is none."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+    def _hang_up(self, client: socket.socket) -> None:
+        with self._lock:
+            self._clients.pop(client, None)
+        with contextlib.suppress(OSError):  # it has gone itself
+            client.shutdown(socket.SHUT_RDWR)  # which ends the thread that waits for it
+
+
 def make_server(dashboard: Dashboard, *, port: int) -> ThreadingHTTPServer:
     """Return a server of a dashboard that listens on this machine only; the caller runs and closes it.
 
@@ -120,10 +164,9 @@ def make_server(dashboard: Dashboard, *, port: int) -> ThreadingHTTPServer:
         InputError: the port is taken.
     """
     try:
-        server = ThreadingHTTPServer((ADDRESS, port), functools.partial(_Handler, dashboard))
+        server = _Server((ADDRESS, port), functools.partial(_Handler, dashboard))
     except (OSError, OverflowError) as error:
         raise InputError(f"port {port} cannot be used ({error}); accepted: --port with a free one") from error
-    server.daemon_threads = True
     return server
 
 
@@ -157,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers GET and HEAD of two addresses, if they were asked for by this machine's name."""
 
     server_version, sys_version = "distill3d", ""
-    timeout = 30
+    timeout = PATIENCE
 
     def __init__(self, dashboard: Dashboard, *args: Any) -> None:  # noqa: ANN401 - the base class's own
         self.dashboard = dashboard
@@ -170,21 +213,28 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        try:
+            status, body = self._content()
+        except OSError as error:  # of a run's file; the client's own are raised by `_send`
+            status, body = HTTPStatus.INTERNAL_SERVER_ERROR, f"The runs cannot be read: {error}\n".encode()
+        page = status is HTTPStatus.OK and self.path == "/"
+        self._send(status, body, "text/html; charset=utf-8" if page else "text/plain; charset=utf-8")
+
+    def _content(self) -> tuple[HTTPStatus, bytes]:
         if not self._asked_here():
-            self._send(HTTPStatus.MISDIRECTED_REQUEST, b"This dashboard answers to 127.0.0.1 and localhost only.\n")
-        elif self.path == "/":
-            self._send(HTTPStatus.OK, self.dashboard.page(), "text/html; charset=utf-8")
-        elif self.path == "/state":
-            self._send(HTTPStatus.OK, self.dashboard.state().encode())
-        else:
-            self._send(HTTPStatus.NOT_FOUND, b"Accepted: / and /state\n")
+            return HTTPStatus.MISDIRECTED_REQUEST, b"This dashboard answers to 127.0.0.1 and localhost only.\n"
+        if self.path == "/":
+            return HTTPStatus.OK, self.dashboard.page()
+        if self.path == "/state":
+            return HTTPStatus.OK, self.dashboard.state().encode()
+        return HTTPStatus.NOT_FOUND, b"Accepted: / and /state\n"
 
     def _asked_here(self) -> bool:
         """Refuse a name of somebody else's that was made to point here (DNS rebinding)."""
         port = self.connection.getsockname()[1]
         return self.headers.get("Host", "").lower() in {f"{ADDRESS}:{port}", f"localhost:{port}"}
 
-    def _send(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+    def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self.send_response(status)
         for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from distill3d.report.page.curves import chart_of, term_title
 from distill3d.report.page.live import LiveRun
 from distill3d.storage.curves import Curve, read_curves
 from distill3d.storage.find import walk_runs
+from distill3d.storage.links import link_out
 from distill3d.storage.run_folder import RunFolder
 
 DEPTH = 5  # folders between ``runs/`` and a run, at most: experiments, and trials of sweeps
@@ -49,23 +49,13 @@ def scan(runs: Path) -> Scan:
     """Look for runs below a folder; what a link points to outside of it is not looked at."""
     root = runs.resolve()
     folders = sorted(walk_runs(root, depth=DEPTH, served=True))
-    refused = tuple(folder for folder in folders if _leads_out(folder, root))
+    refused = tuple(folder for folder in folders if link_out(folder, root))
     kept = [folder for folder in folders if folder not in refused]
     finished = tuple(folder for folder in kept if RunFolder(folder).state == "done")
     running = tuple(folder for folder in kept if folder not in finished)
     finished_state = _state(finished, refused)
     state = hashlib.sha256((finished_state + _state(running, ())).encode()).hexdigest()[:16]
     return Scan(finished=finished, running=running, refused=refused, finished_state=finished_state, state=state)
-
-
-def _leads_out(folder: Path, root: Path) -> bool:
-    """Say if anything in a run's folder is a link to a place outside of the runs."""
-    return any(
-        not path.resolve().is_relative_to(root)
-        for parent, folders, files in os.walk(folder)
-        for path in (Path(parent, name) for name in (*folders, *files))
-        if path.is_symlink()
-    )
 
 
 def _state(folders: Sequence[Path], refused: Sequence[Path]) -> str:

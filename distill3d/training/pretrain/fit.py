@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader
 from distill3d.config.plain import as_plain
 from distill3d.config.schema import Pretraining
 from distill3d.experiment import load_pretraining
+from distill3d.storage.lock import FolderLock
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.teachers.base import hash_weights
 from distill3d.terminal import stderr
-from distill3d.training.callbacks import StepClock
-from distill3d.training.claim import finished_or_refused, take
+from distill3d.training.callbacks import HoldsFolder, StepClock
+from distill3d.training.claim import is_finished, take
 from distill3d.training.loggers import log_summary, make_loggers, wandb_mode
 from distill3d.training.pretrain.card import write_card
 from distill3d.training.pretrain.module import PhotoModule, build_vit
@@ -61,10 +62,12 @@ def pretrain(
     settings = settings if isinstance(settings, Pretraining) else load_pretraining(settings)
     console = console or stderr()
     folder = RunFolder(Path(settings.runs) / settings.name / f"seed{settings.seed}")
-    if is_main_process() and not overwrite and finished_or_refused(folder, as_plain(settings), resume=resume):
+    lock = FolderLock(folder.path)
+    plain = as_plain(settings)
+    if is_main_process() and is_finished(folder, plain, lock, resume=resume, overwrite=overwrite):
         console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
-    with quiet():
+    with quiet(), lock:
         check_trainer(settings.trainer, folder)
         mode = wandb_mode(settings)
         L.seed_everything(settings.seed, workers=True, verbose=False)
@@ -78,9 +81,9 @@ def pretrain(
             loader = DataLoader(crops, batch_size=settings.crops.batch_size, sampler=sampler)
             module.measure(islice(loader, STATISTICS_BATCHES))
         if is_main_process():
-            take(folder, as_plain(settings), overwrite=overwrite)
+            take(folder, plain, lock, resume=resume, overwrite=overwrite)
         loggers = make_loggers(settings, folder, mode=mode, first_step=step_of(checkpoint))
-        _train(settings, module, data, folder, loggers, checkpoint)
+        _train(settings, module, data, folder, loggers, checkpoint, lock)
         if is_main_process():
             results = _finish(settings, folder)
             means = {f"probe/{key}": fmean(values) for key, values in results["explained_variance"].items()}
@@ -95,10 +98,12 @@ def _train(
     folder: RunFolder,
     loggers: list[Logger],
     checkpoint: Path | None,
+    lock: FolderLock,
 ) -> None:
     clock = StepClock()
-    trainer = make_trainer(settings.trainer, folder, loggers, [clock], monitor="val/explained")
+    trainer = make_trainer(settings.trainer, folder, loggers, [clock, HoldsFolder(lock)], monitor="val/explained")
     train(trainer, module, data, folder=folder, checkpoint=checkpoint)
+    lock.check()
     if trainer.is_global_zero:
         cost = {
             "parameters": sum(p.numel() for p in module.net.parameters()),

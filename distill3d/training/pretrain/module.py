@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Pretraining
-from distill3d.errors import ConfigError, TrainingError
+from distill3d.errors import ConfigError, NumbersError
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.teachers.base import Teacher
 from distill3d.training.optimizer import learning_rate
@@ -92,7 +92,7 @@ class PhotoModule(L.LightningModule):
         terms = self.terms(batch)
         total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
         if not torch.isfinite(total):
-            raise TrainingError(f"loss is not finite at step {self.global_step}; the last good checkpoint is kept")
+            raise NumbersError(f"loss is not finite at step {self.global_step}; the last good checkpoint is kept")
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
         self.log_dict({f"train/{name}": term.value.detach() for name, term in terms.items()}, batch_size=len(batch))
         return total

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from distill3d.config.schema import CropConfig, Pretraining
 from distill3d.data.datamodule import LateLoader
 from distill3d.data.patches import StepSampler
-from distill3d.data.workers import workers_that_fit
+from distill3d.data.workers import begin_worker, workers_that_fit
 from distill3d.errors import InputError
 
 Use = Literal["train", "val"]
@@ -205,6 +205,7 @@ class PhotoData(L.LightningDataModule):
             sampler=StepSampler(trainer.validate_every * crops.batch_size, rank=rank, world=world),
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=begin_worker,
             generator=torch.Generator(),
         )
 

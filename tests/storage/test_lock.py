@@ -1,0 +1,115 @@
+"""One process trains in a folder; a dead one holds nothing, and one whose folder is gone writes nothing."""
+
+import os
+import shutil
+import signal
+
+import pytest
+from forked import Forked
+from launched import wait_for
+
+from distill3d.errors import InputError, TrainingError
+from distill3d.storage.lock import FolderLock
+from distill3d.training import claim, fit
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from distill3d.storage.lock import FolderLock
+
+with FolderLock(Path(sys.argv[1])) as lock:
+    lock.acquire()
+    if os.fork():  # and a data worker, which lives on for seconds
+        Path(sys.argv[2]).touch()
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the folder of the tiny experiment, and one that it forked."""
+    out, ready = tmp_path / "out.txt", tmp_path / "ready"
+    out.touch()
+    process = Forked(tmp_path / "runs" / "tiny" / "seed0", ready, out=out, code=HOLD)
+    wait_for(ready.exists, 60, describe=out.read_text)
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_second_process_is_refused_in_a_line_until_the_first_is_killed(holder, tmp_path, tiny):
+    folder = tmp_path / "runs" / "tiny" / "seed0"
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match=f"seed0: process {holder.pid} on .* trains in it; accepted: ") as caught:
+            fit.fit(tiny(), **flags)
+        assert len(caught.value.lines) == 1
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(60)
+    with FolderLock(folder) as lock:
+        lock.acquire()
+        assert lock.is_held()
+        with pytest.raises(InputError, match="trains in it"):  # nor in a second thread
+            FolderLock(folder).acquire()
+    assert not list(folder.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_a_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"seed0: cannot be written \(.*\); accepted: runs=PATH"):
+        FolderLock(tmp_path / "file" / "seed0").acquire()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="cannot be written"):
+        FolderLock(tmp_path).refuse_if_held()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_who_comes_while_a_run_is_finished_by_another_leaves_it_alone(finished, tiny):
+    before = finished.metrics.stat().st_mtime_ns
+    with pytest.raises(InputError, match="finished this run meanwhile"), FolderLock(finished.path) as lock:
+        claim.take(finished, finished.read_config(), lock, resume=True, overwrite=False)
+    assert (finished.metrics.stat().st_mtime_ns, finished.state) == (before, "done")
+
+
+def test_to_overwrite_deletes_all_but_what_a_link_leads_to(finished, tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    (finished.path / "link").symlink_to(kept)
+    settings = finished.read_config()
+    with FolderLock(finished.path) as lock:
+        claim.take(finished, settings, lock, resume=False, overwrite=True)
+        assert sorted(path.name for path in finished.path.iterdir()) == [".lock", "config.yaml"]
+    assert (kept / "file").exists()
+
+
+def test_a_folder_that_was_removed_or_replaced_is_not_held(tmp_path):
+    folder = tmp_path / "run"
+    with FolderLock(folder) as lock:
+        lock.acquire()
+        lock.check()
+        shutil.rmtree(folder)
+        with pytest.raises(TrainingError, match="run: was removed while"):
+            lock.check()
+        with FolderLock(tmp_path / "other") as other:
+            other.acquire()
+            os.rename(other.folder, folder)  # noqa: PTH104
+            with pytest.raises(TrainingError, match="run: was removed while"):
+                lock.check()
+
+
+def test_a_fit_whose_folder_is_removed_ends_in_a_line_and_leaves_no_half_folder(tiny, monkeypatch):
+    experiment, terms = tiny(), fit.DistillModule.terms
+
+    def remove(self, batch):
+        if self.global_step == 2:
+            shutil.rmtree(f"{experiment.runs}/tiny")
+        return terms(self, batch)
+
+    monkeypatch.setattr(fit.DistillModule, "terms", remove)
+    with pytest.raises(TrainingError, match="seed0: was removed while it was trained in") as caught:
+        fit.fit(experiment)
+    assert "\n" not in str(caught.value)
+    assert not os.path.exists(f"{experiment.runs}/tiny")  # noqa: PTH110
