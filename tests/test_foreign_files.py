@@ -22,8 +22,9 @@ from distill3d.storage.find import find_runs
 from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.files import read_sweep
 from distill3d.training import claim
-from distill3d.training.inference import predict, run_reading
+from distill3d.training.networks import run_reading
 from distill3d.training.numbers import read_failed
+from distill3d.training.predict import predict
 from distill3d.training.trace_tuning import tune_trace
 from distill3d.training.trainer import step_of
 from distill3d.volumes.volume import read_volume

@@ -18,8 +18,9 @@ from distill3d.config.schema import InferenceConfig, PatchConfig
 from distill3d.errors import InputError, NumbersError
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
-from distill3d.training.inference import predict_all, predict_prob
+from distill3d.training.inference import predict_prob
 from distill3d.training.numbers import EXPLODED, NumbersWatch, check_loss, read_batch, read_failed
+from distill3d.training.predict import predict
 from distill3d.training.replay import replay
 from distill3d.types import LossTerm, Turn
 from distill3d.volumes.volume import Volume, write_volume
@@ -176,4 +177,4 @@ def test_predict_writes_nothing_of_a_network_that_predicts_nan(finished, tmp_pat
     assert re.search(r"NaN or infinity at zyx 0:16, 0:32, 0:32", err)
     assert not (tmp_path / "prob").exists()
     with pytest.raises(NumbersError):
-        list(predict_all(finished.path, [tmp_path / "x.tif"], out=tmp_path / "prob"))
+        predict(finished.path, tmp_path / "x.tif", out=tmp_path / "prob")
