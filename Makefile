@@ -1,6 +1,6 @@
 # distill3d: `make` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment picture sweep report check test smoke bench clean
+.PHONY: help setup experiment picture sweep report check test test-all smoke bench clean
 
 PYTHON ?= python3
 CONSTRAINTS ?= .constraints.txt
@@ -50,6 +50,9 @@ check: $(STAMP) ## format, lint, types, layers
 
 test: $(STAMP) ## the suite on two processes; WORKERS=0 for one, as a debugger wants it
 	$(BIN)/pytest -n $(or $(WORKERS),2) --dist worksteal --durations=10 $(ARGS)
+
+test-all: $(STAMP) ## the suite and what takes minutes: files that lie, damaged runs, 200 runs in one process
+	$(BIN)/pytest -n $(or $(WORKERS),2) --dist worksteal --durations=10 -m '' $(ARGS)
 
 bench: $(STAMP) ## speed, measured side by side; writes nothing
 	$(BIN)/pytest tests/benchmarks --override-ini=addopts= -s -q $(ARGS)

@@ -17,8 +17,9 @@ except (KeyError, OSError):  # in a container a user may be a mere number, and M
     os.environ["USER"] = f"uid{os.getuid()}"
 
 from distill3d.cli import app
-from distill3d.errors import TrainingError, UserError
+from distill3d.errors import TrainingError, UserError, printable
 from distill3d.storage.parent import end_with_leader
+from distill3d.terminal import log_text
 
 LOCAL_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_RANK")  # of srun, mpirun, jsrun
 
@@ -26,11 +27,12 @@ LOCAL_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "JSM_NAMESPACE_LOC
 def main() -> None:
     """Run ``distill3d``; exits 0, 1 (failure), 2 (usage or input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     end_with_leader()
+    log_text()
     try:
         app(prog_name="distill3d")
     except (UserError, TrainingError) as err:
-        for line in str(err).splitlines() if _speaks() else ():
-            sys.stderr.write(f"distill3d: {line}\n")
+        for line in str(err).split("\n") if _speaks() else ():
+            sys.stderr.write(f"distill3d: {printable(line)}\n")
         sys.exit(err.exit_code)
 
 

@@ -10,8 +10,9 @@ import typer
 from distill3d.config.catalog import experiments, find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
-from distill3d.terminal import show_next, show_result, stdout
-from distill3d.training.verbs import AllowPlugins, run_app
+from distill3d.terminal import echo, show_next, show_result, stdout
+from distill3d.training.verbs import AllowPlugins, MaxGib, run_app
+from distill3d.volumes.memory import allow_gib
 
 app = typer.Typer(
     name="distill3d",
@@ -57,6 +58,7 @@ def fit(
         bool, typer.Option(help="two real steps with logging, checkpoint and resume, under runs/smoke")
     ] = False,
     allow_plugins: AllowPlugins = False,
+    max_gib: MaxGib = None,
 ) -> None:
     """Train a student, predict and score the held-out cases, and show the table."""
     find_experiment(name)
@@ -68,6 +70,7 @@ def fit(
     from distill3d.training.fit import fit as fit_run
     from distill3d.training.fit import smoke as smoke_run
 
+    allow_gib(max_gib)
     experiment = load_experiment(name, context.args, allow_plugins=allow_plugins)
     path = smoke_run(experiment) if smoke else fit_run(experiment, resume=resume, overwrite=overwrite)
     if not is_main_process():
@@ -126,7 +129,7 @@ def show(
 
     experiment = load_experiment(name, context.args, allow_plugins=allow_plugins)
     if against is None:
-        typer.echo(with_origins(as_plain(experiment), read(file, context.args).origins), nl=False)
+        echo(with_origins(as_plain(experiment), read(file, context.args).origins))
         show_next(f"distill3d check {name}, distill3d fit {name}")
         return
     other = load_experiment(against, allow_plugins=allow_plugins)
@@ -190,7 +193,9 @@ def list_all() -> None:
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
-def check(context: typer.Context, name: Name, allow_plugins: AllowPlugins = False) -> None:
+def check(
+    context: typer.Context, name: Name, allow_plugins: AllowPlugins = False, max_gib: MaxGib = None
+) -> None:
     """Verify an experiment's data: shapes, types, spacing, empty masks, flips, duplicates between splits."""
     find_experiment(name)
     from distill3d.data.check import check_data
@@ -198,6 +203,7 @@ def check(context: typer.Context, name: Name, allow_plugins: AllowPlugins = Fals
     from distill3d.experiment import load_experiment
     from distill3d.training.tubes import tap_notes
 
+    allow_gib(max_gib)
     experiment = load_experiment(name, context.args, allow_plugins=allow_plugins)
     report = check_data(experiment, tap_notes(experiment))
     stdout().print(check_table(report))

@@ -1,27 +1,45 @@
-"""Errors a user can mend, a line per problem, and the hint at what was probably meant."""
+"""Errors a user can mend, a line per problem; text of files as text; and the hint at what was probably meant."""
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, invisible marks such as bidi's, half characters, separators
+
+
+def printable(text: str) -> str:
+    r"""Return text in one line that moves no cursor and turns no direction: what would is escaped.
+
+    All that is printed, logged or sent and holds text of files goes through this; twice is as good as once.
+
+    >>> printable("café [red]\x1b[31m\n\u2028\u202e")
+    'café [red]\\x1b[31m\\n\\u2028\\u202e'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN else char for char in text
+    )
+
 
 class UserError(Exception):
     """Something the user gave cannot be used: what was wrong, the value found, what is accepted.
 
     Args:
-        *lines: one line per problem found.
+        *lines: one line per problem found; `printable` makes sure that each is one.
     """
 
     exit_code = 2
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+        self.lines = tuple(map(printable, lines))
+        super().__init__("\n".join(self.lines))
 
 
 class ConfigError(UserError):

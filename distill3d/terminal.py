@@ -3,32 +3,74 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.segment import Segment
+
+from distill3d.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from rich.console import RenderableType
+    from rich.console import ConsoleOptions, RenderableType
     from rich.progress import Progress
 
 WIDTH = 100  # columns of a table
 
 
-def stdout() -> Console:
-    """Print to stdout, at a width that tables fit also where there is no terminal.
+class _TextConsole(Console):
+    """Prints brackets and colons as they are, for paths and names hold them, and what steers a terminal escaped."""
 
-    Brackets and colons are printed as they are, for paths and names hold them; so of every console here.
-    """
-    console = Console(markup=False, emoji=False)
-    return console if console.is_terminal else Console(markup=False, emoji=False, width=WIDTH)
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - rich's own
+        super().__init__(markup=False, emoji=False, **settings)
+
+    def print(self, *objects: Any, **how: Any) -> None:  # noqa: ANN401 - rich's own
+        """Print strings in one line each, and whatever rich lays out."""
+        super().print(*(printable(item) if isinstance(item, str) else item for item in objects), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Escape what is laid out; line breaks of the layout stay."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if not control and not text.isprintable():
+                text = "\n".join(map(printable, text.split("\n")))
+            yield Segment(text, style, control)
+
+
+class _LogLine(logging.Formatter):
+    """Writes a message in one line; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the base class
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802, ANN401 - of the base class
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
+
+
+def stdout() -> Console:
+    """Print to stdout, at a width that tables fit also where there is no terminal."""
+    console = _TextConsole()
+    return console if console.is_terminal else _TextConsole(width=WIDTH)
 
 
 def stderr(*, quiet: bool = False) -> Console:
     """Print to stderr, or nothing if ``quiet``."""
-    return Console(markup=False, emoji=False, stderr=True, quiet=quiet)
+    return _TextConsole(stderr=True, quiet=quiet)
+
+
+def log_text() -> None:
+    """Let warnings that nobody else handles be lines of text."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_LogLine())
+
+
+def echo(text: str) -> None:
+    """Print lines as they are, whatever a file put between them escaped."""
+    typer.echo("\n".join(map(printable, text.removesuffix("\n").split("\n"))))
 
 
 def show_result(content: dict[str, Any], *tables: RenderableType, as_json: bool) -> None:

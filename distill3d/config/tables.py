@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill3d.config.catalog import GROUNDS, ExperimentFile
+from distill3d.errors import printable
 from distill3d.terminal import WIDTH
 
 OWN, COMPOSED = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}"
@@ -72,10 +73,11 @@ def with_origins(settings: Mapping[str, Any], origins: Mapping[str, str], prefix
     for key, value in settings.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
-            lines += [f"{key}:\n", textwrap.indent(with_origins(value, origins, f"{path}."), "  ")]
+            lines += [f"{printable(key)}:\n", textwrap.indent(with_origins(value, origins, f"{path}."), "  ")]
         else:
             text = yaml.safe_dump([value], default_flow_style=True, width=10_000, allow_unicode=True).strip()[1:-1]
-            lines.append(f"{key}: {text}" + (f"  # {Path(origins[path]).name}\n" if path in origins else "\n"))
+            origin = f"  # {printable(Path(origins[path]).name)}" if path in origins else ""
+            lines.append(f"{printable(key)}: {printable(text)}{origin}\n")
     return "".join(lines)
 
 

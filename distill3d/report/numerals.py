@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from markupsafe import Markup
 
+from distill3d.errors import printable
 from distill3d.evaluation.scores import Score
 from distill3d.evaluation.tables import can_bend
 from distill3d.report.content import Arm, Comparison, Difference, Estimate, Tubes
@@ -101,7 +102,7 @@ def breakable(name: str) -> Markup:
     >>> str(breakable("op_kd.x<"))
     'op_<wbr>kd.<wbr>x&lt;'
     """
-    return Markup("<wbr>").join(part for part in _PARTS.findall(name))
+    return Markup("<wbr>").join(part for part in _PARTS.findall(printable(name)))
 
 
 def trainings(arm: Arm) -> str:

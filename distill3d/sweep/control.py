@@ -104,7 +104,7 @@ def _work(sweep: Sweep, folder: Path, address: str, *, workers: int | None, retr
         try:
             show_winners([sweep.name], runs=folder.parents[1], storage=address, out=None, console=console)
         except InputError as err:  # an arm of which every setting failed
-            console.print(str(err), soft_wrap=True, markup=False, highlight=False)
+            console.print(*err.lines, sep="\n", soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"runs      {folder}/trials/<trial>",
         f"dashboard optuna-dashboard {without_secrets(address)}",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill3d.terminal import show_next, stdout
+from distill3d.terminal import echo, show_next, stdout
 
 sweep_app = typer.Typer(
     name="sweep",
@@ -42,7 +42,7 @@ def run(
     path = find_sweep(name)
     if dry_run:
         for line in control.dry_run(read_sweep(path), runs):
-            typer.echo(line)
+            echo(line)
         return
     code = control.begin(path, runs=runs, workers=workers, storage=storage, retries=retries, console=stdout())
     show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {Path(name).stem}")

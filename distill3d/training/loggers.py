@@ -19,9 +19,10 @@ from distill3d.config.compare import disagreements
 from distill3d.config.plain import Plain, as_plain, flatten
 from distill3d.config.registry import Component
 from distill3d.config.schema import Experiment, LoggingConfig, Pretraining
-from distill3d.errors import InputError
+from distill3d.errors import InputError, printable
 from distill3d.storage.network import answers
 from distill3d.storage.rank import is_main_process
+from distill3d.storage.record import as_text
 from distill3d.storage.run_folder import RunFolder, write_text
 
 _LOG = logging.getLogger(__name__)
@@ -136,15 +137,15 @@ def _wandb_logger(
         id=_run_id(folder),
         resume="allow",
         mode=mode,  # pyright: ignore[reportArgumentType] - one of the three it accepts, or W&B says so
-        group=os.environ.get("WANDB_RUN_GROUP", experiment.name),  # a sweep's runs belong together
-        name=f"{experiment.name}-seed{experiment.seed}",
+        group=printable(os.environ.get("WANDB_RUN_GROUP", experiment.name)),  # a sweep's runs belong together
+        name=printable(f"{experiment.name}-seed{experiment.seed}"),
         tags=[
             part.name
             for f in dataclasses.fields(experiment)
             if isinstance(part := getattr(experiment, f.name), Component)
         ]
         + [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag],
-        config=_logged(as_plain(experiment), swept),
+        config=as_text(_logged(as_plain(experiment), swept)),
         settings=wandb.Settings(console="off", silent=True, init_timeout=60),
     )
     run.define_metric("trainer/global_step")
@@ -174,8 +175,9 @@ def log_results(loggers: list[Logger], results: Mapping[str, Any], figures: Mapp
         columns = list(dict.fromkeys(name for scores in results["cases"].values() for name in scores))
         table = wandb.Table(columns=["case", *columns])
         for case, scores in results["cases"].items():
-            table.add_data(case, *(scores.get(column) for column in columns))  # no gold tree, no scores of one
-        run.log({"cases": table} | {name: _medium(path) for name, path in figures.items()})
+            values = (scores.get(column) for column in columns)  # no gold tree, no scores of one
+            table.add_data(printable(case), *values)
+        run.log({"cases": table} | {printable(name): _medium(path) for name, path in figures.items()})
     learned = {key: results[key] for key in ("kept", "nonlinear_share")}
     learned |= {f"tubes/{key}": value for key, value in (results["tubes"] or {}).items()}
     known = {key: value for key, value in learned.items() if value is not None}
@@ -191,7 +193,7 @@ def log_summary(loggers: list[Logger], summary: Mapping[str, float]) -> None:
     """Send a run's final numbers to W&B, and close it."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(dict(summary))
+            logger.experiment.summary.update({printable(key): value for key, value in summary.items()})
             logger.experiment.finish()
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from distill3d.terminal import show_all, show_next, stdout
+from distill3d.volumes.memory import allow_gib
 
 run_app = typer.Typer(rich_markup_mode=None)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -20,6 +21,9 @@ SpacingOfRun = Annotated[
     str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the run's and the files'")
 ]
 Flips = Annotated[bool, typer.Option("--tta", help="average over the eight flips of a stack: 8 times the time")]
+MaxGib = Annotated[
+    float | None, typer.Option(min=0.0, help="refuse stacks that take more GiB of memory, else half of the machine's")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that came from another stack or run")]
 AllowPlugins = Annotated[
     bool, typer.Option("--allow-plugins", help="run the code that a file outside of this project names under plugins")
@@ -46,6 +50,7 @@ def reconstruct(
         bool, typer.Option("--overwrite", help="make all anew, and replace files that came from elsewhere")
     ] = False,
     allow_plugins: AllowPlugins = False,
+    max_gib: MaxGib = None,
 ) -> None:
     """Turn your stacks into trees and pictures, with scores where gold lies beside; goes on where it was killed."""
     from distill3d.training.networks import networks_of
@@ -80,12 +85,14 @@ def predict(
     tta: Flips = False,
     overwrite: Overwrite = False,
     allow_plugins: AllowPlugins = False,
+    max_gib: MaxGib = None,
 ) -> None:
     """Predict stacks as the run's data were read; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
     from distill3d.training.networks import networks_of
     from distill3d.training.predict import predict_all
     from distill3d.volumes.inputs import expand
 
+    allow_gib(max_gib)
     files, size, console = expand(volumes), parsed_spacing(spacing), stdout()
     networks = networks_of(
         [run, *(more or [])], channel=channel, spacing_um=size, flips=tta, allow_plugins=allow_plugins
@@ -120,6 +127,7 @@ def trace(
     from distill3d.volumes.inputs import expand
     from distill3d.volumes.reading import Reading
 
+    allow_gib(max_gib)
     words = [*prob, *context.args]
     config = trace_config([*(settings or []), *filter(is_setting, words)])
     files, size = expand([word for word in words if not is_setting(word)]), parsed_spacing(spacing)
@@ -157,6 +165,7 @@ def evaluate(
     mask_um: MaskUm = None,
     tree_um: TreeUm = None,
     threshold: Threshold = None,
+    max_gib: MaxGib = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
     allow_plugins: AllowPlugins = False,
 ) -> None:
@@ -165,6 +174,7 @@ def evaluate(
         raise typer.BadParameter("accepted: runs' folders, or --pred FILE and --gold FILE")
     if runs and threshold is not None:
         raise typer.BadParameter("a run has its own (inference.threshold); accepted: with --pred and --gold")
+    allow_gib(max_gib)
     given = {"surface_um": surface_um, "mask_um": mask_um, "tree_um": tree_um}.items()
     in_um = {name: value for name, value in given if value is not None}
     if pred and gold:
@@ -217,6 +227,25 @@ def tune_trace(
 def is_setting(word: str) -> bool:
     """Whether a word of ``trace`` is a setting and no file."""
     return word.startswith("--") or ("=" in word and not Path(word).exists())
+
+
+@run_app.command()
+def reproduce(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="keeps the new run; else a temporary folder")
+    ] = None,
+    max_gib: MaxGib = None,
+) -> None:
+    """Train a finished run again from its own files; shows which values of metrics.json differ, exits 1 if any do."""
+    from distill3d.training.reproduce import reproduce as run_again
+    from distill3d.training.tables import reproduction_table
+
+    allow_gib(max_gib)
+    result = run_again(run, out=out)
+    stdout().print(reproduction_table(result.values, result.code))
+    if result.values:
+        raise typer.Exit(1)
 
 
 def parsed_spacing(text: str | None) -> tuple[float, float, float] | None:

@@ -8,8 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
+
+from distill3d.errors import printable
 
 # Okabe and Ito's colors, which color-blind readers can tell apart.
 GREEN, ORANGE, BLUE, YELLOW = (0.0, 0.62, 0.45), (0.90, 0.38, 0.0), (0.34, 0.71, 0.91), (0.94, 0.89, 0.26)
@@ -52,6 +55,7 @@ def show(ax: Axes, part: Reals, start_zyx_vox: NDArray[np.int64], axis: int, spa
 
 def save(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
     """Write a PNG on white; its folder is made. Returns ``path``."""
+    _as_text(figure)
     canvas = FigureCanvasAgg(figure)
     figure.set(dpi=dpi, facecolor="white")
     canvas.draw()  # `savefig` would draw everything twice for its layout
@@ -62,6 +66,7 @@ def save(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
 
 def save_quantized(figure: Figure, path: Path, palette: NDArray[np.uint8]) -> Path:
     """Write a PNG with few colors [N, 3]: a third of the size, and lines keep their exact color. Returns ``path``."""
+    _as_text(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn, colors = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), Image.new("P", (1, 1))
@@ -69,3 +74,11 @@ def save_quantized(figure: Figure, path: Path, palette: NDArray[np.uint8]) -> Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.quantize(palette=colors, dither=Image.Dither.NONE).save(path, optimize=True)
     return path
+
+
+def _as_text(figure: Figure) -> None:
+    """Take names with dollars as names; labels of ticks, which may be formulas, are not there yet."""
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and (written := text.get_text()):
+            text.set_parse_math("$" not in written)
+            text.set_text("\n".join(map(printable, written.split("\n"))))

@@ -11,7 +11,10 @@ from importlib.resources import files
 from typing import final
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
+
+from distill3d.errors import printable
 
 QUALITY = 72
 HERE = "distill3d.evaluation.figures"
@@ -51,9 +54,15 @@ def environment(*packages: str) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_as_text,
     )
     made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return made
+
+
+def _as_text(value: object) -> object:
+    """Escape what would turn or hide the text around it; autoescape is for markup alone."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def asset(name: str, package: str = HERE) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill3d.errors import printable
 from distill3d.evaluation.scores import Score
 from distill3d.report.content import Arm, Comparison, Difference
 from distill3d.report.numerals import interval, number, short, unit_name
@@ -23,7 +24,7 @@ INK, FAINT, GRID, SHADE = "var(--ink)", "var(--faint)", "var(--grid)", "var(--sh
 
 def label(name: str) -> str:
     """Return a name for Plotly, which reads some markup: escaped, and cut if it is long."""
-    return html.escape(short(name), quote=False)
+    return html.escape(short(printable(name)), quote=False)
 
 
 def layout(*, x: str, y: str, height: int, **more: Any) -> Figure:  # noqa: ANN401 - Plotly's own

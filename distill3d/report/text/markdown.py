@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from distill3d.errors import printable
 from distill3d.report import numerals
 from distill3d.report.content import BudgetCheck, Comparison
 from distill3d.report.numerals import NONE, number, probability
@@ -37,7 +38,7 @@ def escape(text: object) -> str:
         >>> print(escape("a|b_<i>"))
         a\|b\_\<i\>
     """
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$])", r"\\\1", printable(" ".join(str(text).split())))
 
 
 def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], *, left: int = 1) -> list[str]:

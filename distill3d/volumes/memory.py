@@ -1,0 +1,96 @@
+"""How much memory a file may ask for: the one place that knows the limit, and checks claims before they are met."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+
+from distill3d.errors import InputError
+
+DEFLATE = 1032.0  # bytes that one byte of zlib or gzip becomes at most
+_CGROUP = Path("/sys/fs/cgroup/memory.max")  # of a container, or of a job of a cluster
+_SHARE = 0.5
+_chosen: list[float] = []  # GiB
+
+
+def allow_gib(gib: float | None) -> None:
+    """Set the limit of this process and of those it starts by forking; None: half of the machine's memory."""
+    _chosen[:] = [] if gib is None else [gib]
+
+
+def require_room(
+    what: Path | str, n_bytes: float, *, stored: int | None = None, expansion: float = 1.0, claims: str = "claims"
+) -> None:
+    """Refuse a claim on memory before anything of its size is allocated.
+
+    Args:
+        what: that asks for it: a file, a tree.
+        n_bytes: asked for.
+        stored: bytes that it has on disk; None where the claim is no file's.
+        expansion: bytes that one of these becomes at most; infinity where its compression knows no bound.
+        claims: how it asks, for the error.
+
+    Raises:
+        InputError: the file cannot hold so much, or it is more than the limit.
+
+    >>> require_room("a.npy", 1 << 40, stored=100)
+    Traceback (most recent call last):
+    ...
+    distill3d.errors.InputError: a.npy: truncated or damaged; claims 1024 GiB, which its 100 bytes cannot hold
+    """
+    if stored is not None and n_bytes > stored * expansion:
+        raise InputError(
+            f"{what}: truncated or damaged; {claims} {in_words(n_bytes)}, which its {stored} bytes cannot hold"
+        )
+    limit = _limit()
+    if n_bytes > limit:
+        why = "--max-gib" if _chosen else "half of this machine's memory; --max-gib changes it"
+        raise InputError(f"{what}: {claims} {in_words(n_bytes)}; accepted: at most {in_words(limit)} ({why})")
+
+
+def unpacked(what: Path, file: BinaryIO, n_bytes: int) -> bytes:
+    """Return what a compressed file holds, which it says is so many bytes; not a byte more is unpacked than proves it.
+
+    Args:
+        what: for the error.
+        file: unpacks as it is read, such as `gzip.GzipFile`.
+        n_bytes: that the file claims; `require_room` was asked.
+
+    Raises:
+        InputError: it holds less, or more.
+    """
+    content = file.read(n_bytes + 1)
+    if len(content) != n_bytes:
+        holds = "more" if len(content) > n_bytes else f"{len(content)}"
+        raise InputError(f"{what}: truncated or damaged; {holds} bytes found, {n_bytes} expected")
+    return content
+
+
+def in_words(n_bytes: float) -> str:
+    """Write an amount of memory.
+
+    >>> in_words(64 * 2**30), in_words(3 * 2**19), in_words(17)
+    ('64 GiB', '1.5 MiB', '17 bytes')
+    """
+    for unit, size in (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
+        if n_bytes >= size:
+            amount = n_bytes / size
+            return f"{amount:.0f} {unit}" if 100 <= amount < 1e6 else f"{amount:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def _limit() -> float:
+    return _chosen[0] * 2**30 if _chosen else _SHARE * _machine_bytes()
+
+
+@functools.cache
+def _machine_bytes() -> float:
+    try:
+        group = float(_CGROUP.read_text())
+    except (OSError, ValueError):  # no Linux, or "max"
+        group = math.inf
+    return min(group, psutil.virtual_memory().total)
