@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -15,7 +13,9 @@ from numpy.typing import NDArray
 
 from distill3d.errors import InputError
 from distill3d.evaluation.figures.canvas import Flags, Spacing, gray
-from distill3d.evaluation.figures.case import error_kinds
+from distill3d.evaluation.figures.case import KIND_COLORS, error_kinds
+from distill3d.volumes.memory import DEFLATE, require_room
+from distill3d.volumes.swc_text import FARTHEST
 from distill3d.volumes.tree import Tree
 
 
@@ -93,11 +93,29 @@ def read_projections(path: Path) -> Projections:
     try:
         # Opened here: numpy leaves a broken file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            unpacked = sum(entry.file_size for entry in arrays.zip.infolist())
+            require_room(path, unpacked, stored=path.stat().st_size, expansion=DEFLATE)
             fields = dict(arrays)
         of_tree = {name.removeprefix("tree_"): fields.pop(name) for name in list(fields) if name.startswith("tree_")}
         z, y, x = fields.pop("spacing_um").tolist()
         depth = int(fields.pop("depth"))
         tree = Tree(**of_tree) if of_tree else None
-        return Projections(**fields, spacing_um=(z, y, x), depth=depth, tree=tree)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        projections = Projections(**fields, spacing_um=(z, y, x), depth=depth, tree=tree)
+        _require_drawable(projections)
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a broken file
         raise InputError(f"{path}: no projections ({error}); accepted: what `distill3d evaluate` writes") from error
+    return projections
+
+
+def _require_drawable(projections: Projections) -> None:
+    arrays = (projections.image, projections.gold, projections.errors)
+    shapes, types = {array.shape for array in arrays}, [array.dtype for array in arrays]
+    flat = len(shapes) == 1 and arrays[0].ndim == 2 and arrays[0].size > 0
+    if not flat or types != [np.uint8, bool, np.uint8]:
+        raise ValueError(f"arrays of shapes {shapes} and types {types}")
+    if projections.errors.max() >= len(KIND_COLORS):
+        raise ValueError(f"error kind {projections.errors.max()}")
+    if not all(np.isfinite(size) and size > 0 for size in projections.spacing_um):
+        raise ValueError(f"spacing {projections.spacing_um}")
+    if projections.tree is not None and not (np.abs(projections.tree.points_zyx_um) <= FARTHEST).all():
+        raise ValueError("a tree without a place")

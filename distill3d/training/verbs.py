@@ -58,6 +58,7 @@ def reconstruct(
     from distill3d.training.summary import as_line
     from distill3d.volumes.inputs import expand
 
+    allow_gib(max_gib)
     files, size, console = expand(stacks), parsed_spacing(spacing), stdout()
     networks = networks_of(run, channel=channel, spacing_um=size, flips=tta, allow_plugins=allow_plugins)
     pictures: list[Path] = []
@@ -120,6 +121,7 @@ def trace(
     channel: Channel = None,
     overwrite: Overwrite = False,
     allow_plugins: AllowPlugins = False,
+    max_gib: MaxGib = None,
 ) -> None:
     """Turn stacks into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
     from distill3d.config.files import trace_config

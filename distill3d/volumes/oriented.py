@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel
 import nrrd
@@ -13,6 +18,8 @@ from numpy.typing import NDArray
 
 from distill3d.errors import InputError
 from distill3d.volumes.geometry import Grid, Stated, checked_grid, complete_spacing, um_per_unit, warn_no_unit
+from distill3d.volumes.memory import DEFLATE, require_room, unpacked
+from distill3d.volumes.remarks import heard, warn_of
 from distill3d.volumes.tiff import pick_channel
 
 _RAS = "right-anterior-superior"
@@ -21,6 +28,13 @@ _TO_RAS = {
     "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
     "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
 }  # fmt: skip
+_NRRD_ENCODINGS: dict[str, tuple[Callable[[BinaryIO], Any] | None, float]] = {
+    "raw": (None, 1.0),
+    "gzip": (gzip.open, DEFLATE), "gz": (gzip.open, DEFLATE),
+    "bzip2": (bz2.open, math.inf), "bz2": (bz2.open, math.inf),
+}  # fmt: skip
+_NRRD_BYTES = {"16": 2, "32": 4, "64": 8, "8": 1, "char": 1, "short": 2, "long": 8, "double": 8}
+_OF_TEXT = 4.0  # bytes that one of text becomes at most: "0 " as double
 _NIFTI_UNITS = {1: 1e6, 2: 1e3, 3: 1.0}  # the low three bits of xyzt_units
 
 
@@ -33,7 +47,9 @@ def read_nrrd(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     missing = next((file for file in nrrd_files(path) if not file.is_file()), None)
     if missing is not None:
         raise InputError(f"{path}: its data file {missing} is not there; accepted: a header beside its one data file")
-    data, header = nrrd.read(str(path), index_order="C")  # C: slowest axis first, that is ZYX
+    with path.open("rb") as file:
+        header = nrrd.read_header(file)
+        data = _nrrd_data(path, file, header)
     steps = _nrrd_steps(header)
     spatial = [i for i in range(data.ndim) if steps is None or steps[i] is not None]
     if data.ndim == 4 and len(spatial) == 3:
@@ -76,15 +92,18 @@ def read_nifti(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     Raises:
         InputError: another format, not three axes in space, or no such channel.
     """
-    image = nibabel.load(path, mmap=False)
-    if not isinstance(image, nibabel.Nifti1Image):
-        raise InputError(f"{path}: holds {type(image).__name__}; NIfTI is accepted")
-    data = np.asarray(image.dataobj)
+    _require_nifti_claim(path)
+    with heard("nibabel.global") as records:
+        image = nibabel.load(path, mmap=False)
+        if not isinstance(image, nibabel.Nifti1Image):
+            raise InputError(f"{path}: holds {type(image).__name__}; NIfTI is accepted")
+        data = np.asarray(image.dataobj)
     data = data.reshape([*data.shape[:3], *(n for n in data.shape[3:] if n > 1)])  # (x, y, z), then time or channels
     if data.ndim == 4:
         data = pick_channel(path, data, 3, channel)
     data = data[..., None] if data.ndim == 2 else data
     _require_3d(path, data)
+    warn_of(path, [record for record in records if "pixdim" not in record.getMessage()])  # sizes are looked at below
     with ImageOpener(str(path)) as file:  # what nibabel loads has its sizes of 0 set to 1 already
         header = type(image.header).from_fileobj(file, check=False)
     unit = _NIFTI_UNITS.get(int(header["xyzt_units"]) & 7)
@@ -98,6 +117,51 @@ def read_nifti(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     if grid is not None:
         sizes = np.where(np.isfinite(sizes) & (sizes > 0), sizes, np.linalg.norm(grid.axes, axis=0))
     return data.transpose(), _stated(path, sizes.tolist(), unit is not None, grid)
+
+
+def _nrrd_data(path: Path, file: BinaryIO, header: dict[str, Any]) -> np.ndarray:
+    """Read the data behind a header, slowest axis first; of a compressed file no more is unpacked than it claims."""
+    packed, sizes, encoding = nrrd_files(path)[-1], [int(n) for n in header["sizes"]], str(header["encoding"])
+    stored = packed.stat().st_size
+    lines, skip = (int(header.get(f"{what}skip", header.get(f"{what} skip", 0))) for what in ("line", "byte"))
+    if max(lines, skip) > stored or min(sizes) < 1:
+        raise InputError(f"{path}: sizes {sizes} behind {lines} lines and {skip} bytes; no axis may be empty")
+    n_bytes = math.prod(sizes) * _nrrd_item_bytes(str(header["type"]))
+    unpack, expansion = _NRRD_ENCODINGS.get(encoding, (None, _OF_TEXT))
+    require_room(path, n_bytes, stored=stored, expansion=expansion)
+    with packed.open("rb") as behind:
+        behind.seek(file.tell() if packed == path else 0)
+        here = {key: value for key, value in header.items() if key not in {"data file", "datafile"}}
+        if unpack is None:
+            return nrrd.read_data(here, behind, index_order="C")
+        for _ in range(lines):
+            behind.readline()
+        content = unpacked(path, unpack(behind), n_bytes + max(skip, 0))[max(skip, 0) :]
+    plain = {key: value for key, value in here.items() if "skip" not in key} | {"encoding": "raw"}
+    return nrrd.read_data(plain, io.BytesIO(content), index_order="C")
+
+
+def _nrrd_item_bytes(kind: str) -> int:
+    """Return the bytes of a value.
+
+    >>> [_nrrd_item_bytes(kind) for kind in ("uchar", "unsigned short", "int", "uint8_t", "float", "longlong")]
+    [1, 2, 4, 1, 4, 8]
+    """
+    return next((size for word, size in _NRRD_BYTES.items() if word in kind), 4)
+
+
+def _require_nifti_claim(path: Path) -> None:
+    with ImageOpener(str(path)) as file:
+        start = file.read(nibabel.Nifti2Header.sizeof_hdr)
+    kind = next((each for each in (nibabel.Nifti1Header, nibabel.Nifti2Header) if each.may_contain_header(start)), None)
+    if kind is None:
+        return  # nibabel says what it is
+    header = kind(start[: kind.sizeof_hdr], check=False)
+    voxels = math.prod(int(n) for n in header.get_data_shape())
+    claim = header.get_data_offset() + voxels * header.get_data_dtype().itemsize
+    require_room(
+        path, claim, stored=path.stat().st_size, expansion=DEFLATE if path.name.lower().endswith(".gz") else 1.0
+    )
 
 
 def _stated(path: Path, sizes_um: list[float], has_unit: bool, grid: Grid | None) -> Stated:

@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from distill3d.errors import InputError
+from distill3d.volumes.remarks import heard
 from distill3d.volumes.swc import is_tree_file
 
 _PREFIX = "distill3d_"
@@ -39,7 +40,7 @@ def stated_notes(path: Path) -> dict[str, str]:
             with path.open(encoding="utf-8", errors="replace") as file:
                 text = "".join(takewhile(lambda line: line.startswith("#"), file))
         else:
-            with tifffile.TiffFile(path) as tif:
+            with heard("tifffile"), tifffile.TiffFile(path) as tif:
                 text = tif.pages.first.description
     except Exception:  # noqa: BLE001 - missing, damaged or of another format: whoever reads it says so
         return {}

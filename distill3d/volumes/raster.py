@@ -100,9 +100,10 @@ def _tubes_near(tree: Tree, radii: np.ndarray, shape: tuple[int, ...], spacing: 
 def _mark_lines(mask: np.ndarray, tubes: _Tubes, spacing: np.ndarray) -> None:
     """Mark the voxel nearest to points half a voxel apart."""
     steps = np.ceil(2 * np.abs(tubes.along / spacing).max(axis=1)).astype(np.int64) + 1
-    for edges in _chunks(steps + 1):
-        edge = np.repeat(edges, steps[edges] + 1)
-        t = _position_in_run(steps[edges] + 1) / steps[edge]
+    first, counts = _runs_inside(steps + 1, tubes, -spacing, np.array(mask.shape) * spacing)
+    for edges in _chunks(counts):
+        edge = np.repeat(edges, counts[edges])
+        t = (first[edge] + _position_in_run(counts[edges])) / steps[edge]
         voxel = np.floor((tubes.start[edge] + t[:, None] * tubes.along[edge]) / spacing + 0.5).astype(np.int64)
         inside = ((voxel >= 0) & (voxel < mask.shape)).all(axis=1)
         mask[tuple(voxel[inside].T)] = True
@@ -131,8 +132,10 @@ def _boxes(shape: tuple[int, ...], tubes: _Tubes, spacing: np.ndarray) -> tuple[
     """Cut tubes into pieces about as long as wide; return each piece's tube, first voxel and box size."""
     thick = np.maximum(np.maximum(tubes.radius_start, tubes.radius_end), spacing.min())
     pieces = np.ceil(np.sqrt(tubes.square) / (2 * thick)).astype(np.int64).clip(min=1)
-    edge = np.repeat(np.arange(len(pieces)), pieces)
-    t = _position_in_run(pieces) / pieces[edge]
+    reach = thick[:, None] + spacing
+    first, counts = _runs_inside(pieces, tubes, -reach, np.array(shape) * spacing + reach)
+    edge = np.repeat(np.arange(len(pieces)), counts)
+    t = (first[edge] + _position_in_run(counts)) / pieces[edge]
     ends = np.stack([t, t + 1 / pieces[edge]])
     points = tubes.start[edge] + ends[..., None] * tubes.along[edge]
     radius = (tubes.radius_start[edge] + ends * (tubes.radius_end - tubes.radius_start)[edge]).max(axis=0)[:, None]
@@ -141,6 +144,22 @@ def _boxes(shape: tuple[int, ...], tubes: _Tubes, spacing: np.ndarray) -> tuple[
     size = (np.minimum(high, np.array(shape) - 1) - low + 1).clip(min=0)
     keep = size.all(axis=1)
     return edge[keep], low[keep], size[keep]
+
+
+def _runs_inside(pieces: np.ndarray, tubes: _Tubes, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of so many pieces of each tube, return the first and the number of those that may touch a box.
+
+    A tube can reach as far as an SWC file says; what of it is drawn, and how much memory that takes, goes by the box.
+    """
+    still, inside = tubes.along == 0, (tubes.start >= low) & (tubes.start <= high)
+    along = np.where(still, 1.0, tubes.along)
+    with np.errstate(over="ignore"):
+        near, far = (low - tubes.start) / along, (high - tubes.start) / along
+    enter = np.where(still, np.where(inside, 0.0, 1.0), np.minimum(near, far)).max(axis=1).clip(0.0, 1.0)
+    leave = np.where(still, np.where(inside, 1.0, 0.0), np.maximum(near, far)).min(axis=1).clip(0.0, 1.0)
+    first = (np.floor(enter * pieces).astype(np.int64) - 2).clip(min=0)
+    last = np.minimum(np.ceil(leave * pieces).astype(np.int64) + 2, pieces)
+    return first, (last - first).clip(min=0)
 
 
 def _inside(points: np.ndarray, tubes: _Tubes, edge: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import re
 import zlib
@@ -15,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
+from distill3d.volumes.memory import require_room
 
 _LOG = logging.getLogger(__name__)
 _COLUMNS = 7  # id, type, x, y, z, radius, parent
+_ROOM = 16  # bytes of memory that a byte of text takes as lines, words and numbers
+_PIECE = 1 << 20
+FARTHEST = 1e12  # of a coordinate, in whatever the file counts; a brain has 1e8 nm
 _EXACT = 2**53  # the whole numbers below are exact as float64
 _HEADER = re.compile(r"\s*#+\s*(OFFSET|SCALE)\b[\s:=]*(.*)", re.IGNORECASE)
 _BOMS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -75,9 +80,10 @@ def read_text(path: Path) -> str:
         InputError: it cannot be read or unpacked, or it is no text.
     """
     try:
+        require_room(path, _ROOM * path.stat().st_size)
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
+            content = _unzipped(path, content)
         encoding = next((name for mark, name in _BOMS if content.startswith(mark)), None)
         if encoding is None and b"\0" in content[:2]:
             encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
@@ -89,6 +95,17 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         raise InputError(f"{path}: holds zero bytes and is no text; an SWC file is expected")
     return text
+
+
+def _unzipped(path: Path, content: bytes) -> bytes:
+    """Unpack an archive, piece by piece, as far as there is room for the table in it."""
+    pieces, total = [], 0
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        while piece := file.read(_PIECE):
+            total += len(piece)
+            require_room(path, _ROOM * total, claims="asks, unpacked, for more than")
+            pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _refuse_two_meanings(path: Path, rows: list[str], lines: NDArray[np.int64]) -> None:
@@ -168,6 +185,9 @@ def _require_numbers(path: Path, values: NDArray[np.float64], lines: NDArray[np.
     bad = ~np.isfinite(values[:, [0, 1, 2, 3, 4, 6]]).all(axis=1)
     if bad.any():
         raise InputError(f"{path}: line {lines[bad][0]} holds a value that is not finite; finite numbers are accepted")
+    far = (np.abs(np.nan_to_num(values[:, 1:6], posinf=0.0, neginf=0.0)) > FARTHEST).any(axis=1)
+    if far.any():
+        raise InputError(f"{path}: line {lines[far][0]} holds a number beyond {FARTHEST:g}, which is no place")
     codes = values[:, [0, 1, 6]]
     broken = (codes != np.rint(codes)).any(axis=1)
     if broken.any():

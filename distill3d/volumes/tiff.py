@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,16 @@ from distill3d.volumes.geometry import (
     um_per_unit,
     warn_no_unit,
 )
+from distill3d.volumes.memory import DEFLATE, require_room
 from distill3d.volumes.origin import notes_in
+from distill3d.volumes.remarks import heard, in_words, warn_of
 
 _LOG = logging.getLogger(__name__)
 _MAX_CHANNELS = 4  # an image whose only stack axis is called channel and is longer than this is a z stack
 _IMAGEJ_BYTES = 2**32 - 2**25  # ImageJ's flavor cannot be a BigTIFF
+MOST_PAGES = 1 << 20  # a stack of so many slices is none
+_MOST_TAGS = 4096  # of a page; tifffile's own bound
+_EXPANSION = {1: 1.0, 5: 2600.0, 8: DEFLATE, 32946: DEFLATE, 32773: 64.0}  # raw, LZW, deflate twice, PackBits
 
 
 def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
@@ -47,23 +54,30 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     Raises:
         InputError: damaged or truncated, no such channel, or more than three dimensions are left.
     """
-    problems: list[str] = []
+    records: list[logging.LogRecord] = []
+    require_chain(path)
     try:
-        with _tifffile_errors(problems), tifffile.TiffFile(path) as tif:
+        with heard("tifffile") as records, tifffile.TiffFile(path) as tif:
+            _require_planes(path, tif)
             series = max(tif.series, key=lambda s: s.size)
             if len(tif.series) > 1:
                 _LOG.warning("%s: holds %d images; the largest one is read", path, len(tif.series))
-            complete = not problems and all(page is not None for page in series.pages)
+            complete = not _lost(records) and all(page is not None for page in series.pages)
+            if complete:
+                _require_claim(path, series)
             data = series.asarray() if complete else np.empty(0)
             axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
             stated = _stated(path, tif, tif.series.index(series)) if complete else Stated()
             stated = replace(stated, grid=grid_of_words(notes_in(tif.pages.first.description)))
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{path}: not a whole TIFF file ({error!s:.100}); a complete .tif is expected") from error
-    if problems or not complete:
+    if (problems := _lost(records)) or not complete:
         raise InputError(
             f"{path}: truncated TIFF ({(problems or ['pages are missing'])[0]:.100}); all pages are needed"
         )
+    warn_of(path, records)
     volume = _as_zyx(path, data.reshape(shape), axes, channel)
     _LOG.info("%s: TIFF axes %s %s read as ZYX %s", path, axes, shape, volume.shape)
     return volume, stated
@@ -91,6 +105,56 @@ def write_tiff(path: Path, data: np.ndarray, spacing_um: Spacing, notes: Mapping
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_chain(path: Path) -> None:
+    """Walk the chain of a file's pages, which tifffile follows without end where it leads back.
+
+    Raises:
+        InputError: no TIFF, a page that comes again, or more pages than a stack has.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(16)
+        order, version = {b"II": "<", b"MM": ">"}.get(head[:2]), head[2:4]
+        big = version in {b"+\0", b"\0+"}
+        if order is None or not (big or version in {b"*\0", b"\0*"}):
+            raise InputError(f"{path}: not a TIFF file; a complete .tif is expected")
+        count, link, tag = (f"{order}Q", f"{order}Q", 20) if big else (f"{order}H", f"{order}I", 12)
+        place, seen = struct.unpack_from(link, head.ljust(16, b"\0"), 8 if big else 4)[0], set()
+        while 0 < place < size:
+            if place in seen or len(seen) == MOST_PAGES:
+                reason = f"page {len(seen)} leads back to an earlier one" if place in seen else "its pages do not end"
+                raise InputError(f"{path}: damaged TIFF ({reason}); accepted: a chain of at most {MOST_PAGES} pages")
+            seen.add(place)
+            file.seek(place)
+            n_tags = int.from_bytes(file.read(struct.calcsize(count)), "little" if order == "<" else "big")
+            file.seek(n_tags * tag if n_tags <= _MOST_TAGS else size, os.SEEK_CUR)
+            after = file.read(struct.calcsize(link))
+            place = struct.unpack(link, after)[0] if len(after) == struct.calcsize(link) else 0
+
+
+def _require_planes(path: Path, tif: tifffile.TiffFile) -> None:
+    """Refuse OME metadata that speak of more planes than a stack has: tifffile makes a list of them."""
+    if not tif.is_ome:
+        return
+    for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", tif.ome_metadata or ""):
+        planes = math.prod(int(size) for size in re.findall(r"""\bSize[ZCT]\s*=\s*["']\s*(\d{1,18})""", pixels))
+        if planes > MOST_PAGES:
+            raise InputError(f"{path}: its metadata speak of {planes} planes; accepted: at most {MOST_PAGES}")
+
+
+def _require_claim(path: Path, series: tifffile.TiffPageSeries) -> None:
+    """Refuse an image, or a part of it, that is larger than its files can hold or than there is room for."""
+    page, files = series.keyframe, {}
+    for each in series.pages:
+        if each is not None:
+            size = files[each.parent.filehandle.path] = each.parent.filehandle.size
+            require_room(path, max(each.databytecounts, default=0), stored=size, claims="a strip or tile of it claims")
+    of_bits = page.bitspersample / (8 * series.dtype.itemsize)  # a file may pack values that memory does not
+    tile = math.prod(page.chunks) * series.dtype.itemsize if page.is_tiled else 0
+    expansion = _EXPANSION.get(int(page.compression), math.inf)
+    require_room(path, max(series.nbytes, tile), stored=sum(files.values()), expansion=expansion / of_bits)
 
 
 def _as_zyx(path: Path, data: np.ndarray, axes: str, channel: int) -> np.ndarray:
@@ -158,20 +222,10 @@ def _ome_spacing(path: Path, metadata: dict[str, Any], index: int) -> Spacing | 
     return complete_spacing(path, [s and u and s * u for s, u in zip(sizes, units, strict=True)])
 
 
-@contextmanager
-def _tifffile_errors(problems: list[str]) -> Iterator[None]:
-    """Collect what tifffile merely logs about missing pages, which would otherwise become a shorter volume."""
-
-    def collect(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        lost = record.levelno >= logging.ERROR and ("TiffPages" in text or "metadata invalid" in text)
-        if lost:
-            problems.append(text.split("> ", maxsplit=1)[-1])
-        return not lost
-
-    logger = logging.getLogger("tifffile")
-    logger.addFilter(collect)
-    try:
-        yield
-    finally:
-        logger.removeFilter(collect)
+def _lost(records: Sequence[logging.LogRecord]) -> list[str]:
+    """Return what tifffile merely logs about missing pages, which would otherwise become a shorter volume."""
+    errors = [record for record in records if record.levelno >= logging.ERROR]
+    lost = (
+        record for record in errors if any(word in record.getMessage() for word in ("TiffPages", "metadata invalid"))
+    )
+    return [in_words(record) for record in lost]

@@ -10,6 +10,7 @@ from v3dpy.loaders import PBD
 
 from distill3d.errors import InputError
 from distill3d.volumes.geometry import Stated
+from distill3d.volumes.memory import require_room
 from distill3d.volumes.tiff import pick_channel
 
 _HEADER_BYTES = 43
@@ -54,6 +55,7 @@ def read_raw(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
             break
     else:
         raise InputError(f"{path}: truncated or damaged; {length} bytes are not those of its header's sizes")
+    require_room(path, length - start)
     data = np.fromfile(path, order + voxel, offset=start).reshape(sizes[::-1])
     if data.ndim == 5:
         if data.shape[0] != 1:
@@ -84,6 +86,7 @@ def _require_whole(path: Path) -> None:
     expected = int(np.prod(sizes, dtype=object))
     if position != len(content) or decoded != expected:
         raise InputError(f"{path}: truncated or damaged; {decoded} voxels found, {expected} expected")
+    require_room(path, width * decoded)
 
 
 def _runs(width: int) -> tuple[list[int], list[int]]:

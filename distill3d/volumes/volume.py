@@ -16,6 +16,7 @@ import numpy as np
 
 from distill3d.errors import InputError
 from distill3d.volumes.geometry import Spacing, Stated, checked_spacing, grid_in_words
+from distill3d.volumes.memory import require_room
 from distill3d.volumes.oriented import nrrd_files, read_nifti, read_nrrd
 from distill3d.volumes.origin import as_notes
 from distill3d.volumes.tiff import pick_channel, read_tiff, write_tiff
@@ -138,7 +139,9 @@ def volume_files(path: Path) -> tuple[Path, ...]:
 
 
 def _read_npy(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
-    data = np.load(path, allow_pickle=False)
+    mapped = np.lib.format.open_memmap(path, mode="r")  # which refuses a header that claims more than the file has
+    require_room(path, mapped.nbytes)
+    data = np.array(mapped)
     if data.ndim == 4:
         data = pick_channel(path, data, 0, channel)
     data = data[None] if data.ndim == 2 else data

@@ -81,3 +81,32 @@ def test_a_broken_file_is_one_line_that_names_it(tmp_path, harm):
         np.savez_compressed(path, image=np.zeros((2, 2), np.uint8))
     with pytest.raises(InputError, match=r"case\.npz: no projections .*accepted: what `distill3d evaluate` writes"):
         read_projections(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image": np.zeros((2, 2), np.uint8)},
+        {"image": np.zeros((4, 5), np.float64)},
+        {"gold": np.zeros((4, 5, 1), bool)},
+        {"errors": np.full((4, 5), 99, np.uint8)},
+        {"spacing_um": np.array([1.0, 0.0, 1.0])},
+        {"spacing_um": np.array([1.0, np.nan, 1.0])},
+        {"depth": np.array([1, 2])},
+        {"tree_points_zyx_um": np.full((1, 3), np.nan)},
+        {"tree_points_zyx_um": np.full((1, 3), 1e300)},
+        {"tree_parents": np.array([7])},
+        {"more": np.zeros(1)},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_what_cannot_be_drawn_is_one_line(tmp_path, wrong):
+    path = tmp_path / "case.npz"
+    write_projections(path, projected(Tree(np.zeros((1, 3)), np.ones(1), np.array([-1]), np.array([3]))))
+    with np.load(path) as arrays:
+        fields = dict(arrays)
+    assert read_projections(path).depth == 3
+    np.savez_compressed(path, **fields | wrong)
+    with pytest.raises(InputError, match=r"case\.npz: no projections ") as refused:
+        read_projections(path)
+    assert len(str(refused.value).splitlines()) == 1

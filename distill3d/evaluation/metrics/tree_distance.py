@@ -9,8 +9,11 @@ from typing import final
 import numpy as np
 from scipy.spatial import KDTree
 
+from distill3d.volumes.memory import require_room
+
 DSA_THRESHOLD = 2.0
 SLACK = 1e-9  # coordinates went through a multiplication and a division by the spacing
+_ROOM = 100  # bytes that a point or piece of an edge takes, with its distances
 _SAMPLES_PER_EDGE = 2
 _NEIGHBORS = 6  # rarely more samples are candidates
 _CHUNK, _CROWDED_CHUNK = 16384, 256  # points searched at once; the latter bounds the memory where many edges meet
@@ -191,5 +194,6 @@ def _smallest(points: np.ndarray, row: np.ndarray, segments: Segments, segment: 
 
 def _runs(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for counts c0, c1, .. the rows 0 c0 times, 1 c1 times, .. and 0 .. c0 - 1, 0 .. c1 - 1, .."""
+    require_room("tree", _ROOM * float(counts.sum(dtype=np.float64)), claims="its edges, cut into pieces, take")
     row = np.repeat(np.arange(len(counts)), counts)
     return row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
