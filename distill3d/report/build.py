@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -36,16 +37,18 @@ def compare_places(
     """Find, read and compare runs; see `find_runs` and `compare`.
 
     Raises:
-        InputError: nothing is found, a file cannot be read, it is not clear what to compare, or the test is unknown.
+        InputError: nothing is found, all that is found is damaged, it is not clear what to compare, or the test is
+            unknown.
     """
     case_test = pick_test(test)
     if not [*places, *patterns, *sweeps]:
         raise InputError("nothing to report on; accepted: RUN..., --glob PATTERN or --sweep NAME")
     folders, left_out = find_runs(places, patterns=patterns, sweeps=sweeps, runs=runs)
-    read = _read(folders, console)
-    return _compare(
+    read, damaged = _read(folders, console)
+    comparison = _compare(
         read, baseline=baseline, scores=scores, test=case_test, title=title, remarks=left_out, console=console
     )
+    return _without(comparison, damaged)
 
 
 def compare_two(
@@ -63,10 +66,10 @@ def compare_two(
         InputError: one of them holds no finished run, or several arms, or the test is unknown.
     """
     case_test = pick_test(test)
-    sides, left_out = [], []
+    sides, left_out, all_damaged = [], [], []
     for place in (a, b):
         folders, unfinished = find_runs([place], runs=runs)
-        read = _read(folders, console)
+        read, damaged = _read(folders, console)
         groups, _ = group_runs(read)
         if len(groups) > 1:
             names = ", ".join(group.name for group in groups)
@@ -75,12 +78,13 @@ def compare_two(
             )
         sides.append(read)
         left_out += unfinished
+        all_damaged += damaged
     groups, _ = group_runs([*sides[0], *sides[1]])
     if len(groups) == 1:
         raise InputError(f"{a} and {b} are runs of one arm, {groups[0].name}; accepted: two arms")
     first = {run.folder for run in sides[0]}
     baseline = next(group.name for group in groups if group.runs[0].folder in first)
-    return _compare(
+    comparison = _compare(
         [*sides[0], *sides[1]],
         baseline=baseline,
         scores=scores,
@@ -89,11 +93,30 @@ def compare_two(
         remarks=left_out,
         console=console,
     )
+    return _without(comparison, all_damaged)
 
 
-def _read(folders: Sequence[Path], console: Console | None) -> list[Run]:
+def _read(folders: Sequence[Path], console: Console | None) -> tuple[list[Run], list[str]]:
+    """Read runs; also return a line about each that is damaged.
+
+    Raises:
+        InputError: all of them are.
+    """
     quiet = console is None or not console.is_terminal
-    return [read_run(path) for path in track(folders, "reading runs", console=console, transient=True, disable=quiet)]
+    runs, damaged = [], []
+    for path in track(folders, "reading runs", console=console, transient=True, disable=quiet):
+        try:
+            runs.append(read_run(path))
+        except InputError as err:
+            damaged.append(f"{path.as_posix()}: damaged, left out: {err.lines[0].removeprefix(f'{path}/')}")
+    if damaged and not runs:
+        raise InputError(*damaged)
+    return runs, damaged
+
+
+def _without(comparison: Comparison, damaged: Sequence[str]) -> Comparison:
+    """Say in a comparison which runs are not in it for they are damaged."""
+    return replace(comparison, remarks=(*damaged, *comparison.remarks), damaged=tuple(damaged))
 
 
 def _compare(

@@ -276,7 +276,8 @@ class Comparison:
         references: classical methods such as ``otsu``: scores by case, then by key; they take part in no test.
         differences: an entry per arm other than the baseline and score.
         budget: an entry per arm other than the baseline.
-        remarks: what a reader must know before believing: unfinished runs left out, few seeds, random teachers.
+        remarks: what a reader must know before believing: runs left out, few seeds, random teachers.
+        damaged: of the remarks, those about damaged runs.
         test: name of the paired test, of the interval and of the correction, in one sentence.
         profiles: an entry per arm and score.
         rankings: an entry per score.
@@ -291,6 +292,7 @@ class Comparison:
     differences: tuple[Difference, ...] = ()
     budget: tuple[BudgetCheck, ...] = ()
     remarks: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
     test: str = ""
     profiles: tuple[Profile, ...] = ()
     rankings: tuple[Ranking, ...] = ()

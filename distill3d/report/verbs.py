@@ -49,7 +49,7 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="such as README.md: a table is written between its markers")
     ] = None,
 ) -> None:
-    """Compare finished runs: statistics, an equal-budget check, and one page to open in a browser."""
+    """Compare finished runs: statistics, an equal-budget check, and one page; exits 1 if damaged runs are left out."""
     from distill3d.report.build import write_report
     from distill3d.report.comparison.compare import as_json
     from distill3d.report.text.results import write_results
@@ -70,6 +70,7 @@ def report(
     for file in files:
         console.print(str(file), soft_wrap=True)
     show_next(f"open {out / 'index.html'} in a browser")
+    _fail_if_damaged(comparison)
 
 
 @report_app.command()
@@ -85,9 +86,11 @@ def compare(
     from distill3d.report.text.terminal import renderables
 
     console = stdout()
-    for part in renderables(compare_two(a, b, runs=runs, scores=_keys(scores), test=test, console=console)):
+    comparison = compare_two(a, b, runs=runs, scores=_keys(scores), test=test, console=console)
+    for part in renderables(comparison):
         console.print(part)
     show_next(f"the cases one by one: distill3d report {a} {b}")
+    _fail_if_damaged(comparison)
 
 
 @report_app.command()
@@ -134,6 +137,7 @@ def wandb_report(
     text = as_markdown(comparison)
     report = wandb_report(comparison, run_folders(comparison), text=text, project=project, entity=entity)
     console.print(save(report), soft_wrap=True)
+    _fail_if_damaged(comparison)
 
 
 def _compared(
@@ -161,6 +165,11 @@ def _compared(
         title=title,
         console=console,
     )
+
+
+def _fail_if_damaged(comparison: Comparison) -> None:
+    if comparison.damaged:
+        raise typer.Exit(1)
 
 
 def _keys(text: str | None) -> list[str]:

@@ -7,10 +7,14 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from distill3d.errors import printable
+from distill3d.storage.record import LARGEST
 from distill3d.storage.run_folder import RunFolder
 
 Curve = list[tuple[int, float]]
+_LAST_STEP = 10**15
 
 
 _FOLDER = re.compile(r"from_step(\d+)")
@@ -24,7 +28,7 @@ def read_curves(run: Path) -> dict[str, Curve]:
     Args:
         run: its folder; a run without curves gives none.
     """
-    finite = {term: [(n, value) for n, value in curve if math.isfinite(value)] for term, curve in _logged(run).items()}
+    finite = {term: [(n, value) for n, value in curve if abs(value) <= LARGEST] for term, curve in _logged(run).items()}
     return {term: curve for term, curve in finite.items() if curve}
 
 
@@ -55,17 +59,25 @@ def _values(path: Path) -> Iterable[tuple[str, int, float]]:
         written = path.read_text(encoding="utf-8", errors="replace")
     except OSError:  # a run that is resumed deletes the steps it lost
         return
-    for row in csv.DictReader(written[: written.rfind("\n") + 1].splitlines()):
-        step = row.get("step") or ""
-        if not step.isdigit():
+    for row in _rows(written[: written.rfind("\n") + 1].split("\n")):
+        step = _number(row.get("step"))
+        if step is None or not (0 <= step <= _LAST_STEP and step.is_integer()):
             continue
         for term, text in row.items():
             if term and text and term.startswith(("train/", "val/")) and (value := _number(text)) is not None:
-                yield term, int(step), value
+                yield printable(term), int(step), value
 
 
-def _number(text: str) -> float | None:
+def _rows(lines: Iterable[str]) -> Iterable[dict[Any, Any]]:
+    """Yield the rows of a table up to the first that is none."""
     try:
-        return float(text)
+        yield from csv.DictReader(lines)
+    except csv.Error:
+        return
+
+
+def _number(text: object) -> float | None:
+    try:
+        return float(str(text))
     except ValueError:
         return None

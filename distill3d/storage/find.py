@@ -55,7 +55,10 @@ def _lacks(folder: RunFolder) -> str:
         return "unfinished"
     if link := link_out(folder.path, folder.path):
         return f"{link.name} links to a place outside of it"
-    return "" if folder.read_json(folder.done).get("cases", 1) else "no test case"
+    try:
+        return "" if folder.read_json(folder.done).get("cases", 1) else "no test case"
+    except InputError:
+        return ""  # whoever reads the run says what is damaged
 
 
 def matches(place: str, runs: Path = Path("runs")) -> list[Path]:

@@ -12,6 +12,7 @@ import yaml
 
 from distill3d.errors import InputError
 from distill3d.storage.links import inside
+from distill3d.storage.record import read_plain
 
 State = Literal["absent", "unfinished", "done"]
 
@@ -83,15 +84,19 @@ class RunFolder:
         """Return the resolved settings as plain containers.
 
         Raises:
-            InputError: this is no run folder.
+            InputError: this is no run folder, or the file is damaged.
         """
         if not self.config.is_file():
             raise InputError(f"{self.path}: not a run folder (no config.yaml); accepted: runs/<experiment>/seed<k>")
-        return yaml.safe_load(self.config.read_text())
+        return read_plain(self.config)
 
     def read_json(self, path: Path) -> dict[str, Any]:
-        """Return a JSON file of this run; empty when the stage that writes it has not run."""
-        return json.loads(path.read_text()) if path.is_file() else {}
+        """Return a JSON file of this run; empty when the stage that writes it has not run.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        return read_plain(path) if path.is_file() else {}
 
 
 def write_json(path: Path, content: object) -> None:

@@ -13,6 +13,7 @@ from distill3d.config.builder import unknown
 from distill3d.config.schema import Experiment
 from distill3d.evaluation.scores import SCORES
 from distill3d.storage.curves import history
+from distill3d.storage.record import Record
 from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.schema import Metric, Sweep
 
@@ -58,4 +59,4 @@ def objective(run: RunFolder, metric: Metric) -> float | None:
 
 def scores(run: RunFolder) -> dict[str, Any]:
     """Mean scores of a finished run over its test cases; empty before."""
-    return run.read_json(run.metrics).get("mean", {})
+    return Record(run.metrics, run.read_json(run.metrics)).part("mean").numbers()

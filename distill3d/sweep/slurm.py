@@ -16,6 +16,7 @@ from distill3d.config.compare import disagreements
 from distill3d.config.schema import TrainerConfig
 from distill3d.errors import ConfigError, InputError
 from distill3d.storage.find import walk_runs
+from distill3d.storage.record import Record
 from distill3d.storage.run_folder import RunFolder, write_text
 from distill3d.sweep.objective import objective, scores
 from distill3d.sweep.plan import Trial, Values, grid, passed, sweep_folder
@@ -133,7 +134,7 @@ def _row(sweep: Sweep, number: int, values: Values, run: RunFolder) -> Attempt:
         before="",
         resumes=True,
         failures=0,
-        seconds=run.read_json(run.fit).get("cost", {}).get("fit_seconds") if done else None,
+        seconds=Record(run.fit, run.read_json(run.fit)).part("cost").number("fit_seconds") if done else None,
         scores=scores(run) if done else {},
     )
 

@@ -94,13 +94,18 @@ def test_a_missing_file_of_scores_is_an_error(write_run):
         read_run(path)
 
 
-def test_scores_that_are_no_numbers_are_missing_not_good(write_run):
+def test_scores_that_are_null_are_missing_and_those_that_are_no_numbers_refused(write_run):
     path = write_run(dice={"a": 0.5})
     metrics = json.loads((path / "metrics.json").read_text())
-    metrics["cases"]["a"] |= {"hd95_um": float("nan"), "cldice": None, "recall": "high"}
+    metrics["cases"]["a"] |= {"cldice": None}
     (path / "metrics.json").write_text(json.dumps(metrics))
     row = read_run(path).cases["a"]
-    assert (row["hd95_um"], row["cldice"], row["recall"], row["dice"]) == (None, None, None, 0.5)
+    assert (row["cldice"], row["dice"]) == (None, 0.5)
+    for wrong in (float("nan"), "high"):
+        metrics["cases"]["a"]["recall"] = wrong
+        (path / "metrics.json").write_text(json.dumps(metrics))
+        with pytest.raises(InputError, match=r"cases\.a\.recall is "):
+            read_run(path)
 
 
 def test_the_tolerances_of_a_later_evaluation_are_settings_of_the_run(write_run):

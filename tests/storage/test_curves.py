@@ -44,3 +44,34 @@ def test_a_run_without_the_term_has_no_history(tmp_path):
     assert history(RunFolder(tmp_path), "val/dice") == []
     write(tmp_path, 0, "5,1.0,")
     assert history(RunFolder(tmp_path), "val/dice") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1e999,1.0,",
+        "²,1.0,",
+        "-5,1.0,",
+        "5.5,1.0,",
+        f"{'9' * 5000},1.0,",
+        "15,1e300,",
+        "15,\x00,",
+        "15,[1],\u2028",
+        ",,,,,",
+    ],
+)
+def test_a_line_that_no_run_writes_is_passed_over(tmp_path, line):
+    write(tmp_path, 0, "5,1.0,", line, "25,2.0,")
+    assert read_curves(tmp_path) == {"train/loss": [(5, 1.0), (25, 2.0)]}
+
+
+def test_what_is_behind_a_field_without_end_is_not_read(tmp_path):
+    write(tmp_path, 0, "5,1.0,", '15,"' + "x" * 200_000, "25,2.0,")
+    assert read_curves(tmp_path) == {"train/loss": [(5, 1.0)]}
+
+
+def test_a_term_is_named_in_one_line(tmp_path):
+    write(tmp_path, 0)
+    path = tmp_path / "curves" / "from_step0" / "metrics.csv"
+    path.write_text("step,train/\x1b\u2028\n5,1.0\n")
+    assert read_curves(tmp_path) == {"train/\\x1b\\u2028": [(5, 1.0)]}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distill3d.config.plain import flatten
-from distill3d.config.schema import EvaluationConfig
-from distill3d.errors import InputError
+from distill3d.config.schema import EvaluationConfig, Experiment
+from distill3d.errors import InputError, printable
+from distill3d.report.content import Cost, Tubes
+from distill3d.storage.record import Record, as_text, read_plain
 from distill3d.storage.run_folder import RunFolder
 
+COMPONENTS = ("data", "student", "teacher", "strategy")
+SECTIONS = tuple(
+    field.name
+    for field in dataclasses.fields(Experiment)
+    if field.name not in {"name", "question", "neurons", "seed", "runs", "cache", "plugins"}
+)  # mappings all
+MOST_FOLDS = 100_000
 Rows = dict[str, dict[str, float | None]]  # case -> score -> value
 
 
@@ -59,67 +64,86 @@ def read_run(path: Path) -> Run:
     """Read a finished run.
 
     Raises:
-        InputError: a file is missing, is not what it should be, or lacks what no report can do without.
+        InputError: a file is missing or damaged, or lacks what no report can do without.
     """
     folder = RunFolder(path)
-    settings = _read(folder.config)
-    metrics = _read(folder.metrics)
-    fit = {**metrics, **(_read(folder.fit) if folder.fit.is_file() else {})}
-    cases = _rows(metrics.get("cases"), folder.metrics)
-    baselines = metrics.get("baselines")
-    references = baselines if isinstance(baselines, Mapping) else {}
-    seed = settings.get("seed")
-    if not isinstance(seed, int) or not isinstance(settings.get("name"), str):
-        raise InputError(f"{folder.config}: has no seed or no name; accepted: a config.yaml that `fit` wrote")
-    at = _mapping(metrics.get("tolerances"))  # of the last `evaluate`, which may have been told others than `fit`
-    taken = {f"evaluation.{f.name}": at[f.name] for f in dataclasses.fields(EvaluationConfig) if f.name in at}
-    parts = {key: fit.get(key) for key in ("cost", "teacher", "provenance")}
+    Record(folder.done, read_plain(folder.done)).whole("cases")
+    settings, metrics = (Record(file, read_plain(file)) for file in (folder.config, folder.metrics))
+    fitted = read_plain(folder.fit) if folder.fit.is_file() else {}
+    fit = Record(folder.fit if fitted else folder.metrics, {**metrics.content, **fitted})
+    seed, name = _require_settings(settings)
+    scored = {f"{name}, seed {seed}": metrics, **_parts(metrics.part("baselines"))}
+    at = metrics.part("tolerances")  # of the last `evaluate`, which may have been told others than `fit`
+    taken = {f"evaluation.{f.name}": at.number(f.name) for f in dataclasses.fields(EvaluationConfig) if f.name in at}
     return Run(
         folder=path,
-        settings=flatten(settings) | taken,
+        settings=flatten(as_text(settings.content)) | taken,
         seed=seed,
-        cases=cases,
-        references={name: _rows(_mapping(ref).get("cases"), folder.metrics) for name, ref in references.items()},
-        cost=_mapping(parts["cost"]),
-        kept=_number(fit.get("kept")),
-        nonlinear_share=_number(fit.get("nonlinear_share")),
-        tubes={key: _number(value) for key, value in _mapping(fit.get("tubes")).items()},
-        teacher=_mapping(parts["teacher"]),
-        provenance=_mapping(parts["provenance"]),
-        lacks=tuple(key for key, value in parts.items() if not isinstance(value, Mapping)),
+        cases=_rows(metrics),
+        references={method: _rows(of) for method, of in list(scored.items())[1:]},
+        cost=_numbers(fit.part("cost"), Cost),
+        kept=fit.number("kept"),
+        nonlinear_share=fit.number("nonlinear_share"),
+        tubes=_numbers(fit.part("tubes"), Tubes),
+        teacher=_teacher(fit.part("teacher")),
+        provenance=_provenance(fit.part("provenance")),
+        lacks=tuple(key for key in ("cost", "teacher", "provenance") if fit.content.get(key) is None),
         untraced=tuple(
-            f"{method}: {case} was not traced and has no scores of trees: {why}"
-            for method, scored in {f"{settings['name']}, seed {seed}": metrics, **references}.items()
-            for case, why in _mapping(_mapping(scored).get("untraced")).items()
+            f"{method}: {printable(case)} was not traced and has no scores of trees: {of.part('untraced').text(case)}"
+            for method, of in scored.items()
+            for case in of.part("untraced")
         ),
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except FileNotFoundError as err:
-        raise InputError(f"{path}: missing, though the run has done.json; accepted: a run that `fit` finished") from err
-    except (OSError, ValueError, yaml.YAMLError) as err:
-        raise InputError(f"{path}: not readable: {' '.join(str(err).split())[:200]}") from err
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a mapping, has {type(content).__name__}")
-    return content
+def _require_settings(settings: Record) -> tuple[int, str]:
+    """Return seed and name; every setting that a report reads must be of its kind."""
+    seed, name = settings.whole("seed"), settings.text("name")
+    if seed is None or name is None:
+        raise InputError(f"{settings.path}: has no seed or no name; accepted: a config.yaml that `fit` wrote")
+    settings.text("question")
+    for section in SECTIONS:
+        settings.part(section)
+    for section in COMPONENTS:
+        settings.part(section).text("name")
+    data, tuned = settings.part("data"), settings.part("tuned")
+    for key in ("fold", "folds"):
+        data.whole(key, most=MOST_FOLDS)
+    if isinstance(data.content.get("train"), int | float):
+        data.whole("train", most=10**9)
+    tuned.whole("trials", most=10**9)
+    tuned.texts("keys")
+    for key in ("metric", "sweep", "file"):
+        tuned.text(key)
+    return seed, name
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+def _parts(record: Record) -> dict[str, Record]:
+    return {printable(key): record.part(key) for key in record}
 
 
-def _rows(cases: object, path: Path) -> Rows:
-    if not isinstance(cases, Mapping) or not all(isinstance(row, Mapping) for row in cases.values()):
-        raise InputError(f"{path}: cases must map each case to its scores; accepted: what `evaluate` writes")
-    return {str(case): {str(key): _number(value) for key, value in row.items()} for case, row in cases.items()}
+def _rows(scored: Record) -> Rows:
+    """Scores by case; a score that is null is missing, which is neither good nor bad."""
+    if scored.content.get("cases") is None:
+        raise InputError(f"{scored.path}: {scored.place}cases is missing; accepted: what `evaluate` writes")
+    return {case: row.numbers() for case, row in _parts(scored.part("cases")).items()}
 
 
-def _number(value: object) -> float | None:
-    """A finite number, or None: a missing value must not become a good or a bad one."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
+def _numbers(record: Record, kind: type[Cost | Tubes]) -> dict[str, float | None]:
+    return {field.name: record.number(field.name) for field in dataclasses.fields(kind)}
+
+
+def _teacher(record: Record) -> dict[str, Any]:
+    words = {key: record.text(key) for key in ("architecture", "weights", "sha256")}
+    known = {key: word for key, word in words.items() if word is not None}
+    return known | {"random": True} if record.flag("random") else known
+
+
+def _provenance(record: Record) -> dict[str, Any]:
+    packages, machine = record.part("packages"), record.part("machine")
+    system, cpus = machine.text("system"), machine.whole("cpus")
+    known = {"commit": record.text("commit"), "command": record.texts("command")}
+    known["packages"] = {printable(name): packages.text(name) for name in packages}
+    if machine.content:
+        known["machine"] = {"system": system, "cpus": cpus, "gpus": machine.texts("gpus")}
+    return {key: value for key, value in known.items() if value}

@@ -180,7 +180,11 @@ def _draw(comparison: Comparison, name: str, arms: Sequence[_Shown]) -> WorstCas
     first = next(iter(seen.values()))
     alike = {index: case.errors for index, case in seen.items() if case.errors.shape == first.errors.shape}
     drawn = [(shown, alike[shown.index]) for shown in arms if shown.index in alike]
-    return _side_by_side(comparison, name, first, drawn)
+    try:
+        return _side_by_side(comparison, name, first, drawn)
+    except InputError as error:  # a tree that reaches too far
+        _LOG.warning("%s: not drawn: %s", name, error)
+        return None
 
 
 def _left(folder: RunFolder, case: str) -> Projections | None:
