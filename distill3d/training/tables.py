@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -39,6 +39,20 @@ def tuning_table(result: Mapping[str, Any]) -> Table:
     first = result["trials"][0]
     table.add_row("before", f"{result['f1_before']:.3f}", *(f"{first[name]:.3g}" for name in names))
     table.add_row("best", f"{result['f1']:.3f}", *(f"{result['best'][name]:.3g}" for name in names))
+    return table
+
+
+Changed = Sequence[tuple[str, object, object]]
+
+
+def reproduction_table(values: Changed, code: Changed) -> Table:
+    """Show which values of a run came out otherwise when it was run again, and what else was not the same."""
+    title = f"{len(values)} values differ" if values else "every value is the same, but for times"
+    table = Table(title=title, title_justify="left", width=WIDTH, box=SIMPLE_HEAD)
+    for name in ("key", "then", "now"):
+        table.add_column(name, overflow="fold")
+    for key, then, now in [*values, *code]:
+        table.add_row(Text(key), Text(str(then)), Text(str(now)))
     return table
 
 
