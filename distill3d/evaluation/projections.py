@@ -113,6 +113,9 @@ def _require_drawable(projections: Projections) -> None:
     flat = len(shapes) == 1 and arrays[0].ndim == 2 and arrays[0].size > 0
     if not flat or types != [np.uint8, bool, np.uint8]:
         raise ValueError(f"arrays of shapes {shapes} and types {types}")
+    walls = [wall for wall in (projections.along_y, projections.along_x) if wall is not None]
+    if not all(wall.ndim == 2 and wall.size and wall.dtype == np.uint8 for wall in walls):
+        raise ValueError("walls that are no pictures")
     if projections.errors.max() >= len(KIND_COLORS):
         raise ValueError(f"error kind {projections.errors.max()}")
     if not all(np.isfinite(size) and size > 0 for size in projections.spacing_um):

@@ -93,6 +93,7 @@ def test_a_broken_file_is_one_line_that_names_it(tmp_path, harm):
         {"spacing_um": np.array([1.0, 0.0, 1.0])},
         {"spacing_um": np.array([1.0, np.nan, 1.0])},
         {"depth": np.array([1, 2])},
+        {"along_y": np.zeros(4)},
         {"tree_points_zyx_um": np.full((1, 3), np.nan)},
         {"tree_points_zyx_um": np.full((1, 3), 1e300)},
         {"tree_parents": np.array([7])},
