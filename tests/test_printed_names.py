@@ -39,6 +39,8 @@ def test_every_console_of_the_package_is_made_by_one_hand():
     package = Path(distill3d.__file__).parent
     making = {str(path.relative_to(package)) for path in package.rglob("*.py") if "Console(" in path.read_text()}
     assert making == {"terminal.py"}
-    assert all("markup=False" in line for line in re.findall(r"Console\(.*\)", (package / "terminal.py").read_text()))
+    text = (package / "terminal.py").read_text()
+    assert set(re.findall(r"(\w*)Console\(", text)) == {"_Text"}
+    assert "super().__init__(markup=False, emoji=False" in text
     columns = [text for path in package.rglob("*.py") for text in re.findall(r"TextColumn\(.*", path.read_text())]
     assert all("markup=False" in text or "{" not in text for text in columns)
