@@ -26,6 +26,13 @@ def change(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch, request):
+    """What becomes of numbers is tested here, not how good they are."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(verdict, "draw_means", functools.partial(verdict.draw_means, draws=200))
+
+
 @pytest.fixture
 def runs(write_run, tmp_path):
     """Six runs of two arms, with the settings that a report looks at and two more sections."""
@@ -215,8 +222,6 @@ def refused(folder):
 def test_a_changed_file_of_a_run_never_ends_a_report(runs, tmp_path, monkeypatch):
     honest = {path: read_run(path) for path in runs.glob("*/*") if path != runs / "kd" / "seed1"}
     monkeypatch.setattr(build, "read_run", lambda path: honest.get(path) or read_run(path))
-    few = functools.partial(verdict.draw_means, draws=200)  # what becomes of numbers is tested, not how good they are
-    monkeypatch.setattr(verdict, "draw_means", few)
     faults, fallen = damaged_reports(runs, tmp_path / "out", 300, every=50)
     assert faults == []
     assert 150 < fallen < 290
