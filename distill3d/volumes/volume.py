@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,8 @@ def volume_files(path: Path) -> tuple[Path, ...]:
 
 
 def _read_npy(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
-    mapped = np.lib.format.open_memmap(path, mode="r")  # which refuses a header that claims more than the file has
+    with warnings.catch_warnings(action="ignore"):  # numpy's, of an old or damaged header
+        mapped = np.lib.format.open_memmap(path, mode="r")  # which refuses one that claims more than the file has
     require_room(path, mapped.nbytes)
     data = np.array(mapped)
     if data.ndim == 4:
