@@ -193,9 +193,7 @@ def list_all() -> None:
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
-def check(
-    context: typer.Context, name: Name, allow_plugins: AllowPlugins = False, max_gib: MaxGib = None
-) -> None:
+def check(context: typer.Context, name: Name, allow_plugins: AllowPlugins = False, max_gib: MaxGib = None) -> None:
     """Verify an experiment's data: shapes, types, spacing, empty masks, flips, duplicates between splits."""
     find_experiment(name)
     from distill3d.data.check import check_data

@@ -40,7 +40,9 @@ class Reproduction:
     code: tuple[tuple[str, object, object], ...] = ()
 
 
-def reproduce(run: Path | str, *, out: Path | None = None, console: Console | None = None) -> Reproduction:
+def reproduce(
+    run: Path | str, *, out: Path | None = None, console: Console | None = None, allow_plugins: bool = False
+) -> Reproduction:
     """Train, predict and score again with the settings that a run's ``config.yaml`` holds.
 
     With the same commit, packages and machine nothing differs. A trace that was tuned and tolerances of a later
@@ -50,6 +52,7 @@ def reproduce(run: Path | str, *, out: Path | None = None, console: Console | No
         run: a finished run's folder.
         out: folder of runs for the new one; None takes a temporary one, which is deleted.
         console: see `fit`.
+        allow_plugins: see `experiment_from_plain`.
 
     Raises:
         InputError: the run is not finished, has no scores or is damaged, or ``out`` has such a run already.
@@ -57,7 +60,8 @@ def reproduce(run: Path | str, *, out: Path | None = None, console: Console | No
     folder = RunFolder(Path(run))
     if folder.state != "done" or not folder.metrics.is_file():
         raise InputError(f"{folder.path}: no finished run with scores; accepted: one with done.json and metrics.json")
-    before, experiment = folder.read_json(folder.metrics), experiment_from_plain(folder.read_config())
+    before = folder.read_json(folder.metrics)
+    experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
     with _place(out) as runs:
         again = RunFolder(runs / experiment.name / f"seed{experiment.seed}")
         if again.state != "absent":
@@ -66,10 +70,12 @@ def reproduce(run: Path | str, *, out: Path | None = None, console: Console | No
         fit(replace(experiment, runs=ConfigPath(str(runs)), logging=quiet), console=console)
         if not is_main_process():
             return Reproduction()
-        return _compared(before, _scored_alike(folder, again, before))
+        return _compared(before, _scored_alike(folder, again, before, allow_plugins=allow_plugins))
 
 
-def _scored_alike(folder: RunFolder, again: RunFolder, before: Mapping[str, Any]) -> dict[str, Any]:
+def _scored_alike(
+    folder: RunFolder, again: RunFolder, before: Mapping[str, Any], *, allow_plugins: bool
+) -> dict[str, Any]:
     """Return the new scores, taken as the run's last ones were: with its tuned trace, at its tolerances."""
     after, at = again.read_json(again.metrics), Record(folder.metrics, before).part("tolerances")
     if not folder.tuned.is_file() and at.content == after["tolerances"]:
@@ -77,7 +83,7 @@ def _scored_alike(folder: RunFolder, again: RunFolder, before: Mapping[str, Any]
     if folder.tuned.is_file():
         shutil.copy(folder.tuned, again.tuned)
     in_um = {key: value for key in at if key.endswith("_um") and (value := at.number(key)) is not None}
-    return evaluate(again.path, tolerances_um=in_um)
+    return evaluate(again.path, tolerances_um=in_um, allow_plugins=allow_plugins)
 
 
 def _compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> Reproduction:

@@ -39,6 +39,7 @@ Threshold = Annotated[
 @run_app.command()
 def reconstruct(
     stacks: Stacks,
+    *,
     run: Annotated[
         list[Path], typer.Option("--run", metavar="RUN", help="a run's folder; of several the mean is taken")
     ],
@@ -238,13 +239,14 @@ def reproduce(
         Path | None, typer.Option(metavar="FOLDER", help="keeps the new run; else a temporary folder")
     ] = None,
     max_gib: MaxGib = None,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Train a finished run again from its own files; shows which values of metrics.json differ, exits 1 if any do."""
     from distill3d.training.reproduce import reproduce as run_again
     from distill3d.training.tables import reproduction_table
 
     allow_gib(max_gib)
-    result = run_again(run, out=out)
+    result = run_again(run, out=out, allow_plugins=allow_plugins)
     stdout().print(reproduction_table(result.values, result.code))
     if result.values:
         raise typer.Exit(1)

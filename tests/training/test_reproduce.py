@@ -39,7 +39,7 @@ def test_a_run_without_scores_is_refused(finished, file):
 
 @pytest.mark.parametrize(("values", "code"), [((), 0), ((("mean.dice", 0.5, 0.6),), 1)])
 def test_the_verb_shows_what_differs_and_exits_by_it(monkeypatch, tmp_path, values, code):
-    monkeypatch.setattr(module, "reproduce", lambda run, out: Reproduction(values))
+    monkeypatch.setattr(module, "reproduce", lambda run, out, allow_plugins: Reproduction(values))
     result = CliRunner().invoke(app, ["reproduce", str(tmp_path)])
     assert result.exit_code == code
     assert ("mean.dice" in result.stdout) == bool(values)
@@ -50,11 +50,13 @@ def test_a_later_evaluation_is_done_again_at_its_tolerances(finished, monkeypatc
     before = finished.read_json(finished.metrics)
     asked = []
     monkeypatch.setattr(module, "fit", lambda experiment, console: finished.path)
-    monkeypatch.setattr(module, "evaluate", lambda run, tolerances_um: asked.append(tolerances_um) or before)
+    monkeypatch.setattr(
+        module, "evaluate", lambda run, tolerances_um, allow_plugins: asked.append(tolerances_um) or before
+    )
     again = type(finished)(tmp_path / "again")
     write_json(again.metrics, before)
-    assert module._scored_alike(finished, again, before) == before
+    assert module._scored_alike(finished, again, before, allow_plugins=False) == before
     assert asked == []
     later = before | {"tolerances": {**before["tolerances"], "mask_um": 3.0}}
-    module._scored_alike(finished, again, later)
+    module._scored_alike(finished, again, later, allow_plugins=False)
     assert asked[0]["mask_um"] == 3.0
