@@ -85,7 +85,7 @@ def window_count(shape_zyx: tuple[int, ...], size_zyx: tuple[int, int, int], ove
         147
     """
     return math.prod(
-        1 if n <= size else math.ceil((n - size) / int(size * (1 - overlap))) + 1
+        1 if n <= size else math.ceil((n - size) / max(1, int(size * (1 - overlap)))) + 1
         for n, size in zip(shape_zyx, size_zyx, strict=True)
     )
 

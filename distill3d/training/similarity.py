@@ -140,7 +140,8 @@ def _teacher_places(
     zoom: Zoom,
 ) -> dict[str, Tensor]:
     order = slice_order(axis)
-    chosen = range(SLICE_STEP // 2, image.shape[2 + order[0]], SLICE_STEP)
+    depth = image.shape[2 + order[0]]
+    chosen = range(min(SLICE_STEP // 2, depth - 1), depth, SLICE_STEP)
     maps = stacked_maps(
         teacher,
         cut_slices(image, axis, chosen),

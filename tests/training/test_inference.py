@@ -1,5 +1,7 @@
 """Whole stacks, window by window."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
@@ -40,8 +42,15 @@ def test_windows_blend_to_the_value_of_each_voxel(module, shape):
     np.testing.assert_allclose(predict_prob(module, image), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(16, 32, 32), (20, 70, 33), (5, 40, 90), (64, 64, 64)])
-def test_the_announced_number_of_windows_is_the_real_one(module, shape):
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        *[(shape, (16, 32, 32)) for shape in ((16, 32, 32), (20, 70, 33), (5, 40, 90), (64, 64, 64))],
+        ((7, 40, 33), (1, 32, 32)),  # steps of no voxel are of one
+    ],
+)
+def test_the_announced_number_of_windows_is_the_real_one(module, shape, size):
+    module.experiment = replace(module.experiment, patches=replace(module.experiment.patches, size_zyx=size))
     seen = []
     predict_prob(module, np.zeros(shape, np.float32), on_window=seen.append)
     settings = module.experiment

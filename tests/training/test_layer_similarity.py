@@ -1,6 +1,7 @@
 """CKA between layers of student and teacher: known answers, and networks that stay as they were."""
 
 import itertools
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -104,6 +105,12 @@ def test_the_deepest_value_is_linear_cka_of_maps_averaged_by_hand(tables, teache
         teacher_map = torch.stack([teacher.maps(each, ["blocks.2"])["blocks.2"] for each in slices], dim=2)
     rows = [maps.movedim(1, -1).flatten(0, 3) for maps in (student_map, teacher_map)]
     assert pair(tables, "blocks.2", "z") == pytest.approx(linear_cka(*rows).item(), abs=1e-3)
+
+
+def test_patches_one_slice_deep_are_compared_on_that_slice(teacher, batch):
+    flat = replace(batch, image=batch.image[:, :, :1])
+    tables = layer_similarity(student_of(teacher, inflated=True), teacher, flat)
+    assert pair(tables, "conv_stem", "z") > 0.9
 
 
 @pytest.mark.parametrize("training", [True, False])
