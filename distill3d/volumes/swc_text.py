@@ -114,7 +114,7 @@ def _refuse_two_meanings(path: Path, rows: list[str], lines: NDArray[np.int64]) 
     That is what commas give that part columns and are decimal too.
     """
     cells = [row.split(",") for row in rows]
-    if not all(word.removeprefix("-").isdecimal() for row in cells for word in row if word):
+    if not rows or not all(word.removeprefix("-").isdecimal() for row in cells for word in row if word):
         return
     counts = [len(row) for row in cells]
     if max(counts) > _COLUMNS <= min(counts) and (

@@ -117,7 +117,8 @@ def test_turned_masks_decimal_commas_and_shifts_are_mended_and_named_beside_a_si
     (folder / "n3.swc").write_text("# OFFSET 0 0 0,5\n" + (folder / "n3.swc").read_text())
     report = check_data(experiment_of(folder))
     assert [text for text in report.problems if not text.startswith("n1: ")] == []
-    notes = [text for text in report.notes if not text.startswith("training cases")]
+    # at 2000 um a slice the tree lies in one, where what is left of it says nothing of the axis
+    notes = [text for text in report.notes if not text.startswith(("training cases", "n1: the image does not tell"))]
     assert [text.partition(";")[0][:70] for text in notes] == [
         "n0: the mask is stored with other axes than the image: turned as both headers say"[:70],
         "n1: voxels of zyx 2000 1 1 um",
