@@ -82,7 +82,8 @@ def fit(
         out.print(f"no test case, so no scores; best validation Dice {best:.3f}: {folder.best}", soft_wrap=True)
         return
     out.print(score_table(results))
-    out.print(f"scores    {folder.metrics}", f"pictures  {folder.figures}/*.png", sep="\n", soft_wrap=True)
+    pictures = f"pictures  {folder.figures}/*.png; trees to turn, in a browser: *_3d.html"
+    out.print(f"scores    {folder.metrics}", pictures, sep="\n", soft_wrap=True)
     for line in learned_lines(results):
         out.print(line, soft_wrap=True)
     for warning in learned_warnings(results):
