@@ -37,7 +37,7 @@ from distill3d.training.loggers import log_results, make_loggers, wandb_mode
 from distill3d.training.module import DistillModule, fresh_module, load_module
 from distill3d.training.patch_size import check_patch_size
 from distill3d.training.similarity import kept, layer_similarity, mirrored_blocks, similarity_batch
-from distill3d.training.start import Start, start_batch, start_of
+from distill3d.training.start import start_batch, start_of
 from distill3d.training.tables import audit_table, start_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
 from distill3d.training.trainer import check_trainer, make_trainer, quiet, step_of, train
@@ -92,15 +92,12 @@ def fit(
         module, teacher, audit = _build(experiment, data, checkpoint)
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
-        if is_main_process():
-            # all inputs have been checked
+        if is_main_process():  # all inputs have been checked
             take(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite)
             if not trained:
                 folder.fit.unlink(missing_ok=True)  # the other ranks, started later, look for it too
-            _show_audit(folder, audit, _start(module, teacher, data, audit), console)
-            if checkpoint is None:
-                keep_start(folder, module)
-                _compare_layers(folder, module, teacher, data, "before")
+            if audit is not None:
+                _show_start(folder, module, teacher, data, audit, console)
         loggers = make_loggers(experiment, folder, mode=mode, first_step=step_of(checkpoint))
         if not trained:
             _show_teacher(view, module, data, console)
@@ -144,23 +141,23 @@ def _build(
     return module, teacher, audit
 
 
-def _start(
-    module: DistillModule, teacher: Teacher, data: DistillDataModule, audit: TransferAudit | None
-) -> Start | None:
-    """Measure how near its teacher a fresh run starts; None where nothing was transferred."""
-    if audit is None or not audit.transferred:
-        return None
-    return start_of(module.student, teacher, start_batch(data), module.transferred)
-
-
-def _show_audit(folder: RunFolder, audit: TransferAudit | None, start: Start | None, console: Console) -> None:
-    """Keep a fresh run's audit, and print its totals if anything was transferred."""
-    if audit is not None:
-        write_json(folder.audit, {**audit.as_dict(), "start": None if start is None else asdict(start)})
-        if audit.copy_rate > 0:
-            console.print(audit_table(audit))
-        if start is not None:
-            console.print(start_table(start))
+def _show_start(
+    folder: RunFolder,
+    module: DistillModule,
+    teacher: Teacher,
+    data: DistillDataModule,
+    audit: TransferAudit,
+    console: Console,
+) -> None:
+    """Keep what a fresh run starts from, and print its audit's totals if anything was transferred."""
+    start = start_of(module.student, teacher, start_batch(data), module.transferred) if audit.transferred else None
+    write_json(folder.audit, {**audit.as_dict(), "start": None if start is None else asdict(start)})
+    if audit.copy_rate > 0:
+        console.print(audit_table(audit))
+    if start is not None:
+        console.print(start_table(start))
+    keep_start(folder, module)
+    _compare_layers(folder, module, teacher, data, "before")
 
 
 def _compare_layers(

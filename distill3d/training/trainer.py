@@ -77,12 +77,16 @@ def make_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    _end_ranks_together(trainer)
+    return trainer
+
+
+def _end_ranks_together(trainer: L.Trainer) -> None:
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         trainer.strategy._launcher = RankLauncher(  # noqa: SLF001 - Lightning has no argument for it
             launcher.cluster_environment, launcher.num_processes, launcher.num_nodes
         )
-    return trainer
 
 
 def check_trainer(settings: TrainerConfig, folder: RunFolder) -> None:

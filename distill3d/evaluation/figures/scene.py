@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -47,6 +47,19 @@ class _Part:
     @property
     def n_bytes(self) -> int:
         return LINE_BYTES * len(self.lines) + MARK_BYTES * (len(self.tips) + len(self.branches))
+
+    def as_plain(self, code: Callable[[Reals], str]) -> dict[str, Any]:
+        """Return it for the page, its points as text."""
+        return {
+            "name": self.name,
+            "side": self.side,
+            "color": "#{:02x}{:02x}{:02x}".format(*(round(255 * value) for value in self.color)),
+            "width": self.width,
+            "um": round(self.length_um, 1),
+            "lines": code(self.lines),
+            "tips": code(self.tips),
+            "branches": code(self.branches),
+        }
 
 
 def scene(
@@ -100,19 +113,7 @@ def scene(
         "box": corners[:, ::-1].tolist(),
         "origin": origin[::-1].tolist(),
         "step": step,
-        "parts": [
-            {
-                "name": part.name,
-                "side": part.side,
-                "color": "#{:02x}{:02x}{:02x}".format(*(round(255 * value) for value in part.color)),
-                "width": part.width,
-                "um": round(part.length_um, 1),
-                "lines": code(part.lines),
-                "tips": code(part.tips),
-                "branches": code(part.branches),
-            }
-            for part in parts
-        ],
+        "parts": [part.as_plain(code) for part in parts],
     }
 
 
