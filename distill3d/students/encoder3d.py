@@ -96,8 +96,7 @@ def build_encoder(
     net = _create(name)
     if depth_kernel == "neurino" and not isinstance(net, ConvNeXt):
         raise ConfigError(f"student.depth_kernel='neurino' is a rule for ConvNeXt encoders, student.encoder={name!r}")
-    # NeurINO's stem halves once where ConvNeXt's halves twice.
-    scale = 2 if depth_kernel == "neurino" else 1
+    scale = 2 if depth_kernel == "neurino" else 1  # NeurINO's stem halves once where ConvNeXt's halves twice
     known = cast("list[dict[str, Any]]", net.feature_info)
     used = [info for info in known if info["reduction"] // scale <= 2**stages]
     if not used:

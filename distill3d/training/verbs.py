@@ -25,6 +25,13 @@ MaxGib = Annotated[
     float | None, typer.Option(min=0.0, help="refuse stacks that take more GiB of memory, else half of the machine's")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that came from another stack or run")]
+Pred = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE", help="instead of runs: masks, probabilities or SWC files; a folder, a pattern"),
+]
+Gold = Annotated[
+    list[str] | None, typer.Option(metavar="FILE", help="gold masks or SWC files to score against, paired by name")
+]
 AllowPlugins = Annotated[
     bool, typer.Option("--allow-plugins", help="run the code that a file outside of this project names under plugins")
 ]
@@ -151,14 +158,8 @@ def trace(
 def evaluate(
     runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="runs' folders, or patterns")] = None,
     *,
-    pred: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="instead of runs: masks, probabilities or SWC files; a folder, a pattern"),
-    ] = None,
-    gold: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="gold masks or SWC files to score against, paired by name"),
-    ] = None,
+    pred: Pred = None,
+    gold: Gold = None,
     spacing: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
     ] = None,

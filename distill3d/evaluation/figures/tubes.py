@@ -91,7 +91,6 @@ def tubes_figure(
     along = [0 if gold is None else main_axis(straight[0, block, middle], gold, axes) for block in chosen]
     drawn = [(bent[axis, block], straight[axis, block]) for axis, block in zip(along, chosen, strict=True)]
     names = [axes[axis] for axis in along]
-
     figure, whole, closeups = _layout(np.array(image.shape) * spacing_um, max(len(chosen), 1))
     for view, ax in enumerate(whole):
         show(ax, image, np.zeros(3, np.int64), view, spacing_um)

@@ -127,13 +127,12 @@ class TubularEmbed(nn.Module):
         self.axis_numbers = ["zyx".index(axis) for axis in axes]
         self.fusion: Fusion = fusion
         self.outside: Outside = outside
-        self.views = len(axes) + keep_block
+        self.views, self.channels = len(axes) + keep_block, 2 * (taps - 1) if law == "snake" else 4
         # The bounds of a convolution of K inputs (torch's default), for each tube alone.
         self.tubes = nn.Parameter(torch.empty(len(axes), embed_dim, taps).uniform_(-1, 1) * taps**-0.5)
         self.bias = nn.Parameter(torch.empty(embed_dim).uniform_(-1, 1) * taps**-0.5)
         self.proj = nn.Conv3d(1, embed_dim, block_zyx, stride=block_zyx, bias=False) if keep_block else None
         self.fuse = _mean_of_views(embed_dim, self.views) if fusion == "concat" else None
-        self.channels = 2 * (taps - 1) if law == "snake" else 4
         self.offsets = None
         if deformable and taps > 1:
             reach = taps // 2 * tap_spacing
