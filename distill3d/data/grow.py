@@ -32,13 +32,14 @@ class GrowConfig:
     tip_radius_um: float = 1.1  # > 0
     taper: float = 0.5  # radius follows (downstream length / total length) ** taper, > 0
     margin_um: float = 5.0  # distance kept from the volume's faces, >= 0
+    soma_um: float = 0.0  # radius of a soma around the root, >= 0; 0: none is in view
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
         for name in ("tips", "step_um", "length_um", "tip_radius_um", "taper"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in ("tortuosity", "margin_um"):
+        for name in ("tortuosity", "margin_um", "soma_um"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.root_radius_um < self.tip_radius_um:

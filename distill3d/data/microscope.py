@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from distill3d.data.background import reference_of
 from distill3d.volumes.tree import Tree
 
 GAIN = 20.0  # counts per photon
@@ -45,18 +46,30 @@ class MicroscopeConfig:
     puncta: int = 50  # bright spots that belong to no neuron
     neighbors: int = 1  # unbranched neurites of other neurons that pass through, not in the gold
     neighbor_brightness: float = 0.3  # against the neuron's own
+    # The neuron above its background in standard deviations of the noise, measured as for `hard`; 0: as photons say
+    contrast: float = 0.0
+    texture: float = 0.0  # grain of the tissue, standard deviation in those of the noise of background and reading
+    texture_um: float = 2.0  # size of the grains, > 0
+    black: float | None = None  # what is not so many standard deviations of the noise above the background reads 0
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if not np.min(value) >= 0:
+            if field.name != "black" and not np.min(value) >= 0:
                 raise ValueError(f"{field.name} must be >= 0, got {value}")
-        for name in ("unevenness_um", "variation_um"):
+        for name in ("unevenness_um", "variation_um", "texture_um"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if self.gap_level > 1:
             raise ValueError(f"gap_level must be in [0, 1], got {self.gap_level}")
+        if not self.noise and (self.contrast or self.texture or self.black is not None):
+            raise ValueError("contrast, texture and black are measured in noise: background or read_noise must be > 0")
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of background and reading, in photons, without the tissue's grain."""
+        return float(np.hypot(np.sqrt(self.background), self.read_noise))
 
 
 def expose(
@@ -65,6 +78,9 @@ def expose(
     spacing_um: tuple[float, float, float],
     config: MicroscopeConfig,
     rng: np.random.Generator,
+    *,
+    neurites: NDArray[np.bool_] | None = None,
+    soma: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint16]:
     """Take an image of some trees.
 
@@ -74,6 +90,8 @@ def expose(
         spacing_um: ZYX voxel size.
         config: the microscope.
         rng: the only source of chance.
+        neurites: [Z, Y, X] voxels that the contrast is measured on; needed where the settings ask for one.
+        soma: [Z, Y, X] voxels of a soma, filled with dye.
 
     Returns:
         uint16 counts [Z, Y, X].
@@ -81,14 +99,33 @@ def expose(
     dye = np.zeros(shape_zyx)
     for tree, brightness in trees:
         dye += fluorescence(tree, brightness * node_brightness(tree, config, rng), shape_zyx, spacing_um, rng)
+    if soma is not None:
+        dye = np.maximum(dye, soma)
     dye += _puncta(shape_zyx, spacing_um, config, rng)
     sigma_vox = [sigma / s for sigma, s in zip(config.psf_sigma_um, spacing_um, strict=True)]
-    light = config.photons * ndimage.gaussian_filter(dye, sigma_vox, mode="constant", truncate=4.0)
+    signal = ndimage.gaussian_filter(dye, sigma_vox, mode="constant", truncate=4.0)
+    light = _photons(signal, neurites, config) * signal
     light += config.background * np.maximum(
         1 + config.unevenness * _slow_field(shape_zyx, spacing_um, config, rng), 0.1
     )
+    if config.texture:
+        light = np.maximum(light + config.texture * config.noise * _grain(shape_zyx, spacing_um, config, rng), 0)
     counted = rng.poisson(light) + config.read_noise * rng.standard_normal(shape_zyx)
-    return np.clip(np.rint(OFFSET + GAIN * counted), 0, np.iinfo(np.uint16).max).astype(np.uint16)
+    counts = OFFSET + GAIN * counted
+    if config.black is not None:
+        counts -= OFFSET + GAIN * (config.background + config.black * _all_noise(config))
+    return np.clip(np.rint(counts), 0, np.iinfo(np.uint16).max).astype(np.uint16)
+
+
+def _photons(signal: Float, neurites: NDArray[np.bool_] | None, config: MicroscopeConfig) -> float:
+    """Return the photons of one unit of signal."""
+    if not config.contrast or neurites is None or not neurites.any():
+        return config.photons
+    return config.contrast * _all_noise(config) / max(reference_of(signal, neurites), 1e-12)
+
+
+def _all_noise(config: MicroscopeConfig) -> float:
+    return config.noise * float(np.hypot(1, config.texture))
 
 
 def node_brightness(tree: Tree, config: MicroscopeConfig, rng: np.random.Generator) -> Float:
@@ -192,4 +229,16 @@ def _slow_field(
     coarse = rng.standard_normal([int(np.ceil(size)) + 3 for size in sizes])
     axes = [1 + size * np.linspace(0, 1, n) for n, size in zip(shape_zyx, sizes, strict=True)]
     field = ndimage.map_coordinates(coarse, np.meshgrid(*axes, indexing="ij"), order=2, mode="nearest")
+    return (field - field.mean()) / max(float(field.std()), 1e-12)
+
+
+def _grain(
+    shape_zyx: tuple[int, int, int],
+    spacing_um: tuple[float, float, float],
+    config: MicroscopeConfig,
+    rng: np.random.Generator,
+) -> Float:
+    """Draw noise of mean 0 and standard deviation 1 whose grains are about ``texture_um`` wide."""
+    sigma_vox = [config.texture_um / 2 / s for s in spacing_um]
+    field = ndimage.gaussian_filter(rng.standard_normal(shape_zyx), sigma_vox, mode="wrap")
     return (field - field.mean()) / max(float(field.std()), 1e-12)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import DATA
@@ -20,20 +21,25 @@ from distill3d.data.base import SPLITS, Case, DataSource, Split
 from distill3d.data.grow import GrowConfig, fit_tree, grow
 from distill3d.data.microscope import MicroscopeConfig, expose
 from distill3d.data.prepared import code_hash
+from distill3d.data.vary import VaryConfig, varied
 from distill3d.errors import InputError
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import read_swc
-from distill3d.volumes.tree import Tree
+from distill3d.volumes.tree import Tree, forest
 from distill3d.volumes.volume import Volume
 
 _CODE = (  # what `load` runs through
+    "distill3d.data.background",
     "distill3d.data.grow",
     "distill3d.data.microscope",
     "distill3d.data.simulate",
+    "distill3d.data.vary",
     "distill3d.volumes.raster",
     "distill3d.volumes.swc",
     "distill3d.volumes.tree",
 )
+
+SOMA = 1  # SWC type code
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +60,8 @@ class SimulatedConfig:
     swc_fill: float = 0.006  # a real tree that would fill more of the volume is shown in part, in (0, 1)
     grow: GrowConfig = GrowConfig()  # noqa: RUF009 - frozen
     microscope: MicroscopeConfig = MicroscopeConfig()  # noqa: RUF009 - frozen
+    vary: VaryConfig = VaryConfig()  # noqa: RUF009 - frozen
+    neighbors_gold: bool = False  # gold is every neurite in view
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -104,35 +112,39 @@ class Simulated(DataSource):
         Raises:
             InputError: no case of this name, or its SWC file cannot be used.
         """
-        number = self._number(name)
-        rng = np.random.Generator(np.random.PCG64([self.config.seed, number]))
-        shape, spacing = self.config.shape_zyx, self.config.spacing_um
-        tree = self._tree(number, rng)
-        trees = [(tree, 1.0), *((other, self.config.microscope.neighbor_brightness) for other in self._neighbors(rng))]
-        counts = expose(trees, shape, spacing, self.config.microscope, rng)
-        mask = rasterize(tree, shape, spacing_um=spacing)
-        return Case(name=name, volume=Volume(counts, spacing), mask=mask, known=np.ones(shape, bool), tree=tree)
+        number, config = self._number(name), self.config
+        rng = np.random.Generator(np.random.PCG64([config.seed, number]))
+        shape, spacing, growth, microscope = config.shape_zyx, config.spacing_um, config.grow, config.microscope
+        if config.vary.enabled:
+            growth, microscope, spacing = varied(config.vary, growth, microscope, spacing, rng)
+        size_um = (np.array(shape) - 1) * np.array(spacing)
+        tree = self._tree(number, size_um, growth, rng)
+        others = [grow(size_um, replace(growth, tips=1, margin_um=0.0), rng) for _ in range(microscope.neighbors)]
+        gold = forest([tree, *others]) if config.neighbors_gold else tree
+        neurites = rasterize(gold, shape, spacing_um=spacing)
+        soma = rasterize(_soma(tree, growth.soma_um), shape, spacing_um=spacing) if growth.soma_um else None
+        trees = [(tree, 1.0), *((other, microscope.neighbor_brightness) for other in others)]
+        counts = expose(trees, shape, spacing, microscope, rng, neurites=neurites, soma=soma)
+        mask = neurites if soma is None else neurites | soma
+        return Case(name=name, volume=Volume(counts, spacing), mask=mask, known=np.ones(shape, bool), tree=gold)
 
     def _number(self, name: str) -> int:
         if name not in self._numbers:
             raise InputError(f"no simulated case {name!r}; accepted: sim_000 to {list(self._numbers)[-1]}")
         return self._numbers[name]
 
-    def _size_um(self) -> np.ndarray:
-        return (np.array(self.config.shape_zyx) - 1) * np.array(self.config.spacing_um)
-
-    def _tree(self, number: int, rng: np.random.Generator) -> Tree:
+    def _tree(self, number: int, size_um: NDArray[np.float64], config: GrowConfig, rng: np.random.Generator) -> Tree:
         if self._swc is None:
-            return grow(self._size_um(), self.config.grow, rng)
+            return grow(size_um, config, rng)
         path = self._swc[number]
         try:
-            return fit_tree(read_swc(path), self._size_um(), self.config.swc_fill, self.config.grow)
+            return fit_tree(read_swc(path), size_um, self.config.swc_fill, config)
         except InputError as error:
             raise InputError(text if str(path) in (text := str(error)) else f"{path}: {text}") from error
 
-    def _neighbors(self, rng: np.random.Generator) -> list[Tree]:
-        passing = replace(self.config.grow, tips=1, margin_um=0.0)
-        return [grow(self._size_um(), passing, rng) for _ in range(self.config.microscope.neighbors)]
+
+def _soma(tree: Tree, radius_um: float) -> Tree:
+    return Tree(tree.points_zyx_um[:1], np.array([radius_um]), np.array([-1]), np.array([SOMA]))
 
 
 def _swc_files(config: SimulatedConfig) -> list[Path]:

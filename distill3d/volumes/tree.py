@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -137,6 +138,22 @@ def validate(tree: Tree) -> TreeReport:
         n_branch_points=len(tree.branch_points),
         n_zero_radii=int((tree.radii_um <= 0).sum()),
         length_um=tree.length_um,
+    )
+
+
+def forest(trees: Sequence[Tree]) -> Tree:
+    """Return trees as one, in their order; at least one.
+
+    >>> pair = Tree(np.array([[0.0, 0, 0], [0, 3, 4]]), np.ones(2), np.array([-1, 0]), np.array([1, 3]))
+    >>> forest([pair, pair]).parents.tolist()
+    [-1, 0, -1, 2]
+    """
+    first = np.cumsum([0, *(tree.n_nodes for tree in trees)])
+    return Tree(
+        np.concatenate([tree.points_zyx_um for tree in trees]),
+        np.concatenate([tree.radii_um for tree in trees]),
+        np.concatenate([np.where(t.parents < 0, -1, t.parents + n) for t, n in zip(trees, first, strict=False)]),
+        np.concatenate([tree.types for tree in trees]),
     )
 
 
