@@ -89,7 +89,7 @@ def networks_of(
     """Return the networks of runs, the best checkpoint of each; all else is as the first run has it.
 
     Args:
-        runs: their folders.
+        runs: their folders, or files that `distill3d.training.export` wrote.
         channel: of stacks that have several; None takes the run's.
         spacing_um: see `Networks`.
         flips: likewise.
@@ -99,9 +99,9 @@ def networks_of(
         InputError: a run has no checkpoint, or the runs read stacks differently.
         ConfigError: one would import modules, see ``allow_plugins``.
     """
-    read = [_experiment_and_reading(run, channel, allow_plugins=allow_plugins) for run in runs]
-    experiment, reading = read[0]
-    for run, (_, other) in zip(runs, read, strict=True):
+    read = [_opened(run, channel, allow_plugins=allow_plugins) for run in runs]
+    experiment, reading, traced = read[0]
+    for run, (_, other, _) in zip(runs, read, strict=True):
         for name, value, first in (
             ("channel", other.channel, reading.channel),
             ("spacing", spacing_um or other.spacing_um, spacing_um or reading.spacing_um),
@@ -110,10 +110,10 @@ def networks_of(
                 raise InputError(f"{run} reads stacks with {name} {value}, {runs[0]} with {first}; accepted: --{name}")
     source: type[DataSource] = DATA[experiment.data.name].cls
     return Networks(
-        checkpoints=tuple(RunFolder(Path(run)).best for run in runs),
+        checkpoints=tuple(_checkpoint(run) for run in runs),
         reading=reading,
         gold=source.gold_rules(experiment.data.config),
-        trace=trace_settings(RunFolder(Path(runs[0])), experiment),
+        trace=traced,
         threshold=experiment.inference.threshold,
         spacing_um=spacing_um,
         flips=flips,
@@ -124,7 +124,7 @@ def run_reading(run: Path | str, *, channel: int | None = None, allow_plugins: b
     """Return how the data of a run were read.
 
     Args:
-        run: its folder.
+        run: its folder, or a file that `distill3d.training.export` wrote.
         channel: another than the run's.
         allow_plugins: as for `networks_of`.
 
@@ -132,14 +132,21 @@ def run_reading(run: Path | str, *, channel: int | None = None, allow_plugins: b
         InputError: it has no checkpoint.
         ConfigError: it would import modules, see ``allow_plugins``.
     """
-    return _experiment_and_reading(run, channel, allow_plugins=allow_plugins)[1]
+    return _opened(run, channel, allow_plugins=allow_plugins)[1]
 
 
-def _experiment_and_reading(run: Path | str, channel: int | None, *, allow_plugins: bool) -> tuple[Experiment, Reading]:
-    folder = RunFolder(Path(run))
-    require_inside(folder.path)
-    saved = read_checkpoint(folder.best)[CHECKPOINT_KEY]
-    experiment = experiment_from_plain(saved["experiment"], source=folder.best, allow_plugins=allow_plugins)
+def _checkpoint(run: Path | str) -> Path:
+    path = Path(run)
+    return path if path.is_file() else RunFolder(path).best
+
+
+def _opened(run: Path | str, channel: int | None, *, allow_plugins: bool) -> tuple[Experiment, Reading, TraceConfig]:
+    """Return what a run was, how its data were read, and how its predictions are traced."""
+    checkpoint = _checkpoint(run)
+    if checkpoint != Path(run):
+        require_inside(Path(run))
+    saved = read_checkpoint(checkpoint)[CHECKPOINT_KEY]
+    experiment = experiment_from_plain(saved["experiment"], source=checkpoint, allow_plugins=allow_plugins)
     source: type[DataSource] = DATA[experiment.data.name].cls
     own = source.reading(experiment.data.config)
     reading = replace(
@@ -148,4 +155,6 @@ def _experiment_and_reading(run: Path | str, channel: int | None, *, allow_plugi
         percentiles=experiment.patches.percentiles,
         trained_um=trained_um(saved),
     )
-    return experiment, reading
+    if "trace" in saved:
+        return experiment, reading, TraceConfig(**saved["trace"])
+    return experiment, reading, trace_settings(RunFolder(Path(run)), experiment)

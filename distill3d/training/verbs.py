@@ -15,6 +15,9 @@ OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for example input=image gap_um=5."
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>")]
+RunOrModel = Annotated[
+    Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>, or what `export` wrote")
+]
 Channel = Annotated[int | None, typer.Option(min=0, help="of stacks that have several; else the run's, or 0")]
 Stacks = Annotated[list[str], typer.Argument(metavar="STACK", help="files, folders, patterns in quotes")]
 SpacingOfRun = Annotated[
@@ -48,7 +51,8 @@ def reconstruct(
     stacks: Stacks,
     *,
     run: Annotated[
-        list[Path], typer.Option("--run", metavar="RUN", help="a run's folder; of several the mean is taken")
+        list[Path],
+        typer.Option("--run", metavar="RUN", help="a run's folder, or what `export` wrote; of several the mean"),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="for <stem>_prob.tif, <stem>.swc, <stem>.png, summary.csv")],
     spacing: SpacingOfRun = None,
@@ -82,7 +86,7 @@ def reconstruct(
 
 @run_app.command()
 def predict(
-    run: Run,
+    run: RunOrModel,
     volumes: Stacks,
     *,
     more: Annotated[
@@ -207,6 +211,21 @@ def replay(run: Run, allow_plugins: AllowPlugins = False) -> None:
         stdout().print(line, soft_wrap=True)
     if not again.wrong:
         raise typer.Exit(1)
+
+
+@run_app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="to write, ends in .safetensors; a card .md comes beside")],
+    note: Annotated[str, typer.Option(help="a sentence for the card, such as what it is not for")] = "",
+    allow_plugins: AllowPlugins = False,
+) -> None:
+    """Shrink a finished run to one file that others predict with: half-precision weights, and a card of what it is."""
+    from distill3d.training.export import export as export_run
+
+    card = export_run(run, out, note=note, allow_plugins=allow_plugins)
+    stdout().print(f"model     {out}", f"card      {card}", sep="\n", soft_wrap=True)
+    show_next(f"distill3d reconstruct STACKS --run {out} --out trees")
 
 
 @run_app.command(name="tune-trace")
