@@ -202,6 +202,22 @@ def evaluate(
 
 
 @run_app.command()
+def view(
+    run: Run,
+    case: Annotated[str | None, typer.Argument(metavar="CASE", help="a test case, else the one of lowest Dice")] = None,
+    allow_plugins: AllowPlugins = False,
+) -> None:
+    """Open a test case in napari: stack, probability, trees with errors in color; n and p step through the worst."""
+    from distill3d.evaluation.view import case_layers, open_viewer
+
+    layers = case_layers(run, case, allow_plugins=allow_plugins)
+    open_viewer(layers, f"{run} {layers[0][1]['name']}")
+    import napari
+
+    napari.run()
+
+
+@run_app.command()
 def replay(run: Run, allow_plugins: AllowPlugins = False) -> None:
     """Take the step again at which a run stopped because of its numbers, and say which value went wrong."""
     from distill3d.training.replay import replay as replay_step

@@ -32,7 +32,7 @@ LOOKS: dict[tuple[str, bool], tuple[str, Rgb, float]] = {
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Part:
+class TreePart:
     """What has one color of a tree, ZYX in um: lines [L, 2, 3], tips [T, 3], branch points [B, 3]."""
 
     name: str
@@ -46,6 +46,7 @@ class _Part:
 
     @property
     def n_bytes(self) -> int:
+        """Of its text in a page."""
         return LINE_BYTES * len(self.lines) + MARK_BYTES * (len(self.tips) + len(self.branches))
 
     def as_plain(self, code: Callable[[Reals], str]) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def scene(
         part
         for side, tree, other in (("gold", gold, pred), ("pred", pred, gold))
         if tree is not None
-        for part in _parts(side, tree, other, spacing_um, tolerance_vox)
+        for part in tree_parts(side, tree, other, spacing_um, tolerance_vox)
     ]
     order = [name for name, _, _ in LOOKS.values()]
     whole.sort(key=lambda part: order.index(part.name) if part.name in order else 0)
@@ -117,7 +118,9 @@ def scene(
     }
 
 
-def _parts(side: str, tree: Tree, other: Tree | None, spacing_um: Spacing, tolerance_vox: float) -> Iterator[_Part]:
+def tree_parts(
+    side: str, tree: Tree, other: Tree | None, spacing_um: Spacing, tolerance_vox: float
+) -> Iterator[TreePart]:
     """Divide a tree into what agrees with the other one and what does not."""
     pieces = tree_pieces(tree, spacing_um)
     wrong, wrong_nodes = np.zeros(len(pieces.lengths_vox), bool), np.zeros(tree.n_nodes, bool)
@@ -133,7 +136,7 @@ def _parts(side: str, tree: Tree, other: Tree | None, spacing_um: Spacing, toler
     for err in (False, True) if other is not None else (False,):
         name, color, width = LOOKS[side, err] if other is not None else (_alone(side), RIGHT, 1.8)
         tips, branches = (places[wrong_nodes[places] == err] for places in (tree.tips, tree.branch_points))
-        yield _Part(
+        yield TreePart(
             name=name,
             side=side,
             color=color,
@@ -161,11 +164,11 @@ def _lines(pieces: TreePieces, wrong: Flags, n_nodes: int) -> tuple[Reals, Flags
     return np.stack([points[first] - halves[first], points[last] + halves[last]], axis=1), wrong[first]
 
 
-def _thinned(part: _Part, cell_um: float) -> _Part:
+def _thinned(part: TreePart, cell_um: float) -> TreePart:
     """Bring what lies in one cell to its mean; lines without length, and those there twice, go."""
     means, place = _clustered(part.lines.reshape(-1, 3), cell_um)
     ends = np.unique(np.sort(place.reshape(-1, 2), axis=1), axis=0)
-    return _Part(
+    return TreePart(
         name=part.name,
         side=part.side,
         color=part.color,
