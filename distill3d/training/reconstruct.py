@@ -20,6 +20,7 @@ from distill3d.errors import InputError, for_each
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.traced import traced_figure
 from distill3d.evaluation.figures.tree import tree_figure
+from distill3d.evaluation.figures.tree_page import tree_page
 from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.scores import mask_scores
 from distill3d.terminal import progress_bar, stderr
@@ -37,7 +38,7 @@ from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import Volume, stem_of
 
 _LOG = logging.getLogger(__name__)
-_ENDS = (f"{PROB}.tif", ".swc", ".png")
+_ENDS = (f"{PROB}.tif", ".swc", "_3d.html", ".png")
 
 
 @final
@@ -46,6 +47,7 @@ class _Outputs(NamedTuple):
 
     prob: Path
     swc: Path
+    page: Path
     picture: Path
 
 
@@ -60,7 +62,7 @@ class _GoldOf(NamedTuple):
 def reconstruct(
     stacks: Sequence[Path], networks: Networks, *, out: Path, overwrite: bool = False
 ) -> Iterator[tuple[Row, Path]]:
-    """Predict, trace and draw stacks; write ``<stem>_prob.tif``, ``<stem>.swc``, ``<stem>.png`` and ``summary.csv``.
+    """Predict, trace and draw stacks; write ``<stem>_prob.tif``, ``.swc``, ``.png``, ``_3d.html`` and ``summary.csv``.
 
     What an earlier call has made of the same stack, networks and settings counts as done. A stack that cannot be used
     has its row too and does not stop the others, see `distill3d.errors.for_each`.
@@ -158,6 +160,16 @@ def _make(
     row |= {"length_um": f"{tree.length_um:.1f}", **{key: str(count) for key, count in counts.items()}}
     gold = _read_gold(stack, image, networks)
     row |= _scores(tree, prob >= networks.threshold, gold, image)
+    tree_page(
+        target.page,
+        stem_of(stack),
+        _in_words(tree),
+        image=image.data,
+        gold=gold.tree,
+        pred=tree,
+        spacing_um=image.spacing_um,
+        notes=as_notes(made_from=origin),
+    )
     drawn = target.picture.with_name(f".{target.picture.stem}.{os.getpid()}.png")
     try:
         _draw(drawn, stem_of(stack), image, tree, prob, gold, networks.threshold)
@@ -215,9 +227,14 @@ def _draw(
         known = gold.mask.known
         case_figure(path, title, gold=gold.mask.mask, known=known, prob=prob, threshold=threshold, **where)
     else:
-        size = f"{tree.length_um:.0f} um long, {len(tree.branch_points)} branch points, {len(tree.tips)} tips"
-        remark = f"traced: {len(tree.roots)} trees, {size}"
-        traced_figure(path, title, tree=tree, remark=remark if tree.n_nodes else "no neuron was found", **where)
+        traced_figure(path, title, tree=tree, remark=_in_words(tree), **where)
+
+
+def _in_words(tree: Tree) -> str:
+    if not tree.n_nodes:
+        return "no neuron was found"
+    size = f"{tree.length_um:.0f} um long, {len(tree.branch_points)} branch points, {len(tree.tips)} tips"
+    return f"traced: {len(tree.roots)} trees, {size}"
 
 
 @contextlib.contextmanager

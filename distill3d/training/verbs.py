@@ -54,7 +54,7 @@ def reconstruct(
         list[Path],
         typer.Option("--run", metavar="RUN", help="a run's folder, or what `export` wrote; of several the mean"),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="for <stem>_prob.tif, <stem>.swc, <stem>.png, summary.csv")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="for <stem>_prob.tif, .swc, .png, _3d.html, summary.csv")],
     spacing: SpacingOfRun = None,
     channel: Channel = None,
     tta: Flips = False,
@@ -80,7 +80,12 @@ def reconstruct(
             pictures.append(picture)
     finally:
         if pictures:
-            console.print(f"summary   {out / 'summary.csv'}", f"pictures  {out}/*.png", sep="\n", soft_wrap=True)
+            console.print(
+                f"summary   {out / 'summary.csv'}",
+                f"pictures  {out}/*.png; to turn, in a browser: *_3d.html",
+                sep="\n",
+                soft_wrap=True,
+            )
             show_next(f"look at {pictures[0]}; open the trees (.swc, in um) in Vaa3D, napari or neuTube")
 
 

@@ -31,11 +31,14 @@ def as_notes(**notes: str) -> dict[str, str]:
 
 
 def stated_notes(path: Path) -> dict[str, str]:
-    """Return what `as_notes` put into the header of a TIFF, SWC or PNG file; nothing of any other file."""
+    """Return what `as_notes` put into the header of a TIFF, SWC, PNG or HTML file; nothing of any other file."""
     try:
         if path.suffix.lower() == ".png":
             with Image.open(path) as picture:
                 text = "\n".join(f"{key}={value}" for key, value in picture.info.items())
+        elif path.suffix.lower() == ".html":
+            with path.open(encoding="utf-8", errors="replace") as file:
+                text = file.readline()
         elif is_tree_file(path):
             with path.open(encoding="utf-8", errors="replace") as file:
                 text = "".join(takewhile(lambda line: line.startswith("#"), file))

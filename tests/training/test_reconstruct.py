@@ -17,6 +17,7 @@ from distill3d.training import predict as predict_module
 from distill3d.training import reconstruct as reconstruct_module
 from distill3d.training.networks import networks_of
 from distill3d.types import Prediction
+from distill3d.volumes.origin import stated_notes
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.swc import read_swc
 from distill3d.volumes.volume import Volume, write_volume
@@ -90,7 +91,13 @@ def test_a_stack_becomes_a_probability_a_tree_a_picture_and_a_row(run, tmp_path,
         write_volume(tmp_path / "s" / "cell_mask.tif", Volume(mask.astype(np.uint8), SPACING))
     out = tmp_path / "out"
     app(["reconstruct", str(tmp_path / "s"), "--run", str(run), "--out", str(out)], standalone_mode=False)
-    assert sorted(path.name for path in out.iterdir()) == ["cell.png", "cell.swc", "cell_prob.tif", "summary.csv"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "cell.png",
+        "cell.swc",
+        "cell_3d.html",
+        "cell_prob.tif",
+        "summary.csv",
+    ]
     assert ((read_prob(out / "cell_prob.tif") > 0.5) == mask).mean() > 0.99
     tree = read_swc(out / "cell.swc")
     (row,) = rows(out)
@@ -102,6 +109,9 @@ def test_a_stack_becomes_a_probability_a_tree_a_picture_and_a_row(run, tmp_path,
     for kind, keys in scores.items():
         assert keys <= set(row) if kind == gold else not keys & set(row)
     assert all(float(row[key]) > 0.9 for key in ("tree_f1", "dice") if key in row)
+    page = (out / "cell_3d.html").read_text()
+    assert ("gold, found" in page) == (gold == "tree")
+    assert stated_notes(out / "cell_3d.html")["made_from"] == stated_notes(out / "cell.swc")["made_from"]
     shown = capsys.readouterr().out
     assert "cell.tif  length 5" in shown
     assert f"summary   {out / 'summary.csv'}" in shown
@@ -124,7 +134,7 @@ def test_what_is_there_stays_and_only_what_is_missing_is_made(run, tmp_path, pre
         reconstruct(*stacks, run=run, out=out)
     assert [row["file"] for row in rows(out)] == [str(stacks[0])]
     first = {path: path.stat().st_mtime_ns for path in out.glob("*[!v]")}
-    assert len(first) == 4
+    assert len(first) == 5
     assert len(reconstruct(*stacks, run=run, out=out)) == len(rows(out)) == 2
     assert len(predicted) == 2
     assert {path: path.stat().st_mtime_ns for path in first} == first
@@ -132,7 +142,7 @@ def test_what_is_there_stays_and_only_what_is_missing_is_made(run, tmp_path, pre
     (out / "b.png").unlink()
     reconstruct(*stacks, run=run, out=out)
     assert len(predicted) == 3
-    assert all((out / f"{stem}{end}").is_file() for stem in "ab" for end in ("_prob.tif", ".swc", ".png"))
+    assert all((out / f"{stem}{end}").is_file() for stem in "ab" for end in ("_prob.tif", ".swc", ".png", "_3d.html"))
     reconstruct(*stacks, run=run, out=out, overwrite=True)
     assert len(predicted) == 5
 
@@ -171,7 +181,7 @@ def test_files_of_others_are_not_replaced_and_gold_never_is(run, tmp_path, predi
     path, out = tmp_path / "s" / "a.tif", tmp_path / "out"
     stack(path)
     out.mkdir()
-    for name in ("a.png", "a.swc", "a_prob.tif"):
+    for name in ("a.png", "a.swc", "a_3d.html", "a_prob.tif"):
         (out / name).write_bytes(b"mine")
         with pytest.raises(InputError, match=rf"{name}: is there and did not come from .*--overwrite"):
             reconstruct(path, run=run, out=out)

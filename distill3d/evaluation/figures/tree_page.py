@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def tree_page(
     gold: Tree | None,
     pred: Tree | None,
     spacing_um: Spacing,
+    notes: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a page that turns both trees before the image: by mouse, finger and keyboard, at most 1 MB.
 
@@ -63,6 +65,7 @@ def tree_page(
         gold: in micrometers; None where there is none.
         pred: the same.
         spacing_um: ZYX voxel size.
+        notes: for its first line, a comment; see `distill3d.volumes.origin`.
 
     Returns:
         ``path``.
@@ -77,5 +80,8 @@ def tree_page(
         "scene": scene(gold=gold, pred=pred, shape_zyx=image.shape, spacing_um=spacing_um),
         "walls": walls(image, spacing_um),
     }
-    write_text(path, environment().get_template("tree.html.j2").render(content))
+    page = environment().get_template("tree.html.j2").render(content)
+    write_text(
+        path, f"<!-- {' '.join(f'{key}={value}' for key, value in notes.items())} -->\n{page}" if notes else page
+    )
     return path
