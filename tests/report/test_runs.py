@@ -148,6 +148,23 @@ def test_names_stay_unique_where_very_much_differs(write_run, tmp_path):
     assert all(len(arm.name) < 100 for arm in arms)
 
 
+NEURONS = {
+    "[neurons=linear]": {"name": "linear"},
+    "[neurons=quadratic, neurons.match=width]": {"name": "quadratic", "match": "width", "ratio": 0.5},
+    "[neurons=quadratic, neurons.match=parameters]": {"name": "quadratic", "match": "parameters", "ratio": 0.5},
+    "[neurons=spiking]": {"name": "spiking", "steps": 4, "match": "width", "ratio": 60.0},
+    "[neurons=[quadratic, spiking]]": [{"name": "quadratic", "ratio": 0.5}, {"name": "spiking"}],
+}
+
+
+def test_arms_of_different_components_are_named_by_these_and_by_what_alike_ones_differ_in(write_run, tmp_path):
+    arms = groups_of(
+        [write_run(root=tmp_path / str(n), settings={"neurons": each}) for n, each in enumerate(NEURONS.values())]
+    )
+    assert [arm.name for arm in arms] == [f"scratch {name}" for name in NEURONS]
+    assert choose_baseline(arms, None) is arms[0]  # of those without a strategy the one of linear neurons
+
+
 def test_the_same_seed_twice_counts_once_and_is_said(write_run, tmp_path):
     groups, remarks = group_runs(read_runs([write_run(), write_run(root=tmp_path / "again")]))
     assert len(groups[0].runs) == 1
@@ -166,3 +183,6 @@ def test_two_arms_without_strategy_need_a_name(write_run, tmp_path):
     arms = groups_of([write_run(), write_run("other")])
     with pytest.raises(InputError, match="--baseline with one of scratch, other"):
         choose_baseline(arms, None)
+    many = groups_of([write_run(f"arm{k}") for k in range(12)])
+    with pytest.raises(InputError, match=r"one of arm0, .*arm7 and 4 more$"):
+        choose_baseline(many, None)

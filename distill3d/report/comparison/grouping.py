@@ -16,6 +16,7 @@ ABSENT = "(not there)"
 SAME_ARM = frozenset({"seed", "name", "question", "runs", "cache", "trainer.accelerator", "trainer.log_every"})
 SAME_SECTIONS = ("logging.", "tuned.")
 MOST_SETTINGS = 4  # in a name
+MOST_NAMES = 8  # in an error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,13 +72,12 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
 
 
 def _names(arms: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name arms by their experiment, and by what differs where two share one."""
+    """Name arms by their experiment, and by what differs where several share one."""
     shared = Counter(str(settings["name"]) for settings in arms)
     names = []
     for settings in arms:
         experiment = str(settings["name"])
-        keys = differing([other for other in arms if other["name"] == experiment])
-        shown = [f"{key}={settings.get(key, ABSENT)}" for key in keys]
+        shown = _telling(settings, [other for other in arms if other["name"] == experiment])
         if len(shown) > MOST_SETTINGS:
             shown = [*shown[:MOST_SETTINGS], f"and {len(shown) - MOST_SETTINGS} more"]
         names.append(f"{experiment} [{', '.join(shown)}]" if shared[experiment] > 1 else experiment)
@@ -90,6 +90,27 @@ def _names(arms: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
+def _telling(settings: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what tells an arm from the others: of a component its name, and what is not so in all that share it."""
+    shown = []
+    for key in differing(arms):
+        section, _, last = key.rpartition(".")
+        peers = [other for other in arms if other.get(f"{section}.name") == settings.get(f"{section}.name")]
+        if last == "name":
+            shown += [f"{section}={settings[key]}"] if key in settings else []
+        elif any(f"{key}.name" in other for other in arms):  # several components, where others have one
+            shown += [f"{key}=[{_listed(settings[key])}]"] if key in settings else []
+        elif key in differing(peers):
+            shown.append(f"{key}={settings.get(key, ABSENT)}")
+    return shown
+
+
+def _listed(components: Any) -> str:  # noqa: ANN401 - of a file
+    """Return the names of several components in one setting."""
+    parts = components if isinstance(components, list) else [components]
+    return ", ".join(str(part.get("name", part)) if isinstance(part, Mapping) else str(part) for part in parts)
+
+
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Dotted keys that do not have the same value everywhere, in order."""
     keys = dict.fromkeys(key for each in settings for key in each if is_setting(key))
@@ -99,19 +120,23 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def choose_baseline(groups: Sequence[Group], wanted: str | None) -> Group:
     """Return the arm the others are compared with: the one named, else the only one without a strategy.
 
+    Of several without one it is the only one whose neurons are linear.
+
     Raises:
         InputError: there is no such arm, or it is not clear which; lists the arms.
     """
-    names = ", ".join(group.name for group in groups)
+    shown = [group.name for group in groups[:MOST_NAMES]]
+    names = ", ".join(shown) + (f" and {len(groups) - len(shown)} more" if len(shown) < len(groups) else "")
     if wanted is not None:
         matching = [group for group in groups if group.name == wanted]
         matching = matching or [group for group in groups if group.experiment == wanted]
         if len(matching) != 1:
             raise InputError(f"--baseline {wanted!r} fits {len(matching)} arms; accepted: one of {names}")
         return matching[0]
-    without = [group for group in groups if group.settings.get("strategy.name") == "none"]
     if len(groups) == 1:
         return groups[0]
-    if len(without) != 1:
+    without = [group for group in groups if group.settings.get("strategy.name") == "none"]
+    plain = [group for group in without if group.settings.get("neurons.name") == "linear"]
+    if len(without) != 1 and len(plain) != 1:
         raise InputError(f"{len(without)} arms have strategy.name=none; accepted: --baseline with one of {names}")
-    return without[0]
+    return (without if len(without) == 1 else plain)[0]
