@@ -61,6 +61,7 @@ def test_every_arm_is_on_every_ground_above_the_one_it_was_written_for():
     assert len(arms) >= 50
     for arm in arms:
         there = [ground + arm in EVERY for ground in ("", "op_", "op_hard_")]
+        assert there[1:] == [f"twin_{arm}" in EVERY] * 2
         assert there == sorted(there), arm
         assert there[-1]
         assert there[0] == (f"bigneuron_{arm}" in EVERY)
@@ -81,6 +82,7 @@ def test_it_loads_and_what_show_prints_is_what_it_is(name):
         "op_": ("neurons", False),
         "op_hard_": ("neurons", True),
         "bigneuron_": ("neurons", False),
+        "twin_": ("simulated", False),
     }[ground]
 
 

@@ -22,7 +22,13 @@ from distill3d.errors import ConfigError, did_you_mean
 _LOG = logging.getLogger(__name__)
 SUFFIXES = (".yaml", ".yml")
 # Prefix of a name -> prefixes under which a file is looked for, nearest first. Without a prefix: simulated neurons.
-GROUNDS = {"bigneuron_": ("bigneuron_", ""), "op_hard_": ("op_hard_", "op_", ""), "op_": ("op_", ""), "": ("",)}
+GROUNDS = {
+    "bigneuron_": ("bigneuron_", ""),
+    "twin_": ("twin_", "op_", ""),
+    "op_hard_": ("op_hard_", "op_", ""),
+    "op_": ("op_", ""),
+    "": ("",),
+}
 ROOT = "scratch"  # the arm that says on what data a ground is
 
 
