@@ -7,14 +7,14 @@ import functools
 import glob
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from distill3d.errors import InputError
 from distill3d.volumes.geometry import Spacing
+from distill3d.volumes.stack_files import FOREIGN_SUFFIXES, READ_AS, VOLUME_SUFFIXES, entries, folders_of, stem_of
 from distill3d.volumes.swc import TREE_SUFFIXES
-from distill3d.volumes.volume import FOREIGN_SUFFIXES, READ_AS, VOLUME_SUFFIXES, stem_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,9 +68,8 @@ def find_case_files(
         )
     if foreign := _foreign(folder, nested=nested):
         _LOG.warning("%s: not read and left out: %s; %s", folder, ", ".join(foreign), READ_AS)
-    below = sorted(path for path in folder.rglob("*") if path.is_dir() and not _hidden(path, folder)) if nested else []
     candidates: dict[str, CaseFiles] = {}
-    for each in (folder, *below):
+    for each in _folders(folder, nested=nested):
         in_folder = _in_folder(each, volume, tree, masks)
         for stem, case in in_folder.items():
             parts = each.relative_to(folder).parts
@@ -90,14 +89,9 @@ def find_case_files(
     return cases
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    """Say whether an operating system put it there: its name, or that of a folder around it, begins with a dot."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
 def _in_folder(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> dict[str, CaseFiles]:
     """Stem -> files, of all volumes of a folder but those that are masks of others."""
-    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not _hidden(path, folder)}
+    files = {path.name: path for path in entries(folder)}
     volumes = volumes_by_stem(files, volume, folder)
     cases = {stem: case_files_of(stem, path, files, tree, masks) for stem, path in volumes.items()}
     taken: dict[Path, str] = {}
@@ -111,9 +105,13 @@ def _in_folder(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> di
     return {stem: case for stem, case in cases.items() if case.tree or case.mask or case.volume not in masks_in_use}
 
 
+def _folders(folder: Path, *, nested: bool) -> Iterable[Path]:
+    return folders_of(folder) if nested else (folder,)
+
+
 def _foreign(folder: Path, *, nested: bool) -> list[str]:
-    """Names of stacks in formats that are not read; some of these are folders."""
-    paths = sorted(folder.rglob("*") if nested else folder.iterdir())
+    """Names of stacks in formats that are not read."""
+    paths = [path for each in _folders(folder, nested=nested) for path in sorted(each.iterdir())]
     return [path.name for path in paths if path.suffix.lower() in FOREIGN_SUFFIXES and not path.name.startswith(".")]
 
 

@@ -18,9 +18,10 @@ from distill3d.volumes.alignment import detect_flip, flip_y
 from distill3d.volumes.geometry import Stated
 from distill3d.volumes.origin import stated_notes
 from distill3d.volumes.placement import brought_to, contradict
+from distill3d.volumes.stack_files import entries, split_inside, stem_of
 from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import Volume, read_volume, stem_of
+from distill3d.volumes.volume import Volume, read_volume
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class GoldRules:
 
     def beside(self, stack: Path) -> CaseFiles:
         """Return a stack with the gold tree and mask that lie beside it; a tree that was traced here is not gold."""
-        files = {path.name: path for path in stack.parent.iterdir() if path.is_file()}
+        files = {path.name: path for path in entries(split_inside(stack)[0].parent)}
         case = case_files_of(stem_of(stack), stack, files, self.tree, self.masks)
         traced = case.tree is not None and "made_from" in stated_notes(case.tree)
         return CaseFiles(stack, None, case.mask) if traced else case

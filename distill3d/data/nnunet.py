@@ -12,7 +12,7 @@ from typing import Any
 from distill3d.data.case_files import CaseFiles, case_files_of, volumes_by_stem
 from distill3d.errors import ConfigError, InputError
 from distill3d.volumes.geometry import Spacing, checked_spacing
-from distill3d.volumes.volume import READ_AS, VOLUME_SUFFIXES
+from distill3d.volumes.stack_files import READ_AS, VOLUME_SUFFIXES, entries
 
 _LOG = logging.getLogger(__name__)
 _FIRST_CHANNEL = "{stem}_0000"
@@ -110,7 +110,7 @@ def _files(folder: Path) -> dict[str, Path]:
     """Name -> file, none where there is no such folder (labelsTs is often kept elsewhere)."""
     if not folder.is_dir():
         return {}
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+    return {path.name: path for path in entries(folder)}
 
 
 def _suffix(folder: Path, about: dict[str, Any]) -> str | None:

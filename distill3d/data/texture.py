@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from distill3d.errors import InputError
-from distill3d.volumes.volume import VOLUME_SUFFIXES, Volume, read_volume
+from distill3d.volumes.stack_files import VOLUME_SUFFIXES, entries, is_stack, split_inside
+from distill3d.volumes.volume import Volume, read_volume
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 LOW_SIGMA_VOX = 12.0  # what varies more slowly than this is background, the rest is noise or neurite
@@ -49,12 +50,10 @@ def background_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_file():
+        if is_stack(path):
             files.append(path)
         elif path.is_dir():
-            stacks = sorted(
-                p for p in path.iterdir() if p.name.lower().endswith(VOLUME_SUFFIXES) and not p.name.startswith(".")
-            )
+            stacks = [each for each in entries(path) if each.name.lower().endswith(VOLUME_SUFFIXES)]
             if not stacks:
                 raise InputError(f"{path}: no background stack in this folder; accepted: {', '.join(VOLUME_SUFFIXES)}")
             files += stacks
@@ -70,7 +69,7 @@ def load_background(path: Path) -> Background:
         InputError: the file cannot be read, or has no noise to take.
     """
     background_files([path])
-    return _load_background(path.resolve(), path.stat().st_mtime_ns)
+    return _load_background(path.resolve(), split_inside(path)[0].stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=8)

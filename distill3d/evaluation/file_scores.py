@@ -21,9 +21,10 @@ from distill3d.tracing.trace import trace
 from distill3d.volumes.inputs import expand, name_of
 from distill3d.volumes.meaning import neuron_mask
 from distill3d.volumes.placement import brought_to, same_spacing
+from distill3d.volumes.stack_files import VOLUME_SUFFIXES, stem_of
 from distill3d.volumes.swc import MICROMETERS, TREE_SUFFIXES, is_tree_file, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import VOLUME_SUFFIXES, read_volume, stem_of
+from distill3d.volumes.volume import read_volume
 
 _LOG = logging.getLogger(__name__)
 

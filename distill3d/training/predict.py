@@ -16,7 +16,8 @@ from distill3d.volumes.geometry import Spacing
 from distill3d.volumes.inputs import PROB, targets_of
 from distill3d.volumes.origin import is_taken
 from distill3d.volumes.prob import write_prob
-from distill3d.volumes.volume import Volume, stem_of
+from distill3d.volumes.stack_files import is_stack, stem_of
+from distill3d.volumes.volume import Volume
 
 
 def predict(
@@ -76,7 +77,7 @@ def require_free(targets: Mapping[Path, Path], networks: Networks) -> None:
         f"{target}: is there and did not come from {volume} and {' and '.join(map(str, networks.checkpoints))}; "
         "accepted: --overwrite, or another --out"
         for target, volume in targets.items()
-        if target.exists() and volume.is_file() and is_taken(target, networks.origin(volume))
+        if target.exists() and is_stack(volume) and is_taken(target, networks.origin(volume))
     ]
     if problems:
         raise InputError(*problems)

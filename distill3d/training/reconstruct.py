@@ -33,9 +33,10 @@ from distill3d.volumes.inputs import PROB, targets_of
 from distill3d.volumes.origin import as_notes, note_picture, origin_of, stated_notes
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.reading import in_words
+from distill3d.volumes.stack_files import stem_of
 from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import Volume, stem_of
+from distill3d.volumes.volume import Volume
 
 _LOG = logging.getLogger(__name__)
 _ENDS = (f"{PROB}.tif", ".swc", "_3d.html", ".png")

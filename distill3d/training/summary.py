@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 from distill3d.storage.run_folder import write_text
-from distill3d.volumes.volume import stem_of
+from distill3d.volumes.stack_files import stem_of
 
 Row = dict[str, str]
 SCORES = (

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from distill3d.errors import InputError
-from distill3d.volumes.volume import FOREIGN_SUFFIXES, READ_AS, VOLUME_SUFFIXES, stem_of
+from distill3d.volumes.stack_files import (
+    FOREIGN_SUFFIXES,
+    READ_AS,
+    VOLUME_SUFFIXES,
+    entries,
+    is_stack_folder,
+    names_folder,
+    split_inside,
+    stem_of,
+)
 
 PROB = "_prob"
 _OF_ANOTHER = (PROB, "_mask", "_label")  # what the name of a stack that belongs to another one ends in
@@ -18,10 +27,10 @@ def expand(
 ) -> list[Path]:
     """Return the files that are meant, each once, in the order they are named in.
 
-    A file is taken as it is, also if it is missing: whoever reads it says so. A folder stands for its files of these
-    suffixes by name, but not for hidden ones, nor for a stack's mask or probability (``X_mask``, ``X_prob``) beside
-    ``X``. A glob pattern stands for what it matches of these suffixes, and for the folders it matches; ``**`` looks
-    into subfolders.
+    A file, or a stack that is a folder, is taken as it is, also if it is missing: whoever reads it says so. Another
+    folder stands for its files of these suffixes by name, but not for hidden ones, nor for a stack's mask or
+    probability (``X_mask``, ``X_prob``) beside ``X``. A glob pattern stands for what it matches of these suffixes, and
+    for the folders it matches; ``**`` looks into subfolders.
 
     Args:
         places: files, folders, patterns.
@@ -75,21 +84,24 @@ def targets_of(stacks: Sequence[Path], out: Path, end: str, name: Callable[[Path
 
 
 def _meant(place: str, suffixes: tuple[str, ...], *, others: bool) -> Iterator[Path]:
-    path = Path(place)
-    if path.is_dir():
-        yield from _in_folder(path, suffixes, others=others)
-    elif path.exists() or not glob.has_magic(place):
-        yield path
+    file, inside = split_inside(place)
+    end = f":/{inside}" if inside else ""
+    if file.is_dir() and not is_stack_folder(file):
+        yield from _in_folder(file, suffixes, others=others)
+    elif file.exists() or not glob.has_magic(str(file)):
+        yield Path(f"{file}{end}")
     else:
-        for match in sorted(glob.glob(place, recursive=True)):  # noqa: PTH207 - patterns may be absolute
-            if Path(match).is_dir():
-                yield from _in_folder(Path(match), suffixes, others=others)
-            elif match.lower().endswith(suffixes):
-                yield Path(match)
+        for match in map(Path, sorted(glob.glob(str(file), recursive=True))):  # noqa: PTH207 - patterns may be absolute
+            if any(names_folder(parent) for parent in match.parents):
+                continue
+            if match.is_dir() and not is_stack_folder(match):
+                yield from _in_folder(match, suffixes, others=others)
+            elif match.name.lower().endswith(suffixes):
+                yield Path(f"{match}{end}")
 
 
 def _in_folder(folder: Path, suffixes: tuple[str, ...], *, others: bool) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    files = entries(folder)
     stacks = {path: stem_of(path) for path in files if path.name.lower().endswith(VOLUME_SUFFIXES)}
     of_another = set() if others else {f"{stem}{end}" for stem in stacks.values() for end in _OF_ANOTHER}
     return [path for path in files if path.name.lower().endswith(suffixes) and stacks.get(path) not in of_another]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, final
 
 import numpy as np
 
+from distill3d.volumes.blocks import StoredBlocks, require_level
 from distill3d.volumes.geometry import Spacing, Stated
+from distill3d.volumes.stack_files import split_inside
 
 
 class Blocks(Protocol):
@@ -37,14 +42,60 @@ class LazyVolume:
         data: [Z, Y, X], as stored.
         spacing_um: voxel size ZYX in micrometers.
         stated: what its file states of its voxels.
+        levels: of resolution that its file has; all but the first are coarser.
     """
 
     data: Blocks
     spacing_um: Spacing = (1.0, 1.0, 1.0)
     stated: Stated = Stated()  # noqa: RUF009 - immutable
+    levels: int = 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along ZYX."""
         z, y, x = self.data.shape
         return z, y, x
+
+
+def _open_npy(path: Path, channel: int, level: int) -> Opened:
+    require_level(path, 1, level)
+    with warnings.catch_warnings(action="ignore"):  # numpy's, of an old or damaged header
+        mapped = np.lib.format.open_memmap(path, mode="r")  # which refuses one that claims more than the file has
+    axes = {2: "yx", 3: "zyx", 4: "czyx"}.get(mapped.ndim, "")
+    return StoredBlocks(path, mapped, axes, channel=channel), Stated(), 1
+
+
+def _open_zarr(path: Path, channel: int, level: int) -> Opened:
+    from distill3d.volumes.ome_zarr import open_ome_zarr  # noqa: PLC0415 - a second of import
+
+    return open_ome_zarr(*split_inside(path), channel=channel, level=level)
+
+
+def _open_n5(path: Path, channel: int, level: int) -> Opened:
+    from distill3d.volumes.n5 import open_n5  # noqa: PLC0415 - optional
+
+    return open_n5(*split_inside(path), channel=channel, level=level)
+
+
+def _open_hdf5(path: Path, channel: int, level: int) -> Opened:
+    from distill3d.volumes.hdf5 import open_hdf5  # noqa: PLC0415 - half a second of import
+
+    return open_hdf5(*split_inside(path), channel=channel, level=level)
+
+
+def _open_imaris(path: Path, channel: int, level: int) -> Opened:
+    from distill3d.volumes.hdf5 import open_imaris  # noqa: PLC0415 - half a second of import
+
+    return open_imaris(path, channel=channel, level=level)
+
+
+Opened = tuple[StoredBlocks, Stated, int]  # and how many levels there are
+OPENERS: dict[str, Callable[[Path, int, int], Opened]] = {
+    ".npy": _open_npy,
+    ".h5": _open_hdf5,
+    ".hdf5": _open_hdf5,
+    ".ims": _open_imaris,
+    ".ome.zarr": _open_zarr,
+    ".zarr": _open_zarr,
+    ".n5": _open_n5,
+}

@@ -16,6 +16,7 @@ import numpy as np
 import tifffile
 
 from distill3d.errors import InputError
+from distill3d.volumes.blocks import require_channel
 from distill3d.volumes.geometry import (
     Spacing,
     Stated,
@@ -186,10 +187,7 @@ def pick_channel(path: Path, data: np.ndarray, axis: int, channel: int) -> np.nd
         InputError: the array has no such channel.
     """
     count = data.shape[axis]
-    if not 0 <= channel < count:
-        raise InputError(f"{path}: channel {channel} asked for; this file has channels 0..{count - 1}")
-    if count > 1:
-        _LOG.warning("%s: has %d channels (or is RGB); channel %d is read", path, count, channel)
+    require_channel(path, count, channel)
     return np.take(data, channel, axis=axis) if count > 1 else data.reshape(np.delete(data.shape, axis))
 
 

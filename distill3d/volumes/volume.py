@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -16,11 +16,13 @@ from typing import final
 import numpy as np
 
 from distill3d.errors import InputError
+from distill3d.volumes.blocks import require_level
 from distill3d.volumes.geometry import Spacing, Stated, checked_spacing, grid_in_words
-from distill3d.volumes.memory import require_room
+from distill3d.volumes.lazy import OPENERS, LazyVolume
 from distill3d.volumes.oriented import nrrd_files, read_nifti, read_nrrd
 from distill3d.volumes.origin import as_notes
-from distill3d.volumes.tiff import pick_channel, read_tiff, write_tiff
+from distill3d.volumes.stack_files import is_stack, names_folder, split_inside, suffix_of
+from distill3d.volumes.tiff import read_tiff, write_tiff
 from distill3d.volumes.vaa3d import read_pbd, read_raw
 
 _LOG = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def read_volume(
     Arrays come as stored, no axis is flipped. A 2D image becomes one slice.
 
     Args:
-        path: file to read.
+        path: file to read, or folder of a format that is one; ``cell.h5:/raw`` names an array in a file of several.
         spacing_um: ZYX voxel size; wins over the file's. Where neither states one it is 1, with a warning (once).
         channel: which channel of a file that has several, from 0.
         allow_blank: accept a volume that is 0 everywhere (a mask may be).
@@ -95,43 +97,73 @@ def read_volume(
             or all voxels 0.
     """
     path = Path(path)
-    reader = _READERS[_suffix(path)]
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; an image stack is expected")
-    if not path.stat().st_size:
-        raise InputError(f"{path}: the file is empty (0 bytes); an image stack is expected")
-    try:
-        data, stated = reader(path, channel)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{path}: damaged or truncated ({reason:.120}); a complete file is expected") from error
+    with _stack(path) as suffix:
+        if suffix in OPENERS:
+            blocks, stated, _ = OPENERS[suffix](path, channel, 0)
+            data = blocks.whole()
+        else:
+            data, stated = _READERS[suffix](path, channel)
     _require_content(path, data, allow_blank=allow_blank)
-    spacing = _require_spacing(spacing_um, source=str(path)) if spacing_um is not None else stated.spacing_um
-    if spacing is None:
-        _warn_no_spacing(str(path))
-    volume = Volume(data, spacing or (1.0, 1.0, 1.0), stated)
+    volume = Volume(data, _spacing_of(path, spacing_um, stated), stated)
     _LOG.info("%s: ZYX %s %s, spacing %s um", path, volume.shape, volume.data.dtype, volume.spacing_um)
     return volume
 
 
-def write_volume(path: str | os.PathLike[str], volume: Volume, *, notes: Mapping[str, str] | None = None) -> None:
-    """Write a volume as .tif, zlib-compressed, with its spacing and its place in space; it appears whole or not at all.
+def open_volume(
+    path: str | os.PathLike[str],
+    *,
+    spacing_um: Sequence[float] | None = None,
+    channel: int = 0,
+    level: int = 0,
+    allow_blank: bool = False,
+) -> LazyVolume:
+    """Open an image stack to read it by block; stacks of formats that cannot be read so are read whole.
 
     Args:
-        path: file to write.
+        path: as for `read_volume`.
+        spacing_um: ZYX voxel size at level 0; wins over the file's, also at other levels. Where neither states one it
+            is 1, with a warning (once).
+        channel: which channel of a file that has several, from 0.
+        level: of resolution, where a file has several; 0 is the finest.
+        allow_blank: as for `read_volume`, where the stack is read whole; else nobody knows yet.
+
+    Raises:
+        InputError: as for `read_volume`, or no such level; later, when a block is read, a part of the file that is
+            damaged.
+    """
+    path = Path(path)
+    with _stack(path) as suffix:
+        if suffix in OPENERS:
+            blocks, stated, levels = OPENERS[suffix](path, channel, level)
+            return LazyVolume(blocks, _spacing_of(path, spacing_um, stated), stated, levels)
+    require_level(path, 1, level)
+    volume = read_volume(path, spacing_um=spacing_um, channel=channel, allow_blank=allow_blank)
+    return LazyVolume(volume.data, volume.spacing_um, volume.stated)
+
+
+def write_volume(path: str | os.PathLike[str], volume: Volume, *, notes: Mapping[str, str] | None = None) -> None:
+    """Write a volume with its spacing and its place in space; it appears whole or not at all.
+
+    Args:
+        path: to write: a file .tif, zlib-compressed, or a folder .zarr, OME-Zarr 0.4 with coarser levels.
         volume: what to write.
         notes: for its header, see `distill3d.volumes.origin`.
 
     Raises:
-        InputError: the suffix is neither .tif nor .tiff.
+        InputError: another suffix, or a folder is there that is no Zarr.
     """
     path = Path(path)
-    if path.suffix.lower() not in {".tif", ".tiff"}:
-        raise InputError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; .tif and .tiff are accepted")
-    place = as_notes(**grid_in_words(volume.stated.grid))
-    write_tiff(path, volume.data, volume.spacing_um, {**place, **(notes or {})})
+    notes = {**as_notes(**grid_in_words(volume.stated.grid)), **(notes or {})}
+    if path.suffix.lower() == ".zarr":
+        from distill3d.volumes.zarr_writing import write_zarr  # noqa: PLC0415 - a second of import
+
+        write_zarr(path, volume.data, volume.spacing_um, notes)
+    elif path.suffix.lower() in {".tif", ".tiff"}:
+        write_tiff(path, volume.data, volume.spacing_um, notes)
+    else:
+        raise InputError(
+            f"{path}: cannot write {path.suffix or 'a file without suffix'}; .tif, .tiff and .zarr are accepted"
+        )
 
 
 def volume_files(path: Path) -> tuple[Path, ...]:
@@ -139,17 +171,23 @@ def volume_files(path: Path) -> tuple[Path, ...]:
     return nrrd_files(path) if path.name.lower().endswith((".nhdr", ".nrrd")) else (path,)
 
 
-def _read_npy(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
-    with warnings.catch_warnings(action="ignore"):  # numpy's, of an old or damaged header
-        mapped = np.lib.format.open_memmap(path, mode="r")  # which refuses one that claims more than the file has
-    require_room(path, mapped.nbytes)
-    data = np.array(mapped)
-    if data.ndim == 4:
-        data = pick_channel(path, data, 0, channel)
-    data = data[None] if data.ndim == 2 else data
-    if data.ndim != 3:
-        raise InputError(f"{path}: array of shape {data.shape}; one 3D volume is accepted")
-    return data, Stated()
+@contextmanager
+def _stack(path: Path) -> Iterator[str]:
+    """Yield the suffix of a stack that is there; whatever goes wrong with it becomes one line that names it."""
+    suffix, (file, _) = suffix_of(path), split_inside(path)
+    if not is_stack(path):
+        if names_folder(file) and file.exists():
+            raise InputError(f"{path}: is a file; a folder {suffix} is expected")
+        raise InputError(f"{path}: no such file; an image stack is expected")
+    if file.is_file() and not file.stat().st_size:
+        raise InputError(f"{path}: the file is empty (0 bytes); an image stack is expected")
+    try:
+        yield suffix
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path}: damaged or truncated ({reason:.120}); a complete file is expected") from error
 
 
 _READERS: dict[str, Callable[[Path, int], tuple[np.ndarray, Stated]]] = {
@@ -161,39 +199,14 @@ _READERS: dict[str, Callable[[Path, int], tuple[np.ndarray, Stated]]] = {
     ".nhdr": read_nrrd,
     ".nii.gz": read_nifti,
     ".nii": read_nifti,
-    ".npy": _read_npy,
 }
-VOLUME_SUFFIXES: tuple[str, ...] = tuple(_READERS)
 
 
-# Stacks of microscopes and of other programs: nobody here reads them, and they are named where they lie.
-FOREIGN_SUFFIXES: tuple[str, ...] = (
-    ".am", ".czi", ".dcm", ".h5", ".hdf5", ".hdr", ".ics", ".ids", ".img", ".ims", ".jp2", ".klb", ".lif", ".lsm",
-    ".mha", ".mhd", ".mrc", ".n5", ".nd2", ".ndpi", ".oib", ".oif", ".oir", ".sld", ".svs", ".vsi", ".zarr",
-)  # fmt: skip
-READ_AS = f"accepted are {' '.join(VOLUME_SUFFIXES)} (Fiji saves others as .tif)"
-
-
-def stem_of(path: str | os.PathLike[str]) -> str:
-    """Return a file's name without the suffix of its format, and nothing else.
-
-    Raises:
-        InputError: no format has this suffix.
-
-    >>> stem_of("raw/2024.05.12_cell1.tif"), stem_of("cell.NII.gz")
-    ('2024.05.12_cell1', 'cell')
-    """
-    path = Path(path)
-    return path.name[: -len(_suffix(path))]
-
-
-def _suffix(path: Path) -> str:
-    for suffix in VOLUME_SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return suffix
-    if path.suffix.lower() in FOREIGN_SUFFIXES:
-        raise InputError(f"{path}: {path.suffix} is not read; {READ_AS}")
-    raise InputError(f"{path}: unknown suffix {path.suffix!r}; accepted are {' '.join(VOLUME_SUFFIXES)}")
+def _spacing_of(path: Path, chosen: Sequence[float] | None, stated: Stated) -> Spacing:
+    spacing = _require_spacing(chosen, source=str(path)) if chosen is not None else stated.spacing_um
+    if spacing is None:
+        _warn_no_spacing(str(path))
+    return spacing or (1.0, 1.0, 1.0)
 
 
 def _require_spacing(spacing_um: Sequence[float], source: str = "volume") -> Spacing:

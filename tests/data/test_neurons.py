@@ -174,12 +174,12 @@ def test_a_tree_may_have_another_suffix_of_trees_and_swc_wins(tmp_path, suffix):
 
 def test_stacks_that_are_not_read_are_named(tmp_path, caplog):
     (tmp_path / "m.czi").touch()
-    (tmp_path / "m.zarr").mkdir()
+    (tmp_path / "m.nd2").touch()
     with pytest.raises(InputError, match=r"2 stacks such as m\.czi are not read, accepted are \.tif"):
         source_of(tmp_path).splits()
     write_case(tmp_path, "n")
     assert list(source_of(tmp_path).case_files) == ["n"]
-    assert "not read and left out: m.czi, m.zarr; accepted are .tif" in caplog.text
+    assert "not read and left out: m.czi, m.nd2; accepted are .tif" in caplog.text
 
 
 def test_the_key_follows_the_data_file_of_a_detached_header(tmp_path):

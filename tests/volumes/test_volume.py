@@ -8,11 +8,13 @@ import tifffile
 from cuts import outcome_of_cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored import write_h5, write_ims
 from v3dpy.loaders import PBD, Raw
 
 from distill3d.errors import InputError
 from distill3d.volumes import volume
-from distill3d.volumes.volume import VOLUME_SUFFIXES, Volume, read_volume, write_volume
+from distill3d.volumes.stack_files import FILE_SUFFIXES
+from distill3d.volumes.volume import Volume, read_volume, write_volume
 
 SPACING = (3.03, 0.5, 0.25)
 
@@ -29,6 +31,10 @@ def write_any(path: Path, data: np.ndarray) -> None:
         nibabel.save(nibabel.Nifti1Image(data.transpose(), np.eye(4)), path)
     elif path.suffix in {".nrrd", ".nhdr"}:
         nrrd.write(str(path), data, index_order="C", detached_header=path.suffix == ".nhdr")
+    elif path.suffix in {".h5", ".hdf5"}:
+        write_h5(path, data)
+    elif path.suffix == ".ims":
+        write_ims(path, data)
     elif path.suffix == ".npy":
         np.save(path, data)
     elif path.suffix == ".v3draw":
@@ -39,7 +45,7 @@ def write_any(path: Path, data: np.ndarray) -> None:
         tifffile.imwrite(path, data, compression="lzw")
 
 
-@pytest.mark.parametrize("suffix", VOLUME_SUFFIXES)
+@pytest.mark.parametrize("suffix", FILE_SUFFIXES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_every_format_gives_the_same_array(tmp_path, stack, suffix, dtype):
     path = tmp_path / f"stack{suffix}"
@@ -52,7 +58,7 @@ def test_every_format_gives_the_same_array(tmp_path, stack, suffix, dtype):
     assert read.data.flags.c_contiguous
 
 
-@pytest.mark.parametrize("suffix", VOLUME_SUFFIXES)
+@pytest.mark.parametrize("suffix", FILE_SUFFIXES)
 def test_a_truncated_file_never_becomes_another_volume(tmp_path, suffix):
     """Wherever a file is cut, the answer is one line that names it (or the whole array, if only a tail was lost)."""
     path = tmp_path / f"stack{suffix}"
@@ -203,7 +209,7 @@ def test_arrays_that_are_no_volume_are_refused(tmp_path, shape):
         read_volume(tmp_path / "a.npy")
 
 
-@pytest.mark.parametrize("suffix", VOLUME_SUFFIXES)
+@pytest.mark.parametrize("suffix", FILE_SUFFIXES)
 def test_missing_empty_and_wrong_files_are_one_line_with_the_path(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     with pytest.raises(InputError, match="no such file"):
@@ -218,7 +224,7 @@ def test_missing_empty_and_wrong_files_are_one_line_with_the_path(tmp_path, suff
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.png", "a", "a.gz", "a.czi", "a.LIF", "a.ims", "a.nd2", "a.mha"])
+@pytest.mark.parametrize("name", ["a.zip", "a.png", "a", "a.gz", "a.czi", "a.LIF", "a.lsm", "a.nd2", "a.mha"])
 def test_an_unknown_suffix_lists_the_accepted_ones(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match=r"\.v3dpbd .*\.nii\.gz"):
@@ -237,8 +243,8 @@ def test_a_spacing_that_is_none_is_refused(stack, spacing):
         Volume(stack, spacing)
 
 
-def test_only_tiff_is_written(tmp_path, stack):
-    with pytest.raises(InputError, match=r"\.tif and \.tiff"):
+def test_only_tiff_and_zarr_are_written(tmp_path, stack):
+    with pytest.raises(InputError, match=r"\.tif, \.tiff and \.zarr are accepted"):
         write_volume(tmp_path / "a.nrrd", Volume(stack))
     assert not list(tmp_path.iterdir())
 
