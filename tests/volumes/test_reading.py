@@ -10,9 +10,10 @@ from distill3d.volumes.meaning import meaning_of, neuron_mask
 from distill3d.volumes.origin import as_notes, is_taken, origin_of, stated_notes
 from distill3d.volumes.prob import says_prob, write_prob
 from distill3d.volumes.reading import Reading
+from distill3d.volumes.stack_files import stem_of
 from distill3d.volumes.swc import read_swc, stated_spacing, write_swc
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import Volume, read_volume, stem_of, write_volume
+from distill3d.volumes.volume import Volume, read_volume, write_volume
 
 STACK = np.arange(1, 121, dtype=np.uint8).reshape(4, 5, 6)
 RULE = Reading(spacing_um=(3.0, 1.0, 1.0))
