@@ -86,9 +86,7 @@ class StoredBlocks:
         own = tuple(self._fixed[axis] if axis in self._fixed else part[axis] for axis in self._axes)
         try:
             block = np.asarray(self._array[own])
-        except MemoryError:
-            raise
-        except Exception as error:
+        except Exception as error:  # of memory too: a chunk may claim any size
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             where = self._blame(own) if self._blame else str(self._path)
             raise InputError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ import zarr
 from zarr.abc.store import ByteRequest
 from zarr.codecs import BloscCodec
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from distill3d.errors import InputError
@@ -118,7 +121,7 @@ def _open_level(
         chunks=array.chunks,
         channel=channel,
         channels=channels,
-        blame=lambda key: _unreadable(path, array, key),
+        blame=functools.partial(_unreadable, path, array),
     )
     sizes = [1.0] * len(axes)
     for each in (scales, dataset):
@@ -174,9 +177,17 @@ def _unreadable(path: Path, array: zarr.Array, key: Sequence[Any]) -> str:
     parts = [part if isinstance(part, slice) else slice(part, part + 1) for part in key]
     ranges = [part.indices(n) for part, n in zip(parts, array.shape, strict=True)]
     grid = (range(start // size, -(-stop // size)) for (start, stop, _), size in zip(ranges, sizes, strict=True))
+    sync(_finished())
     for chunk in itertools.product(*grid):
         try:
             array[tuple(slice(i * size, (i + 1) * size) for i, size in zip(chunk, sizes, strict=True))]
         except Exception:  # noqa: BLE001 - this is the question
+            sync(_finished())
             return str(path / array.path / array.metadata.encode_chunk_key(chunk))
     return str(path)
+
+
+async def _finished() -> None:
+    """Wait for the reads beside one that failed: Zarr leaves them, and asyncio complains of them at exit."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)

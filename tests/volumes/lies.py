@@ -16,6 +16,7 @@ import numpy as np
 import tifffile
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from stored import write_h5
 from v3dpy.loaders import PBD
 
 from distill3d.errors import InputError
@@ -74,6 +75,7 @@ FILES = {
     "a.nii": _nifti,
     "a.nii.gz": _nifti,
     "a.npy": lambda path: np.save(path, GREY),
+    "a.h5": lambda path: write_h5(path, GREY),
     "a.swc": _swc,
     "a.swc.gz": _swc,
 }
