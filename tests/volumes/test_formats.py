@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 
 import h5py
@@ -44,6 +45,7 @@ def test_a_stack_and_its_parts_are_read_as_they_were_written(tmp_path, name, cap
     np.testing.assert_array_equal(volume.data, STACK)
     np.testing.assert_array_equal(lazy.data[:, :, :], STACK)
     np.testing.assert_array_equal(lazy.data[PART], STACK[PART])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy.data))[PART], STACK[PART])  # noqa: S301 - our own
     assert lazy.shape == STACK.shape
     assert lazy.data.dtype == STACK.dtype
     assert volume.data.flags.writeable
