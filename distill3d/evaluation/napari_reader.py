@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distill3d.evaluation.figures.layers import Layer, image_layer, whole_tree
+from distill3d.volumes.stack_files import stem_of
 from distill3d.volumes.swc import MICROMETERS, is_tree_file, read_swc, stated_spacing
-from distill3d.volumes.volume import read_volume, stem_of
+from distill3d.volumes.volume import read_volume
 
 
 def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[Layer]] | None:
