@@ -99,7 +99,7 @@ def finish_block(
 
 def piece(own: NDArray[np.float32], block: Block, other: Block) -> tuple[Box, NDArray[np.float32]]:
     """Return what a block's windows add to the region of another, and where that lies in the volume."""
-    box = _common(block.reach, other.region)
+    box = common(block.reach, other.region)
     return box, own[_within(box, block.reach)]
 
 
@@ -206,11 +206,12 @@ def _cut(image: NDArray[np.float32], corner: Zyx, size: Zyx, reach: Box) -> NDAr
 def _places(corner: Zyx, size: Zyx, reach: Box) -> tuple[Box, Box]:
     """Return which part of a window lies in a box, and where in the box that is."""
     window = _box(slice(low, low + length) for low, length in zip(corner, size, strict=True))
-    common = _common(window, reach)
-    return _within(common, window), _within(common, reach)
+    shared = common(window, reach)
+    return _within(shared, window), _within(shared, reach)
 
 
-def _common(one: Box, other: Box) -> Box:
+def common(one: Box, other: Box) -> Box:
+    """Return where two boxes overlap."""
     return _box(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
 
 

