@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 _CELL = 2  # voxels along an axis of which a mean is taken: one hot voxel is nothing
 # How far above its background a cell may be a neuron. Noise of photons has a long tail, of 12 standard deviations where
 # that is faint; in a stack whose noise is not, neurites are lost from 10 on and none is at 7.
-_SIGMAS = 6.0
+_SIGMAS, _PLAIN = 6.0, 0.2  # and share of the range, for where noise hides what is bright nothing is known
 _TAIL, _FAINT = 12.0, 0.03  # standard deviations, and share of the range of intensities; whichever is less
 _GRAYS, _FAINTEST = 2.0, 0.01  # likewise of gray levels: where background is 0 it has no spread
 _DARKEST = 16  # gray levels, whose distance is looked at
@@ -26,10 +26,10 @@ _PER_MAD = 1.4826  # standard deviation of a normal distribution
 class Background:
     """The background of a stack, as means of 2 x 2 x 2 voxels ("cells") show it.
 
-    A window is background if its brightest cell is within 6 standard deviations of the noise (12, where that is less
-    than 3 % of the intensities' range; two gray levels, where that is less than 1 %) of both the stack's level and its
-    own. Noise is what neighboring cells differ by, in the stack or in the window, whichever is less: so neither a dense
-    stack, whose intensities are spread wide, nor a dim corner of a bright one is taken for noise.
+    A window is background if its brightest cell is within 6 standard deviations of the noise, at most 20 % of the
+    intensities' range (12, at most 3 %; two gray levels, at most 1 %), of both the stack's level and its own. Noise is
+    what neighboring cells differ by, in the stack or in the window, whichever is less: so neither a dense stack, whose
+    intensities are spread wide, nor a dim corner of a bright one is taken for noise.
 
     Attributes:
         level: median of the cells.
@@ -65,7 +65,7 @@ class Background:
         return brightest <= self._limit(level, noise)
 
     def _limit(self, level: float, noise: float) -> float:
-        margins = (_SIGMAS * noise, min(_TAIL * noise, _FAINT), min(_GRAYS * self.gray, _FAINTEST))
+        margins = (min(_SIGMAS * noise, _PLAIN), min(_TAIL * noise, _FAINT), min(_GRAYS * self.gray, _FAINTEST))
         return level + max(margins)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -16,6 +17,7 @@ from distill3d.volumes.lazy import Blocks
 from distill3d.volumes.prob import as_stored
 
 _REACH = 48 << 20  # voxels of a block and what its windows cover; it takes some 18 bytes each
+_FOLDERS = ("done", "pieces")
 
 
 class Sink(Protocol):
@@ -38,9 +40,15 @@ class Leavings:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._done, self._pieces = folder / "done", folder / "pieces"
+        self._done, self._pieces = (folder / each for each in _FOLDERS)
         for each in (self._done, self._pieces):
             each.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Forget all that is in a folder."""
+        for each in _FOLDERS:
+            shutil.rmtree(folder / each, ignore_errors=True)
 
     def is_done(self, block: Block) -> bool:
         """Whether nothing of a block is left to do."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from distill3d.volumes.lazy import Blocks
 from distill3d.volumes.sample import sample
 
-_WHOLE = 1 << 28  # voxels of a volume that is looked at as a whole
+WHOLE = 1 << 28  # voxels of a volume that is looked at as a whole
 _PARTS = 2048  # of a larger one
 
 
@@ -29,7 +29,7 @@ def sampled_range(data: Blocks, low_percentile: float, high_percentile: float) -
 
     The sample, parts all over the volume, is the same whenever it is taken.
     """
-    whole = math.prod(data.shape) <= _WHOLE
+    whole = math.prod(data.shape) <= WHOLE
     known = np.asarray(data[:, :, :]) if whole else sample(data, _PARTS)
     return intensity_range(known, low_percentile, high_percentile)
 

@@ -132,7 +132,7 @@ def test_percentiles_of_a_small_volume_are_those_of_all_its_voxels():
 
 
 def test_those_of_a_large_one_are_of_parts_all_over_it(monkeypatch):
-    monkeypatch.setattr("distill3d.volumes.intensity._WHOLE", 1000)
+    monkeypatch.setattr("distill3d.volumes.intensity.WHOLE", 1000)
     monkeypatch.setattr("distill3d.volumes.intensity._PARTS", 1000)
     monkeypatch.setattr("distill3d.volumes.sample._SIZE", (2, 4, 4))
     data = np.arange(40 * 60 * 60, dtype=np.float32).reshape(40, 60, 60)  # brighter from slice to slice
@@ -183,6 +183,12 @@ def test_nothing_is_skipped_of_a_dense_stack():
     skipping = Bright((8, 16, 16), skip_background=True)
     assert np.array_equal(predict_prob(skipping, image), predict_prob(all_windows := Bright((8, 16, 16)), image))
     assert skipping.n_windows == all_windows.n_windows
+
+
+def test_nothing_is_skipped_of_a_stack_that_is_all_noise():
+    image = np.random.default_rng(0).random((16, 32, 32), dtype=np.float32)
+    predict_prob(network := Small(skip_background=True), image)
+    assert network.n_windows == Way(module=network).grid.count(image.shape)
 
 
 def test_a_dim_neurite_in_the_dark_part_of_an_uneven_stack_is_no_background():
