@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from distill3d.volumes.lazy import OPENERS, LazyVolume
 from distill3d.volumes.origin import origin_of
 from distill3d.volumes.prob import CHUNKS, begin_prob
 from distill3d.volumes.stack_files import names_folder, split_inside, suffix_of
+
+_LOG = logging.getLogger(__name__)
 
 
 def stays_on_disk(stack: Path, *, channel: int) -> bool:
@@ -73,7 +76,10 @@ def write_by_blocks(
             begin_prob(begun, image.shape, image.spacing_um, **places)
         ways = ways_of(modules, image.data, flips=networks.flips)
         blocks = plan(image.shape, [way.grid for way in ways], size)
-        predict_blocks(image.data, written_level(begun), ways, blocks, Leavings(folder), on_window=on_window)
+        leavings = Leavings(folder)
+        if done := sum(map(leavings.is_done, blocks)):
+            _LOG.warning("%s: %d of %d blocks were there already; goes on with the others", target, done, len(blocks))
+        predict_blocks(image.data, written_level(begun), ways, blocks, leavings, on_window=on_window)
         add_levels(begun)
         _replace(begun, target)
         shutil.rmtree(folder)

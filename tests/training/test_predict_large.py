@@ -1,5 +1,7 @@
 """Stacks that stay on disk are predicted by block: a folder that appears whole, and a killed process's work counts."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def stack(tmp_path, monkeypatch):
     return tmp_path / "cell.zarr"
 
 
-def test_a_zarr_is_predicted_as_in_memory_also_after_it_was_killed(finished_once, stack, tmp_path, monkeypatch):
+def test_a_zarr_is_predicted_as_in_memory_also_after_it_was_killed(finished_once, stack, tmp_path, monkeypatch, caplog):
     networks = networks_of([finished_once])
     right = mean_prob(networks.modules(), open_volume(stack).data[:, :, :])
     written = predict(finished_once, stack, out=tmp_path / "once")
@@ -49,6 +51,7 @@ def test_a_zarr_is_predicted_as_in_memory_also_after_it_was_killed(finished_once
     assert partial.name.startswith(".cell_prob.zarr.")
     counts += [-1]
     again = predict(finished_once, stack, out=tmp_path / "killed")
+    assert re.search(r"cell_prob\.zarr: 4 of \d+ blocks were there already", caplog.text)
     assert counts[:5] == [0, 1, 2, 3, -1]
     assert counts[5:] == list(range(4, max(counts) + 1))
     assert np.array_equal(read_prob(again), read_prob(written))
