@@ -155,6 +155,7 @@ class InferenceConfig:
     overlap: float = 0.25  # of neighboring windows, in [0, 1)
     validation: bool = True  # a run predicts its validation cases too; clean scores leave out what suits them
     batch_size: int = 2  # windows per forward
+    skip_background: bool = True  # windows of nothing but background get a probability of 0 without the network
     threshold: float = 0.5  # probability from which a voxel counts as neuron, in (0, 1)
 
     def __post_init__(self) -> None:

@@ -1,19 +1,21 @@
-"""From a trained student and a volume to a probability volume, window by window. It knows nothing of gold."""
+"""From trained students and a volume in memory to a probability volume. It knows nothing of gold."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from distill3d.errors import NumbersError
+from distill3d.training.background import Background
+from distill3d.training.blocks import Way, run_block
 from distill3d.training.module import DistillModule
-from distill3d.volumes.intensity import scale_intensity
+from distill3d.training.windows import Grid, plan
+from distill3d.volumes.intensity import rescale, sampled_range
+from distill3d.volumes.lazy import Blocks
+from distill3d.volumes.sample import sample
 
 
 def predict_prob(
@@ -24,12 +26,15 @@ def predict_prob(
 ) -> NDArray[np.float32]:
     """Predict a whole volume by overlapping windows, blended with Gaussian weights.
 
+    Windows, weights and result are those of MONAI's `sliding_window_inference`, but for windows of background, which
+    are not run where the experiment says so: see `Background`.
+
     Memory: the volume, its result and one weight map in float32, whatever the network needs.
 
     Args:
         module: the trained module; used on the device it is on.
         image: [Z, Y, X] intensities in [0, 1], as `scale_intensity` makes them.
-        on_window: called with the number of windows after each forward.
+        on_window: called with the number of windows after each forward, and of those that need none.
 
     Returns:
         [Z, Y, X] probability in [0, 1].
@@ -37,57 +42,12 @@ def predict_prob(
     Raises:
         NumbersError: the network predicts what is no number; names the window.
     """
-    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 - seconds of import
-
-    settings, size = module.experiment.inference, module.experiment.patches.size_zyx
-    device = module.device
-
-    def forward(windows: Tensor, slices: Sequence[Sequence[slice]]) -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            logits = module(windows.to(device)).float()
-        if not logits.isfinite().all():
-            raise NumbersError(_not_finite(logits, slices, image.shape, size))
-        if on_window is not None:
-            on_window(len(windows))
-        return logits.sigmoid().cpu()
-
-    inputs = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
-    module.eval()
-    with torch.inference_mode():
-        prob = sliding_window_inference(
-            inputs, size, settings.batch_size, forward, overlap=settings.overlap, mode="gaussian", with_coord=True
-        )
-    if not isinstance(prob, Tensor):
-        raise TypeError(f"the sliding window returned {type(prob).__name__}")
-    return prob[0, 0].numpy()
-
-
-def _not_finite(
-    logits: Tensor, slices: Sequence[Sequence[slice]], shape_zyx: Sequence[int], size_zyx: Sequence[int]
-) -> str:
-    """Say in which window a network predicts what is no number; ``slices`` are of the volume padded to a window."""
-    first = int((~logits.isfinite()).flatten(1).any(1).nonzero()[0])
-    margins = [max(size - full, 0) // 2 for size, full in zip(size_zyx, shape_zyx, strict=True)]
-    window = [(max(s.start - m, 0), s.stop - m) for s, m in zip(slices[first][2:], margins, strict=True)]
-    place = ", ".join(f"{low}:{min(high, full)}" for (low, high), full in zip(window, shape_zyx, strict=True))
-    count = int((~logits[first].isfinite()).sum())
-    return (
-        f"the network predicts NaN or infinity at zyx {place} ({count} of {logits[first].numel()} voxels), so its "
-        "weights cannot be used; accepted: a run whose training stayed finite"
-    )
+    return _predict(image, [Way(module=module, background=_background(module, image))], on_window)
 
 
 def window_count(shape_zyx: tuple[int, ...], size_zyx: tuple[int, int, int], overlap: float) -> int:
-    """Number of windows `predict_prob` needs, for a progress bar.
-
-    Example:
-        >>> window_count((60, 512, 512), (32, 96, 96), 0.25)
-        147
-    """
-    return math.prod(
-        1 if n <= size else math.ceil((n - size) / max(1, int(size * (1 - overlap)))) + 1
-        for n, size in zip(shape_zyx, size_zyx, strict=True)
-    )
+    """Number of windows `predict_prob` needs, for a progress bar."""
+    return Grid(size_zyx, overlap).count(shape_zyx)
 
 
 def mean_prob(
@@ -108,13 +68,38 @@ def mean_prob(
     Returns:
         [Z, Y, X] probability in [0, 1].
     """
-    ways = [axes for n in range(4 if flips else 1) for axes in itertools.combinations(range(3), n)]
-    total = np.zeros(data.shape, np.float32)
+    return _predict(data, ways_of(modules, data, flips=flips), on_window)
+
+
+def ways_of(modules: Sequence[DistillModule], data: Blocks, *, flips: bool = False) -> list[Way]:
+    """Return how networks look at a volume, of which no more than a sample is read if it is large."""
+    axes = [axes for n in range(4 if flips else 1) for axes in itertools.combinations(range(3), n)]
+    ways: list[Way] = []
     for module in modules:
-        image = scale_intensity(data, *module.experiment.patches.percentiles)
-        for axes in ways:
-            total += np.flip(predict_prob(module, np.flip(image, axes), on_window=on_window), axes)
-    return total / np.float32(len(modules) * len(ways))
+        limits = sampled_range(data, *module.experiment.patches.percentiles)
+        background = _background(module, data, limits)
+        ways += [Way(module=module, limits=limits, flip=flip, background=background) for flip in axes]
+    return ways
+
+
+def _background(module: DistillModule, data: Blocks, limits: tuple[float, float] | None = None) -> Background | None:
+    if not module.experiment.inference.skip_background:
+        return None
+    parts = sample(data, _PARTS)
+    return Background.of(parts.astype(np.float32, copy=False) if limits is None else rescale(parts, *limits))
+
+
+_PARTS = 64  # of a volume, from which its background is known
+
+
+def _predict(
+    data: NDArray[np.number], ways: Sequence[Way], on_window: Callable[[int], None] | None
+) -> NDArray[np.float32]:
+    """Run all windows as one block."""
+    (block,) = plan(data.shape, [way.grid for way in ways], data.shape)
+    for way in ways:
+        way.module.eval()
+    return run_block(data, block, ways, on_window=on_window)
 
 
 def total_windows(modules: Sequence[DistillModule], shape_zyx: tuple[int, ...], *, flips: bool = False) -> int:

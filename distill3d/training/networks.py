@@ -21,6 +21,7 @@ from distill3d.storage.run_folder import RunFolder
 from distill3d.training.inference import inference_device
 from distill3d.training.module import DistillModule, load_module, trained_um
 from distill3d.volumes.geometry import Spacing
+from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.origin import origin_of
 from distill3d.volumes.reading import Reading
 from distill3d.volumes.volume import Volume, volume_files
@@ -76,6 +77,14 @@ class Networks:
             InputError: it cannot be used.
         """
         return self.reading.read(stack, spacing_um=self.spacing_um)
+
+    def open(self, stack: Path) -> LazyVolume:
+        """Open a stack to read it by block.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        return self.reading.open(stack, spacing_um=self.spacing_um)
 
 
 def networks_of(

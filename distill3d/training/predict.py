@@ -12,6 +12,7 @@ from distill3d.terminal import progress_bar, stderr
 from distill3d.training.inference import mean_prob, total_windows
 from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks, networks_of
+from distill3d.training.predict_large import stays_on_disk, write_by_blocks
 from distill3d.volumes.geometry import Spacing
 from distill3d.volumes.inputs import PROB, targets_of
 from distill3d.volumes.origin import is_taken
@@ -54,14 +55,20 @@ def predict_all(
         overwrite: replace whatever is there.
 
     Returns:
-        The files as they are written: ``<out>/<stem>_prob.tif``, uint8, 255 for a probability of 1. A volume that
-        cannot be used does not stop the others, see `distill3d.errors.for_each`.
+        The files as they are written: ``<out>/<stem>_prob.tif``, or the folder ``<out>/<stem>_prob.zarr`` of a volume
+        that is predicted by block, see `stays_on_disk`; uint8, 255 for a probability of 1. A volume that cannot be used
+        does not stop the others, see `distill3d.errors.for_each`.
 
     Raises:
         InputError: two volumes would give one file, or one is there that came from elsewhere, which is found before
             anything is predicted.
     """
-    targets = targets_of([Path(volume) for volume in volumes], Path(out), f"{PROB}.tif")
+
+    def name(stack: Path) -> str:
+        by_block = stays_on_disk(stack, channel=networks.reading.channel)
+        return f"{stem_of(stack)}{PROB}.{'zarr' if by_block else 'tif'}"
+
+    targets = targets_of([Path(volume) for volume in volumes], Path(out), "", name)
     if not overwrite:
         require_free(targets, networks)
     return _predicted(targets, networks)
@@ -147,7 +154,12 @@ def _predicted(targets: Mapping[Path, Path], networks: Networks) -> Iterator[Pat
         def work(item: tuple[Path, Path]) -> Path:
             target, volume = item
             try:
-                write_prediction(target, volume, networks.read(volume), networks, modules, bars)
+                if target.suffix == ".zarr":
+                    image = networks.open(volume)
+                    windows = bars.windows(stem_of(volume), total_windows(modules, image.shape, flips=networks.flips))
+                    write_by_blocks(target, volume, image, networks, modules, windows)
+                else:
+                    write_prediction(target, volume, networks.read(volume), networks, modules, bars)
             finally:
                 bars.next_stack()
             return target

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+
+from distill3d.volumes.lazy import Blocks
+from distill3d.volumes.sample import sample
+
+WHOLE = 1 << 28  # voxels of a volume that is looked at as a whole
+_PARTS = 2048  # of a larger one
 
 
 def intensity_range(data: NDArray[np.number], low_percentile: float, high_percentile: float) -> tuple[float, float]:
@@ -14,6 +22,16 @@ def intensity_range(data: NDArray[np.number], low_percentile: float, high_percen
     """
     low, high = (float(v) for v in np.percentile(data, (low_percentile, high_percentile)))
     return low, high if high > low else float(data.max())
+
+
+def sampled_range(data: Blocks, low_percentile: float, high_percentile: float) -> tuple[float, float]:
+    """Return the same of a volume that may be on disk: of all its voxels, or of a sample if they are too many.
+
+    The sample, parts all over the volume, is the same whenever it is taken.
+    """
+    whole = math.prod(data.shape) <= WHOLE
+    known = np.asarray(data[:, :, :]) if whole else sample(data, _PARTS)
+    return intensity_range(known, low_percentile, high_percentile)
 
 
 def rescale(data: NDArray[np.number], low: float, high: float) -> NDArray[np.float32]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import final
 
 from distill3d.volumes.geometry import Spacing
-from distill3d.volumes.volume import Volume, read_volume
+from distill3d.volumes.lazy import LazyVolume
+from distill3d.volumes.volume import Volume, open_volume, read_volume
 
 _LOG = logging.getLogger(__name__)
 MOST_APART = 0.25  # of a voxel's size along an axis
@@ -48,7 +49,22 @@ class Reading:
         """
         wins = spacing_um or self.spacing_um
         volume = read_volume(path, spacing_um=wins, channel=self.channel, allow_blank=allow_blank)
-        own = volume.spacing_um if spacing_um else volume.stated_um or volume.spacing_um
+        self._warn(path, volume, chosen=spacing_um is not None)
+        return volume
+
+    def open(self, path: str | os.PathLike[str], *, spacing_um: Sequence[float] | None = None) -> LazyVolume:
+        """Open a stack by these rules, to read it by block; see `read`.
+
+        Raises:
+            InputError: as for `open_volume`.
+        """
+        volume = open_volume(path, spacing_um=spacing_um or self.spacing_um, channel=self.channel)
+        self._warn(path, volume, chosen=spacing_um is not None)
+        return volume
+
+    def _warn(self, path: str | os.PathLike[str], volume: Volume | LazyVolume, *, chosen: bool) -> None:
+        """Log that voxels are of another size than those trained on."""
+        own = volume.spacing_um if chosen else volume.stated.spacing_um or volume.spacing_um
         usual = self.trained_um or ((self.spacing_um,) if self.spacing_um else ())
         if usual and not any(_near(own, each) for each in usual):
             taken = (
@@ -58,7 +74,6 @@ class Reading:
             _LOG.warning(
                 "%s: voxels of %s um, but the run was trained on %s um%s", path, in_words(own), in_words(nearest), taken
             )
-        return volume
 
 
 _HOW = "--spacing z,y,x"
