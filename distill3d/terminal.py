@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 WIDTH = 100  # columns of a table
+AllowPlugins = Annotated[
+    bool, typer.Option("--allow-plugins", help="run the code that a file outside of this project names under plugins")
+]
 
 
 class _TextConsole(Console):

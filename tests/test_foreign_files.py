@@ -148,11 +148,35 @@ command: [distill3d, fit, tiny.yaml, %s, '${args}']
 def test_a_sweep_from_elsewhere_names_no_plugins(project, tmp_path, words):
     path = tmp_path / "s.yaml"
     path.write_text(SWEEP % tuple(repr(word) for word in words))
-    with pytest.raises(
-        ConfigError, match=r"s\.yaml: is outside of this project and names plugins; accepted: a copy in"
-    ):
+    refusal = r"s\.yaml: is outside of this project and names plugins; accepted: --allow-plugins if you trust it"
+    with pytest.raises(ConfigError, match=refusal):
         read_sweep(path)
+    assert read_sweep(path, allow_plugins=True).allow_plugins
     assert read_sweep(Path(shutil.copy(path, project))).name == "s"
+
+
+def test_a_sweep_of_an_experiment_from_elsewhere_and_its_trials_run_plugins_only_if_they_may(
+    project, ran, foreign_file, monkeypatch, capsys
+):
+    (project / "s.yaml").write_text((SWEEP % ("seed", "data.test=1")).replace("tiny.yaml", str(foreign_file)))
+
+    def ended(*words):
+        monkeypatch.setattr(sys, "argv", ["distill3d", "sweep", *words])
+        with pytest.raises(SystemExit) as end:
+            program.main()
+        return end.value.code, *capsys.readouterr()
+
+    for verb in (("run", "--dry-run"), ("run",), ("export-slurm",)):
+        code, _, err = ended(verb[0], "s.yaml", *verb[1:])
+        assert (code, err.count("\n"), "accepted: --allow-plugins" in err, ran()) == (2, 1, True, False)
+    code, out, _ = ended("run", "s.yaml", "--dry-run", "--allow-plugins")
+    assert (code, out.split()[-1], ran()) == (0, "--allow-plugins", True)
+    assert ended("export-slurm", "s.yaml", "--allow-plugins")[0] == 0
+    assert "--allow-plugins) ;;" in (project / "runs" / "sweeps" / "s" / "array.sh").read_text()
+    for verb in ("status", "report"):  # they build the trials of an exported sweep again
+        del sys.modules[PLUGIN]
+        assert ended(verb, "s.yaml")[0] == 2
+        assert ended(verb, "s.yaml", "--allow-plugins")[0] == 0
 
 
 # ------------------------------------------------------------ nothing is unpickled, YAML makes nothing

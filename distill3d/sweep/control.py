@@ -54,14 +54,23 @@ WINNERS = "winners.yaml"  # of a tuning, in its folder
 STARTUP_TRIALS = 10  # that Optuna's TPE draws at random before it looks at results
 
 
-def begin(path: Path, *, runs: Path, workers: int | None, storage: str | None, retries: int, console: Console) -> int:
+def begin(
+    path: Path,
+    *,
+    runs: Path,
+    workers: int | None,
+    storage: str | None,
+    retries: int,
+    console: Console,
+    allow_plugins: bool = False,
+) -> int:
     """Run a sweep file that has not been run here; returns the exit code.
 
     Raises:
         ConfigError: the file is wrong, or a trial could not run.
         InputError: there is a sweep of this name already, or the storage cannot be used.
     """
-    sweep = read_sweep(path)
+    sweep = read_sweep(path, allow_plugins=allow_plugins)
     folder = sweep_folder(sweep.name, runs)
     address = storage or search.default_storage(folder)
     if search.stored_text(sweep.name, address) is not None:
@@ -71,7 +80,16 @@ def begin(path: Path, *, runs: Path, workers: int | None, storage: str | None, r
     return _work(sweep, folder, address, workers=workers, retries=retries, console=console)
 
 
-def resume(name: str, *, runs: Path, workers: int | None, storage: str | None, retries: int, console: Console) -> int:
+def resume(
+    name: str,
+    *,
+    runs: Path,
+    workers: int | None,
+    storage: str | None,
+    retries: int,
+    console: Console,
+    allow_plugins: bool = False,
+) -> int:
     """Go on with a sweep as it was begun, on this machine or beside other ones on a shared storage.
 
     What was stopped goes on where it was, what failed is tried again up to the limit, what finished stays.
@@ -79,7 +97,7 @@ def resume(name: str, *, runs: Path, workers: int | None, storage: str | None, r
     Raises:
         InputError: there is no such sweep, or another runner has it.
     """
-    sweep, folder, address = stored(name, runs=runs, storage=storage)
+    sweep, folder, address = stored(name, runs=runs, storage=storage, allow_plugins=allow_plugins)
     if _changed(name, sweep):
         console.print(f"the file of sweep {sweep.name} has changed since it was begun; it goes on as it was begun")
     return _work(sweep, folder, address, workers=workers, retries=retries, console=console)
@@ -102,7 +120,14 @@ def _work(sweep: Sweep, folder: Path, address: str, *, workers: int | None, retr
     console.print(report_table(sweep, rows))
     if winners.is_tuning(sweep, rows):
         try:
-            show_winners([sweep.name], runs=folder.parents[1], storage=address, out=None, console=console)
+            show_winners(
+                [sweep.name],
+                runs=folder.parents[1],
+                storage=address,
+                out=None,
+                console=console,
+                allow_plugins=sweep.allow_plugins,
+            )
         except InputError as err:  # an arm of which every setting failed
             console.print(*err.lines, sep="\n", soft_wrap=True, markup=False, highlight=False)
     console.print(
@@ -162,7 +187,7 @@ def put_in_line_again(study: optuna.Study, *, retries: int, alone: bool) -> int:
     return again
 
 
-def stored(name: str, *, runs: Path, storage: str | None) -> tuple[Sweep, Path, str]:
+def stored(name: str, *, runs: Path, storage: str | None, allow_plugins: bool = False) -> tuple[Sweep, Path, str]:
     """Find a sweep that was begun: as it was begun, its folder, and its storage.
 
     Raises:
@@ -176,7 +201,7 @@ def stored(name: str, *, runs: Path, storage: str | None) -> tuple[Sweep, Path, 
         raise InputError(
             f"{without_secrets(address)}: holds no sweep {stem}; accepted: distill3d sweep run {name} first"
         )
-    return parse_sweep(text, stem, origin=f"sweep {stem}"), folder, address
+    return parse_sweep(text, stem, origin=f"sweep {stem}", allow_plugins=allow_plugins), folder, address
 
 
 def _changed(name: str, sweep: Sweep) -> bool:
@@ -186,7 +211,15 @@ def _changed(name: str, sweep: Sweep) -> bool:
         return False
 
 
-def show_winners(names: Sequence[str], *, runs: Path, storage: str | None, out: Path | None, console: Console) -> None:
+def show_winners(
+    names: Sequence[str],
+    *,
+    runs: Path,
+    storage: str | None,
+    out: Path | None,
+    console: Console,
+    allow_plugins: bool = False,
+) -> None:
     """Write the winner of every arm of one or several tunings to a file, and show them.
 
     Raises:
@@ -194,14 +227,20 @@ def show_winners(names: Sequence[str], *, runs: Path, storage: str | None, out: 
     """
     if out is None and len(names) > 1:
         raise InputError("winners of several sweeps go to one file; accepted: --out FILE")
-    tunings = [(*state_of(name, runs=runs, storage=storage), sweep_folder(Path(name).stem, runs)) for name in names]
+    tunings = [
+        (
+            *state_of(name, runs=runs, storage=storage, allow_plugins=allow_plugins),
+            sweep_folder(Path(name).stem, runs),
+        )
+        for name in names
+    ]
     path = out or tunings[0][2] / WINNERS
     for line in winners.write_winners(tunings, path):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(f"winners   {path}; read by tuned.file={path}", soft_wrap=True, markup=False, highlight=False)
 
 
-def state_of(name: str, *, runs: Path, storage: str | None) -> tuple[Sweep, list[Attempt]]:
+def state_of(name: str, *, runs: Path, storage: str | None, allow_plugins: bool = False) -> tuple[Sweep, list[Attempt]]:
     """A sweep that was begun or exported, or that agents of W&B ran here, and the state of every trial.
 
     Raises:
@@ -211,22 +250,31 @@ def state_of(name: str, *, runs: Path, storage: str | None) -> tuple[Sweep, list
     by_agents = runs / "wandb" / folder.name
     if storage is None and not (folder / "study.db").is_file():
         if (folder / "sweep.yaml").is_file():
-            sweep = read_sweep(folder / "sweep.yaml", name=folder.name)
+            sweep = read_sweep(folder / "sweep.yaml", name=folder.name, allow_plugins=allow_plugins)
             return sweep, slurm.rows_of_folders(sweep, list(known_trials(sweep, folder)))
         if by_agents.is_dir():
-            sweep = read_sweep(find_sweep(name))
+            sweep = read_sweep(find_sweep(name), allow_plugins=allow_plugins)
             return sweep, slurm.rows_of_agents(sweep, by_agents)
-    sweep, _, address = stored(name, runs=runs, storage=storage)
+    sweep, _, address = stored(name, runs=runs, storage=storage, allow_plugins=allow_plugins)
     return sweep, search.latest(search.open_study(sweep, address))
 
 
-def export_slurm(path: Path, *, runs: Path, out: Path | None, at_once: int, time: str, cpus: int) -> Path:
+def export_slurm(
+    path: Path,
+    *,
+    runs: Path,
+    out: Path | None,
+    at_once: int,
+    time: str,
+    cpus: int,
+    allow_plugins: bool = False,
+) -> Path:
     """Write a sweep as a SLURM array job; returns the script.
 
     Raises:
         ConfigError: the file is wrong, or a trial could not run.
     """
-    sweep = read_sweep(path)
+    sweep = read_sweep(path, allow_plugins=allow_plugins)
     folder = sweep_folder(sweep.name, runs)
     check(sweep, folder)
     script = out or slurm.default_script(sweep, runs)

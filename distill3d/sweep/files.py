@@ -47,33 +47,38 @@ def find_sweep(name: str | Path) -> Path:
     return find_file(name, sweep_files, kind="sweep")
 
 
-def read_sweep(path: Path, *, name: str = "") -> Sweep:
+def read_sweep(path: Path, *, name: str = "", allow_plugins: bool = False) -> Sweep:
     """Read a sweep file.
 
     Args:
         path: of the file.
         name: of the sweep; the file's own if it is empty.
+        allow_plugins: see `Sweep`.
 
     Raises:
         ConfigError: it is not YAML, or all that is wrong with it, one line each.
     """
     try:
-        sweep = parse_sweep(path.read_text(encoding="utf-8"), name or path.stem, origin=str(path))
+        text = path.read_text(encoding="utf-8")
+        sweep = parse_sweep(text, name or path.stem, origin=str(path), allow_plugins=allow_plugins)
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: not readable: {err}") from err
     swept = [parameter.path[0] for parameter in sweep.parameters]
-    if is_outside(path) and any(_PLUGINS.match(word) for word in (*swept, *sweep.command)):
-        raise ConfigError(f"{path}: is outside of this project and names plugins; accepted: a copy in {Path.cwd()}")
+    if not allow_plugins and is_outside(path) and any(_PLUGINS.match(word) for word in (*swept, *sweep.command)):
+        raise ConfigError(
+            f"{path}: is outside of this project and names plugins; accepted: --allow-plugins if you trust it"
+        )
     return sweep
 
 
-def parse_sweep(text: str, name: str, *, origin: str) -> Sweep:
+def parse_sweep(text: str, name: str, *, origin: str, allow_plugins: bool = False) -> Sweep:
     """Read a sweep from the text of its file.
 
     Args:
         text: YAML.
         name: of the sweep.
         origin: what error lines begin with.
+        allow_plugins: see `Sweep`.
 
     Raises:
         ConfigError: all that is wrong with it, one line each.
@@ -92,7 +97,7 @@ def parse_sweep(text: str, name: str, *, origin: str) -> Sweep:
     if reader.problems:
         raise ConfigError(*(f"{origin}: {problem}" for problem in reader.problems))
     title = values.pop("name")
-    return Sweep(name=name, text=text, title=title, **values)
+    return Sweep(name=name, text=text, title=title, allow_plugins=allow_plugins, **values)
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -111,10 +111,11 @@ def make_trial(sweep: Sweep, number: int, values: Values, folder: Path) -> Trial
     )
     argv += [*_labels(sweep), f"runs={own}"]
     name, overrides = called(argv)
-    experiment = load_experiment(name, overrides)
+    experiment = load_experiment(name, overrides, allow_plugins=sweep.allow_plugins)
     if wrong := disagreements(values, as_plain(experiment)):
         raise ConfigError(*wrong)
-    return Trial(number=number, values=values, argv=tuple(argv), folder=own, experiment=experiment)
+    allowed = ["--allow-plugins"] if sweep.allow_plugins else []
+    return Trial(number=number, values=values, argv=(*argv, *allowed), folder=own, experiment=experiment)
 
 
 def _labels(sweep: Sweep) -> list[str]:

@@ -60,6 +60,7 @@ class Sweep:
     Attributes:
         name: the file's name, which is also the name of its folder of runs.
         text: the file as it is, so that a sweep goes on as it began.
+        allow_plugins: its trials may run the code that files outside of this project name; not said by its file.
     """
 
     name: str
@@ -75,3 +76,4 @@ class Sweep:
     description: str = ""
     project: str | None = None
     entity: str | None = None
+    allow_plugins: bool = False

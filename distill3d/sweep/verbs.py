@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill3d.terminal import echo, show_next, stdout
+from distill3d.terminal import AllowPlugins, echo, show_next, stdout
 
 sweep_app = typer.Typer(
     name="sweep",
@@ -33,6 +33,7 @@ def run(
     storage: Storage = None,
     retries: Retries = 1,
     runs: Runs = Path("runs"),
+    allow_plugins: AllowPlugins = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only print what each trial would be called with")] = False,
 ) -> None:
     """Check every trial of a sweep, run them all, and show the table."""
@@ -41,43 +42,64 @@ def run(
 
     path = find_sweep(name)
     if dry_run:
-        for line in control.dry_run(read_sweep(path), runs):
+        for line in control.dry_run(read_sweep(path, allow_plugins=allow_plugins), runs):
             echo(line)
         return
-    code = control.begin(path, runs=runs, workers=workers, storage=storage, retries=retries, console=stdout())
+    code = control.begin(
+        path,
+        runs=runs,
+        workers=workers,
+        storage=storage,
+        retries=retries,
+        console=stdout(),
+        allow_plugins=allow_plugins,
+    )
     show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {Path(name).stem}")
     raise typer.Exit(code)
 
 
 @sweep_app.command()
 def resume(
-    name: Name, workers: Workers = None, storage: Storage = None, retries: Retries = 1, runs: Runs = Path("runs")
+    name: Name,
+    workers: Workers = None,
+    storage: Storage = None,
+    retries: Retries = 1,
+    runs: Runs = Path("runs"),
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Go on with a sweep that was begun: what is unfinished continues, what is finished stays."""
     from distill3d.sweep import control
 
-    code = control.resume(name, runs=runs, workers=workers, storage=storage, retries=retries, console=stdout())
+    code = control.resume(
+        name,
+        runs=runs,
+        workers=workers,
+        storage=storage,
+        retries=retries,
+        console=stdout(),
+        allow_plugins=allow_plugins,
+    )
     show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {Path(name).stem}")
     raise typer.Exit(code)
 
 
 @sweep_app.command()
-def status(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> None:
+def status(name: Name, storage: Storage = None, runs: Runs = Path("runs"), allow_plugins: AllowPlugins = False) -> None:
     """Show the state of every trial, also while the sweep runs."""
     from distill3d.sweep import control
     from distill3d.sweep.tables import counts, status_table
 
-    sweep, rows = control.state_of(name, runs=runs, storage=storage)
+    sweep, rows = control.state_of(name, runs=runs, storage=storage, allow_plugins=allow_plugins)
     stdout().print(status_table(sweep, rows, title=f"{sweep.name}: {counts(rows)}"))
 
 
 @sweep_app.command()
-def report(name: Name, storage: Storage = None, runs: Runs = Path("runs")) -> None:
+def report(name: Name, storage: Storage = None, runs: Runs = Path("runs"), allow_plugins: AllowPlugins = False) -> None:
     """Compare the settings of a sweep, best first, over their seeds and folds."""
     from distill3d.sweep import control
     from distill3d.sweep.tables import report_table
 
-    sweep, rows = control.state_of(name, runs=runs, storage=storage)
+    sweep, rows = control.state_of(name, runs=runs, storage=storage, allow_plugins=allow_plugins)
     out = stdout()
     out.print(report_table(sweep, rows))
     elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
@@ -92,11 +114,12 @@ def winners(
     ] = None,
     storage: Storage = None,
     runs: Runs = Path("runs"),
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Write what every arm won with on validation cases, for tuned.file=FILE; a sweep of arms does so at its end."""
     from distill3d.sweep import control
 
-    control.show_winners(names, runs=runs, storage=storage, out=out, console=stdout())
+    control.show_winners(names, runs=runs, storage=storage, out=out, console=stdout(), allow_plugins=allow_plugins)
 
 
 @sweep_app.command(name="export-slurm")
@@ -107,10 +130,19 @@ def export_slurm(
     at_once: Annotated[int, typer.Option(min=1, help="trials that may run at a time")] = 4,
     time: Annotated[str, typer.Option(help="limit of a trial; it goes on afterwards where it was")] = "04:00:00",
     cpus: Annotated[int, typer.Option(min=1, help="cores per process")] = 4,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Write a grid or random sweep as a SLURM array job, a task per trial."""
     from distill3d.sweep import control
     from distill3d.sweep.files import find_sweep
 
-    script = control.export_slurm(find_sweep(name), runs=runs, out=out, at_once=at_once, time=time, cpus=cpus)
+    script = control.export_slurm(
+        find_sweep(name),
+        runs=runs,
+        out=out,
+        at_once=at_once,
+        time=time,
+        cpus=cpus,
+        allow_plugins=allow_plugins,
+    )
     stdout().print(f"submit    sbatch {script}", f"then      distill3d sweep report {name}", sep="\n", soft_wrap=True)

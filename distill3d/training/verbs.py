@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill3d.terminal import show_all, show_next, stdout
+from distill3d.terminal import AllowPlugins, show_all, show_next, stdout
 from distill3d.volumes.memory import allow_gib
 
 run_app = typer.Typer(rich_markup_mode=None)
@@ -34,9 +34,6 @@ Pred = Annotated[
 ]
 Gold = Annotated[
     list[str] | None, typer.Option(metavar="FILE", help="gold masks or SWC files to score against, paired by name")
-]
-AllowPlugins = Annotated[
-    bool, typer.Option("--allow-plugins", help="run the code that a file outside of this project names under plugins")
 ]
 SurfaceUm = Annotated[float | None, typer.Option(min=0.0, help="masks: tolerance of the surface Dice (NSD), else 2")]
 MaskUm = Annotated[float | None, typer.Option(min=0.0, help="masks: Dice within so many um beside voxels")]
