@@ -99,8 +99,8 @@ class Place:
         counted.write_text("")
         fault = f"{how}|{at}|{victim}|{self.folder}{os.sep}|{counted}"
         env = os.environ | {"TMPDIR": str(self.folder / "temporary"), "TEST_FAULT": fault}
-        started = time.monotonic()
         process = Forked(*self._words, *flags, out=out, env=env, code=FAULTY)
+        started = time.monotonic()  # the first one starts the process that all are forked from
         try:
             code = process.wait(600)
             seconds = time.monotonic() - started
@@ -126,11 +126,11 @@ class Place:
         results = {"curves": {key: value for key, value in read_curves(self.run.path).items() if "time" not in key}}
         for name in self.files():
             if name.startswith(("runs", "cache")):
-                results[name] = _content(self.folder / name)
+                results[name] = _content(self.folder / name, str(self.folder))
         return results
 
 
-def _content(path):
+def _content(path, place):
     if path.is_dir():
         return None
     if path.suffix == ".json":
@@ -138,7 +138,7 @@ def _content(path):
     if path.suffix == ".yaml":
         return {key: value for key, value in yaml.safe_load(path.read_text()).items() if key not in {"runs", "cache"}}
     if path.suffix == ".ckpt":
-        return _plain(torch.load(path, weights_only=True))
+        return _plain(torch.load(path, weights_only=True), place)
     if path.suffix == ".npz":
         with np.load(path) as file:
             return {name: file[name].tobytes() for name in file.files}
@@ -149,13 +149,15 @@ def _is_result(path, key):
     return path.name != "done.json" and key != "cost.data_wait_share" and not _may_differ(key)
 
 
-def _plain(value):
+def _plain(value, place):
     """Make tensors comparable by ``==``, and leave places and times out."""
     if isinstance(value, torch.Tensor):
         return value.dtype, tuple(value.shape), value.numpy().tobytes()
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items() if key not in {"runs", "cache", "StepClock"}}
-    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {_plain(key, place): _plain(each, place) for key, each in value.items() if key != "StepClock"}
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(each, place) for each in value)
+    return value.replace(place, "") if isinstance(value, str) else value
 
 
 def _wait_until_gone(group):
