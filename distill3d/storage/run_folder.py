@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from distill3d.storage.links import inside
 from distill3d.storage.record import read_plain
 
 State = Literal["absent", "unfinished", "done"]
+_PART = re.compile(r"\..+\.\d+(\.partial)?")  # a file that is not yet what its name says, and who writes it
 
 
 class _At:
@@ -72,6 +74,11 @@ class RunFolder:
         """What `failed` names and is there, in the order of the processes."""
         ranks = {int(path.stem.removeprefix("failed_rank")): path for path in self.path.glob("failed_rank[0-9]*.ckpt")}
         return [path for _, path in sorted(ranks.items())]
+
+    @property
+    def parts(self) -> list[Path]:
+        """What processes that were killed while they wrote a file left behind, see `write_text`."""
+        return [path for path in self.path.rglob(".*") if _PART.fullmatch(path.name) and path.is_file()]
 
     @property
     def state(self) -> State:

@@ -65,7 +65,7 @@ def take(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume: bool, 
             shutil.rmtree(path)
         elif path != lock.path:
             path.unlink()
-    for stale in (folder.done, *folder.all_failed):
+    for stale in (folder.done, *folder.all_failed, *folder.parts):
         stale.unlink(missing_ok=True)
     write_yaml(folder.config, settings)
 

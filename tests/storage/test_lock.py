@@ -85,6 +85,19 @@ def test_to_overwrite_deletes_all_but_what_a_link_leads_to(finished, tmp_path):
     assert (kept / "file").exists()
 
 
+def test_who_goes_on_deletes_what_a_killed_process_was_writing_and_nothing_else(finished):
+    finished.done.unlink()
+    parts = [finished.path / name for name in (".fit.json.12", "prob/.a.tif.12.partial", "swc/.a.swc.7.partial")]
+    kept = {*finished.path.rglob("*")} | {finished.path / "figures" / ".keep.png"}
+    for path in (*parts, finished.path / "figures" / ".keep.png"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with FolderLock(finished.path) as lock:
+        claim.take(finished, finished.read_config(), lock, resume=True, overwrite=False)
+        assert {*finished.path.rglob("*")} - {lock.path} >= kept
+        assert not any(path.exists() for path in parts)
+
+
 def test_a_folder_that_was_removed_or_replaced_is_not_held(tmp_path):
     folder = tmp_path / "run"
     with FolderLock(folder) as lock:
