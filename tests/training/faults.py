@@ -64,6 +64,7 @@ if int(os.environ.get("LOCAL_RANK", 0)) == victim:
 """ + UNDRAWN  # fmt: skip
 LIMIT = 30.0  # seconds, in which nothing of a run is left
 OLD = 2 * 86_400  # seconds: by then what a killed process left in a shared cache is swept
+_UNTOLD = {"StepClock", "current_score"}  # of a checkpoint: times, and what Lightning saves but never reads
 KILLED = {"SIGKILL": {-9}, "SIGTERM": {143, -15}}
 
 
@@ -154,7 +155,7 @@ def _plain(value, place):
     if isinstance(value, torch.Tensor):
         return value.dtype, tuple(value.shape), value.numpy().tobytes()
     if isinstance(value, dict):
-        return {_plain(key, place): _plain(each, place) for key, each in value.items() if key != "StepClock"}
+        return {_plain(key, place): _plain(each, place) for key, each in value.items() if key not in _UNTOLD}
     if isinstance(value, (list, tuple)):
         return tuple(_plain(each, place) for each in value)
     return value.replace(place, "") if isinstance(value, str) else value
