@@ -51,7 +51,7 @@ check: $(STAMP) ## format, lint, types, layers
 test: $(STAMP) ## the suite on two processes; WORKERS=0 for one, as a debugger wants it
 	$(BIN)/pytest -n $(or $(WORKERS),2) --dist worksteal --durations=10 $(ARGS)
 
-test-all: $(STAMP) ## the suite and what takes minutes: files that lie, damaged runs, 200 runs in one process
+test-all: $(STAMP) ## the suite and what takes minutes: files that lie, kills, full disks, 200 runs in one process
 	$(BIN)/pytest -n $(or $(WORKERS),2) --dist worksteal --durations=10 -m '' $(ARGS)
 
 bench: $(STAMP) ## speed, measured side by side; writes nothing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
 import sys
@@ -21,6 +22,7 @@ from distill3d.errors import TrainingError, UserError, printable
 from distill3d.storage.parent import end_with_leader
 from distill3d.terminal import log_text
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LOCAL_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_RANK")  # of srun, mpirun, jsrun
 
 
@@ -34,6 +36,13 @@ def main() -> None:
         for line in str(err).split("\n") if _speaks() else ():
             sys.stderr.write(f"distill3d: {printable(line)}\n")
         sys.exit(err.exit_code)
+    except OSError as err:
+        if err.errno not in FULL:
+            raise
+        where = f"{err.filename}: " if err.filename else ""
+        left = "what was finished is whole; make room and start it again, a run with --resume"
+        sys.stderr.write(f"distill3d: {printable(str(where))}cannot be written ({err.strerror}); {left}\n")
+        sys.exit(TrainingError.exit_code)
 
 
 def _speaks() -> bool:

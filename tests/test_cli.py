@@ -1,6 +1,8 @@
 """The command line as a user meets it: words, exit codes, and nothing heavy before it is needed."""
 
+import errno
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import tifffile
 import yaml
 from rich.console import Console
 
-from distill3d import terminal
+from distill3d import __main__, terminal
 from distill3d.cli import app
 from distill3d.config.registry import Registry
 from distill3d.errors import UserError
@@ -184,3 +186,17 @@ def test_evaluate_refuses_what_is_no_run(tmp_path):
     done = forked.run("evaluate", str(tmp_path))
     assert done.returncode == 2
     assert "not a run folder" in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "file"), [(errno.ENOSPC, "runs/a/x.ckpt"), (errno.EFBIG, None)])
+def test_a_full_disk_is_one_line_and_exit_1(kind, file, monkeypatch, capsys):
+    def full(**_):
+        raise OSError(kind, os.strerror(kind), file)
+
+    monkeypatch.setattr(__main__, "app", full)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    named = f"{file}: " if file else ""
+    assert line.startswith(f"distill3d: {named}cannot be written ({os.strerror(kind)}); what was finished is whole")
