@@ -1,8 +1,5 @@
 """What the teacher in the loop costs a training step on real stacks: cached, live, and on the patches alone."""
 
-import statistics
-import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -20,6 +17,7 @@ ARMS = {
     "patch": ("op_kd_cosine", ("strategy.view.source=patch",)),
     "live": ("op_kd_cosine", ("strategy.view.cache=false",)),
 }
+WHAT = {"cached": "maps from the cache", "patch": "the patch's slices", "live": "whole slices, no cache"}
 ROUNDS, FEW = 10, 2  # whole slices without a cache take seconds: fewer of those
 
 
@@ -36,38 +34,32 @@ def build(name, overrides, cache):
     if module.strategy.wants_teacher:
         module.look(make_view(module, teacher, data))
         fill(module.view, data, Console(quiet=True))
-    return module.train(), module.configure_optimizers()["optimizer"], list(data.train_dataloader())
+    return module.train(), module.configure_optimizers()["optimizer"], iter(list(data.train_dataloader()))
 
 
-def step(module, optimizer, batch):
-    """One optimizer step; seconds."""
-    start = time.perf_counter()
+def step(module, optimizer, batches):
+    """One optimizer step."""
     optimizer.zero_grad()
-    torch.stack([term.weight * term.value for term in module.terms(batch).all.values()]).sum().backward()
+    torch.stack([term.weight * term.value for term in module.terms(next(batches)).all.values()]).sum().backward()
     optimizer.step()
-    return time.perf_counter() - start
 
 
-@pytest.mark.timeout(3600)
-def test_a_step_with_a_teacher_against_one_without(tmp_path, data_dir):
+@pytest.mark.rows("teacher-cached", "teacher-patch", "teacher-live")
+def test_a_step_with_a_teacher_against_one_without(bench, tmp_path, data_dir):
     arms = {arm: build(*chosen, tmp_path) for arm, chosen in ARMS.items()}
-    seen = {arm: 0 if module.teacher is None else module.teacher.images_seen for arm, (module, *_) in arms.items()}
-    seconds = {arm: [] for arm in ARMS}
-    for number in range(ROUNDS + 1):
-        for arm, (module, optimizer, batches) in arms.items():
-            if arm == "live" and number > FEW:
-                continue
-            taken = step(module, optimizer, batches[number])
-            if number:  # the first one warms up
-                seconds[arm].append(taken)
-    middle = {arm: statistics.median(values) for arm, values in seconds.items()}
-    for arm, (module, *_) in arms.items():
-        images = 0 if module.teacher is None else module.teacher.images_seen - seen[arm]
-        per_step = images / (1 + len(seconds[arm]))
-        sys.stdout.write(
-            f"\n{arm:7} {middle[arm] * 1e3:6.0f} ms a step, {middle[arm] / middle['none']:.2f} of none, "
-            f"{per_step:.0f} images through the teacher"
+    teachers = {arm: module.teacher for arm, (module, *_) in arms.items() if module.teacher is not None}
+    before = {arm: teacher.images_seen for arm, teacher in teachers.items()}
+    calls = {arm: lambda parts=parts: step(*parts) for arm, parts in arms.items()}
+    seconds = bench.seconds(calls, rounds=ROUNDS, fewer={"live": FEW})
+    images = {arm: (teacher.images_seen - before[arm]) / (len(seconds[arm]) + 1) for arm, teacher in teachers.items()}
+    assert images["cached"] == 0 < min(images["patch"], images["live"])
+    for arm, what in WHAT.items():
+        bench.row(
+            f"teacher-{arm}",
+            f"op_kd_cosine's step, {what}, against op_scratch's",
+            "4x24x64x64",
+            ours=seconds[arm],
+            other=seconds["none"],
+            at_most=1.15 if arm == "cached" else None,
+            note=f"{images[arm]:.0f} images a step through the teacher",
         )
-        assert arm not in {"none", "cached"} or not images
-    sys.stdout.write("\n(asked of cached: at most 1.15, and no image)\n")
-    assert middle["cached"] < 2 * middle["none"]

@@ -1,10 +1,8 @@
 """What global reasoning and the soft skeleton cost, beside the U-Net's step and the usual way to write them.
 
-CPU time, all threads together: other people's work on the machine counts less than on the clock.
+CPU time: other people's work on the machine counts less than on the clock.
 """
 
-import statistics
-import sys
 import time
 
 import pytest
@@ -13,15 +11,15 @@ import torch.nn.functional as F
 from losses.soft_skeletons import through_pooling
 from torch import nn
 
+from distill3d.layers.global_reasoning import GlobalReasoning3d
+from distill3d.losses.soft_skeleton import soft_skeleton
+from distill3d.students.unet3d import UNet3d, UNet3dConfig
+
 ROUNDS, SIZE = 7, (2, 1, 32, 96, 96)
-ARMS = {"none": "plain U-Net", "bottleneck": "GloRe at the bottleneck", "skips": "GloRe at every skip"}
 
 
 def unet(reasoning):
     """Build the default U-Net; every unit has learned something."""
-    from distill3d.layers.global_reasoning import GlobalReasoning3d
-    from distill3d.students.unet3d import UNet3d, UNet3dConfig
-
     torch.manual_seed(0)
     net = UNet3d(UNet3dConfig(reasoning=reasoning)).train()
     for unit in net.modules():
@@ -48,22 +46,6 @@ class Straightforward(nn.Module):
         return image + self.norm(self.extend((graph @ nodes).view(states.shape)))
 
 
-def side_by_side(calls, base, rounds=ROUNDS):
-    """Median CPU seconds of each call, taken in turns, and the median of their ratios to ``base`` in the same turn."""
-    seconds = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if number:  # the first one warms up
-                seconds[name].append(time.process_time() - start)
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(values, seconds[base], strict=True))
-        for name, values in seconds.items()
-    }
-    return {name: statistics.median(values) for name, values in seconds.items()}, ratios
-
-
 def kept(call):
     """MiB that a forward keeps for its backward, every storage once, parameters included."""
     storages = {}
@@ -82,51 +64,46 @@ def down(out):
     out.square().mean().backward()
 
 
-@pytest.mark.timeout(1800)
-def test_global_reasoning_against_the_unet_without_it():
+def seconds_of(bench, forwards):
+    """CPU seconds of forward and backward."""
+    calls = {name: lambda forward=forward: down(forward()) for name, forward in forwards.items()}
+    return bench.seconds(calls, rounds=ROUNDS, clock=time.process_time)
+
+
+@pytest.mark.rows("glore-bottleneck", "glore-skips")
+def test_global_reasoning_against_the_unet_without_it(bench):
     image = torch.rand(SIZE)
-    nets = {arm: unet(arm) for arm in ARMS}
-    calls = {arm: lambda net=net: down(net(image).logits) for arm, net in nets.items()}
-    middle, ratio = side_by_side(calls, "none")
-    for arm, what in ARMS.items():
-        limit = "" if arm == "none" else f", {ratio[arm]:.3f} of the plain U-Net (asked: at most 1.05)"
-        sys.stdout.write(f"\n{what:25} {middle[arm] * 1e3:6.0f} ms forward + backward{limit}")
-    assert ratio["bottleneck"] < 1.1
+    nets = {arm: unet(arm) for arm in ("none", "bottleneck", "skips")}
+    seconds = seconds_of(bench, {arm: lambda net=net: net(image).logits for arm, net in nets.items()})
+    for arm in ("bottleneck", "skips"):
+        what = f"U-Net with GloRe ({arm}) against none"
+        bench.row(f"glore-{arm}", what, "2x1x32x96x96", ours=seconds[arm], other=seconds["none"], at_most=1.05)
 
 
-@pytest.mark.timeout(1800)
-def test_the_unit_against_the_straightforward_one():
-    from distill3d.layers.global_reasoning import GlobalReasoning3d
-
-    shape = (2, 8, 32, 96, 96)
-    image = torch.rand(shape).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
-    units = {"ours": GlobalReasoning3d(8, 16), "straightforward": Straightforward(8, 16)}
+@pytest.mark.rows("glore-unit", "glore-unit-memory")
+def test_the_unit_against_the_straightforward_one(bench):
+    image = torch.rand(2, 8, 32, 96, 96).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    units = {"ours": GlobalReasoning3d(8, 16), "straight": Straightforward(8, 16)}
     nn.init.ones_(units["ours"].scale)
-    middle, ratio = side_by_side(
-        {name: lambda unit=unit: down(unit(image)) for name, unit in units.items()}, "straightforward"
-    )
-    memory = {name: kept(lambda unit=unit: unit(image)) for name, unit in units.items()}
-    _tell("GloRe unit, 8 channels, 16 nodes", middle, memory, ratio)
-    assert ratio["ours"] < 1
+    forwards = {name: lambda unit=unit: unit(image) for name, unit in units.items()}
+    _rows_of(bench, "glore-unit", "GloRe unit of 16 nodes", "2x8x32x96x96", forwards, time=1.0)
 
 
-@pytest.mark.timeout(1800)
-def test_the_soft_skeleton_against_pooling():
-    from distill3d.losses.soft_skeleton import soft_skeleton
-
-    prob = torch.rand(SIZE, requires_grad=True)
-    known = torch.ones(SIZE, dtype=torch.bool)
-    ways = {
+@pytest.mark.rows("skeleton", "skeleton-memory")
+def test_the_soft_skeleton_against_pooling(bench):
+    prob, known = torch.rand(SIZE, requires_grad=True), torch.ones(SIZE, dtype=torch.bool)
+    forwards = {
         "ours": lambda: soft_skeleton(prob, known, iterations=3),
-        "straightforward": lambda: through_pooling(prob, iterations=3),
+        "straight": lambda: through_pooling(prob, iterations=3),
     }
-    middle, ratio = side_by_side({name: lambda way=way: down(way()) for name, way in ways.items()}, "straightforward")
-    memory = {name: kept(way) for name, way in ways.items()}
-    _tell("soft skeleton, 3 iterations", middle, memory, ratio)
-    assert memory["ours"] < memory["straightforward"]
+    _rows_of(bench, "skeleton", "soft skeleton, 3 iterations", "2x1x32x96x96", forwards, memory=1.0)
 
 
-def _tell(what, seconds, memory, ratio):
-    one, other = (f"{seconds[arm] * 1e3:.0f} ms, {memory[arm]:.0f} MiB kept" for arm in ("ours", "straightforward"))
-    share = memory["ours"] / memory["straightforward"]
-    sys.stdout.write(f"\n{what}: {one}; straightforward {other}; time {ratio['ours']:.2f}, memory {share:.2f}\n")
+def _rows_of(bench, name, what, shapes, forwards, *, time=None, memory=None):
+    """Leave a row of seconds and one of memory, with what is asked of each."""
+    seconds = seconds_of(bench, forwards)
+    what = f"{what}, against the straightforward one"
+    bench.row(name, what, shapes, ours=seconds["ours"], other=seconds["straight"], at_most=time)
+    mib = {way: kept(forward) for way, forward in forwards.items()}
+    what = f"{what}: kept for the backward"
+    bench.row(f"{name}-memory", what, shapes, ours=mib["ours"], other=mib["straight"], unit="MiB", at_most=memory)

@@ -1,7 +1,5 @@
-"""Speed of metrics beside a brute-force version and MONAI: `make bench` prints it. Not part of the suite."""
+"""Speed of metrics beside a brute-force version and MONAI, in CPU time: waits for others count less."""
 
-import statistics
-import sys
 import time
 import warnings
 
@@ -21,25 +19,6 @@ from distill3d.volumes.swc import read_swc
 from distill3d.volumes.tree import Tree
 
 CUBE = (256, 256, 256)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Times are those of the processor, so that a busy machine tells the same; threads would count double."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def seconds(work, repeats):
-    """Median of the processor's seconds of a call, and what it returned."""
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        result = work()
-        times.append(time.process_time() - start)
-    return statistics.median(times), result
 
 
 def grown(n, step, seed):
@@ -93,48 +72,61 @@ def brute_force(one, other):
     return np.mean(means), np.mean(apart) if apart else 0.0, np.mean(shares)
 
 
-TREES = {
-    "5000 nodes 2 voxels apart, moved by 1": lambda: (grown(5000, 2.0, 0), shaken(grown(5000, 2.0, 0))),
-    "5000 nodes 5 voxels apart, moved by 1": lambda: (grown(5000, 5.0, 0), shaken(grown(5000, 5.0, 0))),
-    "5000 nodes 5 voxels apart, another tree": lambda: (grown(5000, 5.0, 0), grown(5000, 5.0, 1)),
+TREES = {  # voxels between nodes, seed of the other tree, None: the same one with its nodes moved by 1
+    "near": (2.0, None),
+    "far": (5.0, None),
+    "other": (5.0, 1),
 }
 
 
-@pytest.mark.parametrize("name", TREES)
-@pytest.mark.timeout(1800)
-def test_distances_of_two_trees_against_brute_force(name):
-    one, other = TREES[name]()
+@pytest.mark.rows("trees-{kind}", "trees-{kind}-time", "trees-{kind}-scores")
+@pytest.mark.parametrize("kind", TREES)
+def test_distances_of_two_trees_against_brute_force(bench, kind):
+    step, seed = TREES[kind]
+    one = grown(5000, step, 0)
+    other = shaken(one) if seed is None else grown(5000, step, seed)
     a, b = segments(one), segments(other)
-    took, result = seconds(lambda: esa_dsa_pds(pred=a, gold=b), 7)
-    brute, expected = seconds(lambda: brute_force(a, b), 1)
-    whole, _ = seconds(lambda: tree_scores(pred=one, gold=other), 5)
-    sys.stdout.write(
-        f"\n{name}: {took * 1e3:.0f} ms, brute force {brute:.1f} s: {brute / took:.0f} times (asked: 50 and 1 s);"
-        f" tree_scores {whole * 1e3:.0f} ms\n"
-    )
-    assert (result.esa, result.dsa, result.pds) == pytest.approx(expected, abs=1e-9)
-    assert took < 1.0
-    assert brute > 50 * took
+    result = esa_dsa_pds(pred=a, gold=b)
+    assert (result.esa, result.dsa, result.pds) == pytest.approx(brute_force(a, b), abs=1e-9)
+    calls = {
+        "ours": lambda: esa_dsa_pds(pred=a, gold=b),
+        "scores": lambda: tree_scores(pred=one, gold=other),
+        "brute": lambda: brute_force(a, b),
+    }
+    seconds = bench.seconds(calls, rounds=7, fewer={"brute": 2}, clock=time.process_time)
+    first, absolute, scores = bench.names
+    nodes, second = "2 trees of 5000 nodes", "another tree" if seed else "the same, moved by 1"
+    what = f"ESA, DSA, PDS, {step:g} voxels between nodes, {second}"
+    bench.row(first, f"{what}: against brute force", nodes, ours=seconds["ours"], other=seconds["brute"], at_least=50)
+    bench.row(absolute, what, nodes, ours=seconds["ours"], at_most=1)
+    bench.row(scores, f"tree_scores of the same ({kind})", nodes, ours=seconds["scores"])
 
 
-def test_distances_of_two_real_trees(data_dir):
+@pytest.mark.rows("trees-real")
+def test_distances_of_two_real_trees(bench, data_dir):
     folder = data_dir / "swc" / "navis_hemibrain"
     one, other = (read_swc(folder / f"{name}.swc") for name in ("1734350788", "1734350908"))
-    took, result = seconds(lambda: esa_dsa_pds(pred=segments(one), gold=segments(other)), 3)
+    result = esa_dsa_pds(pred=segments(one), gold=segments(other))
     assert 0 < result.esa <= result.dsa  # two neurons; DSA leaves the near nodes out
-    sys.stdout.write(
-        f"\nreal trees of {one.n_nodes} and {other.n_nodes} nodes, {one.length_um:.0f} and {other.length_um:.0f} voxels"
-        f" long: {took:.2f} s\n"
-    )
+    calls = {"ours": lambda: esa_dsa_pds(pred=segments(one), gold=segments(other))}
+    seconds = bench.seconds(calls, rounds=3, clock=time.process_time)
+    nodes = f"{one.n_nodes} and {other.n_nodes} nodes"
+    bench.row("trees-real", "ESA, DSA, PDS of two real trees", nodes, ours=seconds["ours"])
 
 
+def masks_of(data_dir, radius, *, missing=False):
+    """A real tree, drawn, and the same moved by 1; a fifth of that may be missing."""
+    tree = read_swc(data_dir / "swc" / "CWMBS" / "WS78.swc")
+    keep = (np.arange(tree.n_nodes) // 60) % 5 != 0 if missing else None
+    return [rasterize(each, CUBE, radius="fixed", radius_um=radius) for each in (tree, shaken(tree, keep=keep))]
+
+
+@pytest.mark.rows("hd95-r{radius:g}-z{spacing[0]:g}-{kind}")
 @pytest.mark.parametrize("radius", [1.0, 1.5, 2.0])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 1.0, 1.0)])
-@pytest.mark.parametrize("kind", ["moved by 1", "moved by 1, a fifth missing"])
-def test_hd95_against_monai(data_dir, radius, spacing, kind):
-    tree = read_swc(data_dir / "swc" / "CWMBS" / "WS78.swc")
-    keep = (np.arange(tree.n_nodes) // 60) % 5 != 0 if "missing" in kind else None
-    gold, pred = (rasterize(each, CUBE, radius="fixed", radius_um=radius) for each in (tree, shaken(tree, keep=keep)))
+@pytest.mark.parametrize("kind", ["moved", "missing"])
+def test_hd95_against_monai(bench, data_dir, radius, spacing, kind):
+    gold, pred = masks_of(data_dir, radius, missing=kind == "missing")
     tensors = [torch.from_numpy(mask)[None, None].float() for mask in (pred, gold)]
 
     def monai():
@@ -147,14 +139,21 @@ def test_hd95_against_monai(data_dir, radius, spacing, kind):
         distances = surface_distances(pred=padded(pred[box]), gold=padded(gold[box]), spacing=spacing)
         return max(float(np.percentile(each, 95)) for each in distances)
 
-    own_seconds, result = seconds(in_the_box, 9)
-    other_seconds, expected = seconds(monai, 3)
-    scores, _ = seconds(lambda: voxel_scores(pred=pred, gold=gold, spacing_um=spacing), 5)
-    topology, _ = seconds(lambda: topology_scores(pred=pred, gold=gold), 1)
-    sys.stdout.write(
-        f"\nHD95, {gold.sum()} voxels, radius {radius:g}, {kind}, z spacing {spacing[0]:g}: {own_seconds * 1e3:.0f} ms,"
-        f" MONAI {other_seconds * 1e3:.0f} ms: {other_seconds / own_seconds:.1f} times (asked: 6);"
-        f" voxel_scores {scores * 1e3:.0f} ms, topology_scores {topology * 1e3:.0f} ms\n"
-    )
-    assert result == pytest.approx(expected, rel=1e-5)
-    assert other_seconds > 6 * own_seconds
+    assert in_the_box() == pytest.approx(monai(), rel=1e-5)
+    calls = {"ours": in_the_box, "monai": monai}
+    seconds = bench.seconds(calls, rounds=9, fewer={"monai": 2}, clock=time.process_time)
+    what = f"HD95, radius {radius:g}, z spacing {spacing[0]:g}, {kind}: against MONAI"
+    (name,) = bench.names
+    bench.row(name, what, f"256^3, {gold.sum()} voxels", ours=seconds["ours"], other=seconds["monai"], at_least=6)
+
+
+@pytest.mark.rows("scores-voxel", "scores-topology")
+def test_scores_of_a_mask(bench, data_dir):
+    gold, pred = masks_of(data_dir, 2.0)
+    calls = {
+        "voxel": lambda: voxel_scores(pred=pred, gold=gold, spacing_um=(3.0, 1.0, 1.0)),
+        "topology": lambda: topology_scores(pred=pred, gold=gold),
+    }
+    seconds = bench.seconds(calls, rounds=3, clock=time.process_time)
+    for kind, values in seconds.items():
+        bench.row(f"scores-{kind}", f"{kind}_scores of a thin mask", f"256^3, {gold.sum()} voxels", ours=values)

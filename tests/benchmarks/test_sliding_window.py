@@ -1,8 +1,5 @@
-"""Prediction of whole stacks against MONAI's sliding window, same network and overlap: `make bench` prints it."""
+"""Prediction of whole stacks against MONAI's sliding window, same network and overlap."""
 
-import statistics
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +17,7 @@ from distill3d.volumes.intensity import scale_intensity
 from distill3d.volumes.volume import read_volume
 
 OVERLAP = 0.25
-FASTER, SLOWER, ALIKE = 3.0, 1.05, 0.999  # asked for
-ROUNDS = 5
+ALIKE = 0.999  # asked of Dice between the two masks
 
 
 class Bright(nn.Module):
@@ -58,42 +54,36 @@ def with_monai(module, image):
     return prob[0, 0].numpy()
 
 
-def seconds(work, *args):
-    start = time.perf_counter()
-    result = work(*args)
-    return time.perf_counter() - start, result
-
-
-def row(what, ours, theirs, target, passed, more=""):
-    ratio = theirs / ours
-    verdict = "pass" if passed else "short"
-    sys.stdout.write(
-        f"\n{what}: {ours:.1f} s, MONAI {theirs:.1f} s, ratio {ratio:.2f}, asked {target}: {verdict}{more}\n"
+@pytest.mark.rows("windows-sparse")
+def test_sparse_stacks(bench, module, data_dir):
+    seconds, alike = {"ours": 0.0, "monai": 0.0}, []
+    for path in sorted((data_dir / "pairs").glob("OP_*.tif")):
+        image, masks = scale_intensity(read_volume(path).data, *module.experiment.patches.percentiles), {}
+        calls = {
+            "ours": lambda image=image, masks=masks: masks.update(ours=predict_prob(module, image) >= 0.5),
+            "monai": lambda image=image, masks=masks: masks.update(monai=with_monai(module, image) >= 0.5),
+        }
+        # A minute each, so that no round warms up
+        for name, values in bench.seconds(calls, rounds=1, warm_up=False).items():
+            seconds[name] += values[0]
+        alike.append(2 * (masks["ours"] & masks["monai"]).sum() / sum(map(np.sum, masks.values())))
+    assert min(alike) >= ALIKE
+    bench.row(
+        "windows-sparse",
+        "predict the OP stacks, against MONAI's sliding window",
+        f"{len(alike)} stacks",
+        ours=seconds["ours"],
+        other=seconds["monai"],
+        at_least=3,
+        note=f"least Dice {min(alike):.5f}",
     )
 
 
-@pytest.mark.timeout(3600)
-def test_sparse_stacks(module, data_dir):
-    ours = theirs = 0.0
-    alike = []
-    for path in sorted((data_dir / "pairs").glob("OP_*.tif")):
-        image = scale_intensity(read_volume(path).data, *module.experiment.patches.percentiles)
-        taken, prob = seconds(predict_prob, module, image)
-        ours += taken
-        taken, right = seconds(with_monai, module, image)
-        theirs += taken
-        masks = prob >= 0.5, right >= 0.5
-        alike.append(2 * (masks[0] & masks[1]).sum() / sum(map(np.sum, masks)))
-    passed = theirs / ours >= FASTER and min(alike) >= ALIKE
-    row("OP stacks", ours, theirs, f"{FASTER} and Dice {ALIKE}", passed, f"; least Dice {min(alike):.5f}")
-    assert min(alike) >= ALIKE
-
-
-@pytest.mark.timeout(3600)
-def test_a_dense_stack(module):
+@pytest.mark.rows("windows-dense")
+def test_a_dense_stack(bench, module):
     image = np.random.default_rng(0).random((48, 160, 160), dtype=np.float32)
-    rounds = [(seconds(predict_prob, module, image), seconds(with_monai, module, image)) for _ in range(ROUNDS + 1)]
-    for (_, prob), (_, right) in rounds:
-        np.testing.assert_allclose(prob, right, rtol=0, atol=1e-6)
-    ours, theirs = (statistics.median(times) for times in zip(*((o, m) for (o, _), (m, _) in rounds[1:]), strict=True))
-    row("a dense stack, 48 x 160 x 160", ours, theirs, f"at least {1 / SLOWER:.2f}", ours <= SLOWER * theirs)
+    np.testing.assert_allclose(predict_prob(module, image), with_monai(module, image), rtol=0, atol=1e-6)
+    calls = {"ours": lambda: predict_prob(module, image), "monai": lambda: with_monai(module, image)}
+    seconds = bench.seconds(calls, rounds=5)
+    what = "predict a dense stack, against MONAI's sliding window"
+    bench.row("windows-dense", what, "48x160x160", ours=seconds["ours"], other=seconds["monai"], at_most=1.05)

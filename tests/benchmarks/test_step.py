@@ -1,12 +1,13 @@
-"""What the framework costs: `make bench` prints ratios measured side by side in one run. Not part of the suite."""
+"""What the framework costs: a step, the wait for data, a checkpoint, the start, two processes."""
 
 import itertools
-import statistics
+import json
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
+import launched
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -51,37 +52,49 @@ def bare_loop(module, batches, clip):
     return [b - a for a, b in itertools.pairwise(ends[1:])]
 
 
-@pytest.mark.timeout(1800)
-def test_a_step_of_fit_against_a_bare_loop(tmp_path):
+@pytest.mark.rows("fit-step", "checkpoint")
+def test_a_step_of_fit_against_a_bare_loop_and_a_checkpoint_against_torchs(bench, tmp_path):
     overrides = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "patches.workers=0")
     experiment = replace(load_experiment("scratch", overrides), runs=str(tmp_path))
     data = fit.DistillDataModule(experiment)
     data.prepare_data()
     data.setup("fit")
-    batches = list(data.train_dataloader())
-    bare, fitted = [], []
-    for index in range(ROUNDS):
+    batches, numbers, trainers = list(data.train_dataloader()), itertools.count(), []
+
+    def bare():
         torch.manual_seed(0)
-        bare += bare_loop(fit.DistillModule(experiment), batches, experiment.trainer.gradient_clip)
+        return bare_loop(fit.DistillModule(experiment), batches, experiment.trainer.gradient_clip)
+
+    def fitted():
         module = fit.DistillModule(experiment, val_cases=data.case_names("val"))
-        folder, intervals = RunFolder(tmp_path / str(index)), Intervals()
+        folder, intervals = RunFolder(tmp_path / str(next(numbers))), Intervals()
         loggers = make_loggers(experiment, folder, mode="disabled", first_step=0)
-        trainer = make_trainer(experiment.trainer, folder, loggers, [StepClock(), intervals])
+        trainers[:] = [make_trainer(experiment.trainer, folder, loggers, [StepClock(), intervals])]
         with quiet():
-            trainer.fit(module, DataLoader(batches, batch_size=None), data.val_dataloader())
-        fitted += intervals.seconds
-    a, b = statistics.median(bare), statistics.median(fitted)
-    sys.stdout.write(
-        f"\nstep: bare loop {a * 1e3:.0f} ms, fit {b * 1e3:.0f} ms, ratio {b / a:.3f} (asked: at most 1.05)\n"
-    )
-    assert b / a < 2
+            trainers[0].fit(module, DataLoader(batches, batch_size=None), data.val_dataloader())
+        return intervals.seconds
+
+    loops = bench.turns({"bare": bare, "fit": fitted}, rounds=ROUNDS, warm_up=False)  # a loop's first step warms up
+    steps = {name: list(itertools.chain(*seconds)) for name, seconds in loops.items()}
+    what = "scratch's step in fit, against a bare loop"
+    bench.row("fit-step", what, "2x1x32x96x96", ours=steps["fit"], other=steps["bare"], at_most=1.05)
+
+    module, optimizer = trainers[0].lightning_module, trainers[0].optimizers[0]
+    state = {"state_dict": module.state_dict(), "optimizer": optimizer.state_dict()}
+    calls = {
+        "ours": lambda: trainers[0].save_checkpoint(tmp_path / "ours.ckpt"),
+        "torch": lambda: torch.save(state, tmp_path / "torch.ckpt"),
+    }
+    seconds = bench.seconds(calls, rounds=9)
+    parameters = f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters"
+    what = "a checkpoint of scratch, against torch.save of its states"
+    bench.row("checkpoint", what, parameters, ours=seconds["ours"], other=seconds["torch"])
 
 
-@pytest.mark.timeout(1800)
-def test_the_wait_for_data_on_real_stacks(tmp_path, data_dir):
-    experiment = replace(
-        load_experiment("op_scratch", ("trainer.steps=30", "trainer.validate_every=30")), runs=str(tmp_path)
-    )
+@pytest.mark.rows("data-wait")
+def test_the_wait_for_data_on_real_stacks(bench, tmp_path, data_dir):
+    overrides = ("trainer.steps=30", "trainer.validate_every=30")
+    experiment = replace(load_experiment("op_scratch", overrides), runs=str(tmp_path))
     data = fit.DistillDataModule(experiment)
     data.prepare_data()
     clock = StepClock()
@@ -89,25 +102,52 @@ def test_the_wait_for_data_on_real_stacks(tmp_path, data_dir):
     with quiet():
         make_trainer(experiment.trainer, RunFolder(tmp_path), [], [clock]).fit(module, datamodule=data)
     cost = clock.cost()
-    sys.stdout.write(
-        f"\nOP data: {cost['seconds_per_step']:.2f} s a step, {cost['data_wait_share']:.2%} of the loop waits for data"
-        " (asked: less than 5 %)\n"
+    bench.row(
+        "data-wait",
+        "share of op_scratch's loop that waits for data, one worker",
+        "4x1x24x64x64",
+        ours=100 * cost["data_wait_share"],
+        unit="%",
+        at_most=5,
+        note=f"{cost['seconds_per_step']:.2f} s a step",
     )
-    assert cost["data_wait_share"] < 0.5
 
 
-def test_help_against_importing_torch():
-    def best(*command):
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            subprocess.run(command, capture_output=True, check=True)
-            times.append(time.perf_counter() - start)
-        return min(times)
+@pytest.mark.rows("start-up")
+def test_help_against_importing_torch(bench):
+    commands = {"ours": (*launched.DISTILL3D, "--help"), "torch": (sys.executable, "-c", "import torch")}
+    calls = {
+        name: lambda command=command: subprocess.run(command, capture_output=True, check=True)
+        for name, command in commands.items()
+    }
+    seconds = bench.seconds(calls, rounds=5)
+    bench.row("start-up", "--help, against import torch", ours=seconds["ours"], other=seconds["torch"], at_most=0.2)
 
-    text, torch_import = best(sys.executable, "-m", "distill3d", "--help"), best(sys.executable, "-c", "import torch")
-    sys.stdout.write(
-        f"\n--help {text:.2f} s, import torch {torch_import:.2f} s, ratio {text / torch_import:.2f}"
-        " (asked: at most 0.2)\n"
+
+@pytest.mark.rows("ddp-2-to-1")
+def test_two_processes_of_a_thread_each_against_one(bench, tmp_path):
+    """Batches are cut in the process itself: a process has one thread and no worker beside it."""
+    settings = (
+        "data={name: simulated, train: 2, val: 1, test: 0, shape_zyx: [48, 128, 128]}",
+        f"trainer.steps={STEPS}",
+        f"trainer.validate_every={STEPS}",
+        "trainer.accelerator=cpu",
+        "patches.workers=0",
+        "logging.wandb=disabled",
+        f"cache={tmp_path / 'cache'}",
     )
-    assert text < torch_import
+    numbers = itertools.count()
+
+    def seconds_per_sample(devices):
+        runs = tmp_path / str(next(numbers))
+        argv = ("fit", "scratch", *settings, f"trainer.devices={devices}", f"runs={runs}")
+        code, printed = launched.run(*launched.DISTILL3D, *argv, folder=tmp_path)
+        assert code == 0, printed
+        cost = json.loads(RunFolder(runs / "scratch" / "seed0").fit.read_text())["cost"]
+        assert (cost["devices"], cost["steps"]) == (devices, STEPS)
+        return cost["seconds_per_step"] / (1 - cost["data_wait_share"]) / (2 * devices)
+
+    calls = {"two": lambda: seconds_per_sample(2), "one": lambda: seconds_per_sample(1)}
+    seconds = bench.turns(calls, rounds=2, warm_up=False)  # the clock of a run leaves its first steps out
+    what = "seconds a sample of scratch on two processes of a thread each, against one"
+    bench.row("ddp-2-to-1", what, "2x1x32x96x96", ours=seconds["two"], other=seconds["one"], at_least=1.8)

@@ -1,9 +1,7 @@
-"""Speed of tracing: `make bench` prints it. Not part of the suite."""
-
-import sys
-import time
+"""Speed of tracing, by the clock."""
 
 import numpy as np
+import pytest
 from scipy.ndimage import gaussian_filter
 
 from distill3d.config.trace import TraceConfig
@@ -12,14 +10,7 @@ from distill3d.tracing.trace import trace
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.volume import read_volume
 
-SHAPE, SPACING = (100, 512, 512), (3.0, 1.0, 1.0)
-
-
-def timed(work):
-    """Return the result, and the seconds by the clock and of the processor."""
-    clock, processor = time.perf_counter(), time.process_time()
-    tree = work()
-    return tree, time.perf_counter() - clock, time.process_time() - processor
+SHAPE, SPACING, ASKED = (100, 512, 512), (3.0, 1.0, 1.0), 20.0
 
 
 def probability(tips):
@@ -33,27 +24,32 @@ def probability(tips):
     return tree, np.clip(prob + 0.6 * (blobs > 4.2 * blobs.std()), 0, 1)
 
 
-def test_a_probability_volume_of_100_x_512_x_512():
-    for tips in (14, 100):
-        gold, prob = probability(tips)
-        tree, took, processor = timed(lambda prob=prob: trace(prob, SPACING))
-        share = 100 * (prob >= 0.5).mean()
-        sys.stdout.write(
-            f"\ntrace {SHAPE}, {share:.2f} % foreground: {took:.1f} s ({processor:.1f} s of processor), "
-            f"{tree.length_um:.0f} of {gold.length_um:.0f} um in {len(tree.roots)} trees\n"
-        )
-        assert tree.length_um > gold.length_um / 2
-        assert took < 20
+def traced(bench, work):
+    """Return the tree and the seconds."""
+    trees = []
+    return trees, bench.seconds({"ours": lambda: trees.append(work())}, rounds=1)["ours"]
 
 
-def test_real_images(data_dir):
-    for k in (1, 2, 3, 5, 6):
-        stack = read_volume(data_dir / "pairs" / f"OP_{k}.tif", spacing_um=(3.03, 1.0, 1.0))
-        tree, took, processor = timed(
-            lambda stack=stack: trace(stack.data, stack.spacing_um, TraceConfig(input="image"))
-        )
-        sys.stdout.write(
-            f"\ntrace the raw OP_{k} {stack.shape}: {took:.1f} s ({processor:.1f} s of processor), "
-            f"{tree.n_nodes} nodes\n"
-        )
-        assert took < 20
+@pytest.mark.rows("trace-{tips}-tips")
+@pytest.mark.parametrize("tips", [14, 100])
+def test_a_probability_volume_of_100_x_512_x_512(bench, tips):
+    gold, prob = probability(tips)
+    (tree, *_), seconds = traced(bench, lambda: trace(prob, SPACING))
+    assert tree.length_um > gold.length_um / 2
+    bench.row(
+        f"trace-{tips}-tips",
+        f"trace a probability with {100 * (prob >= 0.5).mean():.2f} % foreground",
+        "100x512x512",
+        ours=seconds,
+        at_most=ASKED,
+        note=f"{tree.length_um:.0f} of {gold.length_um:.0f} um in {len(tree.roots)} trees",
+    )
+
+
+@pytest.mark.rows("trace-op{k}")
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+def test_real_images(bench, data_dir, k):
+    stack = read_volume(data_dir / "pairs" / f"OP_{k}.tif", spacing_um=(3.03, 1.0, 1.0))
+    (tree, *_), seconds = traced(bench, lambda: trace(stack.data, stack.spacing_um, TraceConfig(input="image")))
+    shape = "x".join(map(str, stack.shape))
+    bench.row(f"trace-op{k}", f"trace the raw OP_{k}", shape, ours=seconds, at_most=ASKED, note=f"{tree.n_nodes} nodes")

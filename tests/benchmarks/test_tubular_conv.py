@@ -4,20 +4,17 @@ All arms share the layer: what bends its tubes, and what follows. They differ in
 """
 
 import itertools
-import statistics
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 import torch.nn.functional as F
+from rows import peak_gib, pinned
 from torch import nn
 
 from distill3d.layers.blocks3d import segmentation_head
 from distill3d.layers.tubes.conv3d import TubularBlock3d, TubularConv3d
 
-CHANNELS, SIZE, ROUNDS, GIB = 32, 48, 5, 2**20
+CHANNELS, SIZE, ROUNDS = 32, (48, 48, 48), 3
 ARMS = ("tube_conv", "straightforward", "grid_sample")
 
 
@@ -86,85 +83,53 @@ def step(net, image):
     image.grad = None
 
 
-def median_seconds(nets, image):
-    """Seconds of a step of each; rounds alternate, so that other load meets all, and the first one warms up."""
-
-    def clock(net):
-        start = time.perf_counter()
-        step(net, image)
-        return time.perf_counter() - start
-
-    rounds = [{arm: clock(net) for arm, net in nets.items()} for _ in range(ROUNDS + 1)]
-    return {arm: statistics.median(seconds[arm] for seconds in rounds[1:]) for arm in nets}
+def prepare(build, arguments, channels, shape):
+    """Return what takes memory, for `peak_gib`."""
+    net = build(*arguments)
+    step(net, torch.rand(1, channels, 8, 8, 8))  # loads code, which is no memory of a method's
+    image = torch.rand(1, channels, *shape)
+    return lambda: step(net, image)
 
 
-MEASURE = """
-from pathlib import Path
-import torch
-from tests.benchmarks.test_tubular_conv import build, small_net, step
-
-def kib(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(key)))
-
-torch.set_num_threads({threads})
-net = {net}
-step(net, torch.rand(1, {channels}, 8, 8, 8))  # loads code, which is no memory of a method's
-image = torch.rand(1, {channels}, *{shape})
-Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which a child process else takes over from its parent
-before = kib("VmRSS")
-step(net, image)
-print(kib("VmHWM") - before, kib("VmHWM"))
-"""
-
-
-def peak_of(net, *, channels, shape, threads=1):
-    """GiB that one step takes beside the network and its input, and in all; in a process of its own, Linux only."""
-    command = [sys.executable, "-c", MEASURE.format(net=net, channels=channels, shape=shape, threads=threads)]
-    line = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-    return [int(number) / GIB for number in line.split()]
-
-
-@pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads}_threads")
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
-@pytest.mark.timeout(1800)
+@pytest.mark.rows("tubes-{law}-k{taps}-t{threads}", "tubes-{law}-k{taps}-t{threads}-g")
 @pytest.mark.parametrize("taps", [3, 9])
 @pytest.mark.parametrize("law", ["snake", "angles"])
-def test_a_tubular_convolution_against_the_straightforward_one(law, taps, threads):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_tubular_convolution_against_the_straightforward_one(bench, law, taps, threads):
     nets = {arm: build(arm, taps, law) for arm in ARMS}
-    image = torch.rand(1, CHANNELS, SIZE, SIZE, SIZE)
+    image = torch.rand(1, CHANNELS, *SIZE)
     expected = nets["tube_conv"](image)
     for arm in ARMS[1:]:
         torch.testing.assert_close(nets[arm](image), expected, rtol=1e-3, atol=1e-3)
-    middle = median_seconds(nets, image)
-    peak = {
-        arm: peak_of(f"build({arm!r}, {taps}, {law!r})", channels=CHANNELS, shape=(SIZE,) * 3, threads=threads)[0]
-        for arm in ARMS
-    }
-    lines = [f"{arm:15} {middle[arm] * 1e3:6.0f} ms forward + backward, {peak[arm]:.2f} GiB" for arm in ARMS]
-    sys.stdout.write(
-        f"\n{law}, K = {taps}, (1, {CHANNELS}, {SIZE}^3), threads: {threads}\n" + "\n".join(lines) + "\n"
-        f"straightforward / tube_conv: time {middle['straightforward'] / middle['tube_conv']:.2f} (asked: at least 4),"
-        f" memory {peak['straightforward'] / peak['tube_conv']:.2f} (asked: at least 4)\n"
-        f"grid_sample / tube_conv: time {middle['grid_sample'] / middle['tube_conv']:.2f},"
-        f" memory {peak['grid_sample'] / peak['tube_conv']:.2f}\n"
-    )
-    assert middle["tube_conv"] < middle["straightforward"]
-    assert peak["tube_conv"] < peak["straightforward"]
+    what, shape = f"tube convolution ({law}, K = {taps})", "1x32x48x48x48"
+    with pinned(threads):
+        seconds = bench.seconds({arm: lambda net=net: step(net, image) for arm, net in nets.items()}, rounds=ROUNDS)
+        for row, other, asked in zip(bench.names, ARMS[1:], (4, None), strict=True):
+            against = f"{what}, threads: {threads}, against {other}"
+            bench.row(row, against, shape, ours=seconds["tube_conv"], other=seconds[other], at_least=asked)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.rows("tubes-{law}-k{taps}-memory", "tubes-{law}-k{taps}-memory-g")
+@pytest.mark.parametrize("taps", [3, 9])
 @pytest.mark.parametrize("law", ["snake", "angles"])
-def test_two_blocks_of_width_16_fit_into_8_gib(law):
-    extra, whole = peak_of(f"small_net({law!r})", channels=16, shape=(128, 96, 96))
-    sys.stdout.write(
-        f"\ntwo blocks ({law}, K = 9, axes x, y, z), forward + backward at (1, 16, 128, 96, 96): {extra:.2f} GiB beside"
-        f" network and input, {whole:.2f} GiB in all (asked: at most 8)\n"
+def test_the_memory_of_a_tubular_convolution_against_the_straightforward_one(bench, law, taps):
+    peak = {arm: peak_gib(prepare, build, (arm, taps, law), CHANNELS, SIZE)[0] for arm in ARMS}
+    what = f"tube convolution ({law}, K = {taps}): peak"
+    for row, other, asked in zip(bench.names, ARMS[1:], (4, None), strict=True):
+        against, shape = f"{what}, against {other}", "1x32x48x48x48"
+        bench.row(row, against, shape, ours=peak["tube_conv"], other=peak[other], unit="GiB", at_least=asked)
+
+
+@pytest.mark.rows("tubes-{law}-blocks")
+@pytest.mark.parametrize("law", ["snake", "angles"])
+def test_two_blocks_of_width_16_fit_into_8_gib(bench, law):
+    extra, whole = peak_gib(prepare, small_net, (law,), 16, (128, 96, 96))
+    bench.row(
+        f"tubes-{law}-blocks",
+        f"two tubular blocks ({law}, K = 9, three axes): peak in all",
+        "1x16x128x96x96",
+        ours=whole,
+        unit="GiB",
+        at_most=8,
+        note=f"{extra:.2f} GiB beside network and input",
     )
-    assert whole < 8
