@@ -215,6 +215,6 @@ def test_shipped_tunings_give_every_arm_the_same_trials_on_validation_neurons_al
         assert winners.is_tuning(sweep, rows_of(sweep, [0.0] * len(points)))
         for point in points:
             trials.setdefault(point["experiment"], []).append(point)
-        assert make_trial(sweep, 0, points[0], tmp_path).experiment.data.config.test == ()
+        assert not make_trial(sweep, 0, points[0], tmp_path).experiment.data.config.test
     assert len(trials) >= 22
     assert {len(points) for points in trials.values()} == {3}
