@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from distill3d.config.catalog import experiments, find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
 from distill3d.terminal import echo, show_next, show_result, stdout
-from distill3d.training.verbs import AllowPlugins, MaxGib, run_app
+from distill3d.training.verbs import AllowPlugins, MaxGib, parsed_spacing, run_app
 from distill3d.volumes.memory import allow_gib
 
 app = typer.Typer(
@@ -209,3 +210,32 @@ def check(context: typer.Context, name: Name, allow_plugins: AllowPlugins = Fals
     if report.problems:
         raise typer.Exit(1)
     show_next(f"distill3d fit {name}")
+
+
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="stacks with trees or masks beside them, or nnU-Net's")
+    ],
+    *,
+    name: Annotated[str | None, typer.Option(help="of the experiment, else the folder's")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder of experiments")] = Path("experiments"),
+    spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the files'")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that are there")] = False,
+    max_gib: MaxGib = None,
+) -> None:
+    """Look at a folder of stacks and golds, and write experiments on them: settings with reasons, scratch and twins."""
+    from distill3d.data.plan import plan
+    from distill3d.data.plan_files import targets_of, write_plan
+    from distill3d.data.survey import survey
+    from distill3d.data.tables import plan_table
+
+    allow_gib(max_gib)
+    targets = targets_of(folder, name, out, overwrite=overwrite)
+    made = plan(survey(folder, spacing_um=parsed_spacing(spacing)))
+    written = write_plan(made, targets, command=f"distill3d init {folder}{(spacing and f' --spacing {spacing}') or ''}")
+    console = stdout()
+    console.print(plan_table(made))
+    for path in written:
+        console.print(f"written   {path}", soft_wrap=True)
+    show_next(f"read {written[0]}, distill3d check {written[0]}, distill3d fit {written[0]}")

@@ -115,7 +115,7 @@ def check_data(experiment: Experiment, remarks: tuple[str, ...] = ()) -> DataRep
 def _check_case(data: DistillDataModule, name: str, split: Split, patch_size: tuple[int, int, int]) -> CaseReport:
     try:
         case = data.source.load(name)
-        facts = _facts(case)
+        facts = case_facts(case)
     except InputError as error:
         return CaseReport(name=name, split=split, facts=None, problems=error.lines)
     mended = (*case.remarks, *(f"the tree: {remark}" for remark in (case.tree.remarks if case.tree else ())))
@@ -123,7 +123,8 @@ def _check_case(data: DistillDataModule, name: str, split: Split, patch_size: tu
     return CaseReport(name=name, split=split, facts=facts, problems=tuple(problems), notes=tuple(notes))
 
 
-def _facts(case: Case) -> CaseFacts:
+def case_facts(case: Case) -> CaseFacts:
+    """Measure a case."""
     data, gold, known = case.volume.data, int(np.count_nonzero(case.mask)), int(np.count_nonzero(case.known))
     z, y, x = data.shape
     return CaseFacts(
@@ -138,8 +139,8 @@ def _facts(case: Case) -> CaseFacts:
         known_share=known / data.size,
         tree=None if case.tree is None else validate(case.tree),
         flip=None if case.tree is None else _orientation(case.volume, case.tree),
-        image_hash=_hash(data),
-        gold_hash=_hash(case.mask) if gold else None,
+        image_hash=array_hash(data),
+        gold_hash=array_hash(case.mask) if gold else None,
     )
 
 
@@ -151,7 +152,8 @@ def _orientation(volume: Volume, tree: Tree) -> FlipReport | None:
         return None
 
 
-def _hash(array: np.ndarray) -> str:
+def array_hash(array: np.ndarray) -> str:
+    """Return a hash of an array's shape and values."""
     content = hashlib.sha256(f"{array.shape}".encode())
     content.update(np.ascontiguousarray(array).data)
     return content.hexdigest()

@@ -89,6 +89,16 @@ def read_folds(folder: Path, names: Sequence[str], count: int) -> list[list[str]
     return folds
 
 
+def count_folds(folder: Path) -> int | None:
+    """Return how many folds a ``splits_final.json`` deals out, None without one.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / "splits_final.json"
+    return len(_read(path)) if path.is_file() else None
+
+
 def _cases_of(folder: Path, part: str, suffix: str | None, volume: str, tree: str) -> dict[str, CaseFiles]:
     images, labels = (_files(folder / f"{kind}{part}") for kind in ("images", "labels"))
     stacks = {name: path for name, path in images.items() if suffix is None or name.lower().endswith(suffix)}

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill3d.data.check import DataReport, extent
+from distill3d.data.plan import Plan
 from distill3d.terminal import WIDTH
 
 
@@ -59,3 +60,18 @@ def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Tabl
     for label in numbers:
         table.add_column(label, justify="right", overflow="fold")
     return table
+
+
+def plan_table(plan: Plan) -> Group:
+    """Lay out what a folder holds, and what is worth knowing of it, for a terminal of 100 columns."""
+    columns = ("shape zyx", "type", "spacing um", "intensity", "gold", "radii px", "y axis")
+    table = _table("stacks", ("case", "file"), columns)
+    for case in plan.cases:
+        tree = case.tree
+        share = "tree" if case.mask_share is None else f"{case.mask_share:.2%}"
+        sure = "" if case.states_spacing else "?"
+        cells = [extent(case.shape_zyx), case.dtype, " ".join(f"{s:g}" for s in case.spacing_um) + sure]
+        cells += [f"{case.low:g} to {case.high:g}", share]
+        cells += ["", ""] if tree is None else [" ".join(f"{r:.2g}" for r in tree.radii), tree.flip]
+        table.add_row(*(Text(cell) for cell in (case.name, case.suffix, *cells)))
+    return Group(table, *(Text(f"note: {note}") for note in plan.notes))

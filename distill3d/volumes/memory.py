@@ -84,11 +84,12 @@ def in_words(n_bytes: float) -> str:
 
 
 def _limit() -> float:
-    return _chosen[0] * 2**30 if _chosen else _SHARE * _machine_bytes()
+    return _chosen[0] * 2**30 if _chosen else _SHARE * machine_bytes()
 
 
 @functools.cache
-def _machine_bytes() -> float:
+def machine_bytes() -> float:
+    """Return how much memory the machine, or the container on it, has."""
     try:
         group = float(_CGROUP.read_text())
     except (OSError, ValueError):  # no Linux, or "max"

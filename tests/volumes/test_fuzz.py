@@ -182,7 +182,7 @@ def test_an_honest_stack_above_the_limit_is_refused_with_its_size(tmp_path, name
 
 
 def test_the_limit_is_half_of_the_machine_unless_one_is_chosen(monkeypatch):
-    monkeypatch.setattr(memory, "_machine_bytes", lambda: 2.0 * 2**30)
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 2.0 * 2**30)
     monkeypatch.setattr(memory, "_chosen", [])
     memory.require_room("a", 2**30)
     with pytest.raises(InputError, match=r"a: claims 1.5 GiB; accepted: at most 1 GiB \(half of this machine's memory"):
