@@ -51,11 +51,11 @@ def rows(tmp_path):
 
 @pytest.fixture
 def calls(tmp_path):
-    """Trial number -> what it was called with, every time."""
+    """Trial number -> what it was called with, every time; a call that is not yet on record is none."""
 
     def read():
         call_files = sorted((tmp_path / "runs/sweeps/fakes/trials").glob("*/tiny/seed*/calls.txt"))
-        return {int(path.parents[2].name): path.read_text().splitlines() for path in call_files}
+        return {int(path.parents[2].name): lines for path in call_files if (lines := path.read_text().splitlines())}
 
     return read
 
