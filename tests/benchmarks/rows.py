@@ -84,6 +84,10 @@ class Bench:
             at_most: what is asked of ours / other, or of ours.
             at_least: what is asked of other / ours instead.
             note: what else to know.
+
+        Returns:
+            What is held against what is asked. A row that falls short fails no test: a test asserts what must hold on a
+            busy machine too.
         """
         assert name in self.names, f"row {name!r} is not among those of the test's marker: {self.names}"
         above, below = (ours, other) if at_least is None else (other, ours)
@@ -107,6 +111,7 @@ class Bench:
             "commit": source()["commit"],
             "date": now(),
         }
+        return value
 
 
 def _median(values):

@@ -74,10 +74,14 @@ def seconds_of(bench, forwards):
 def test_global_reasoning_against_the_unet_without_it(bench):
     image = torch.rand(SIZE)
     nets = {arm: unet(arm) for arm in ("none", "bottleneck", "skips")}
+    logits = {arm: net(image).logits for arm, net in nets.items()}
+    assert not any(torch.allclose(logits[arm], logits["none"]) for arm in ("bottleneck", "skips"))  # units are at work
     seconds = seconds_of(bench, {arm: lambda net=net: net(image).logits for arm, net in nets.items()})
+    ratio = {}
     for arm in ("bottleneck", "skips"):
-        what = f"U-Net with GloRe ({arm}) against none"
-        bench.row(f"glore-{arm}", what, "2x1x32x96x96", ours=seconds[arm], other=seconds["none"], at_most=1.05)
+        what, shape = f"U-Net with GloRe ({arm}) against none", "2x1x32x96x96"
+        ratio[arm] = bench.row(f"glore-{arm}", what, shape, ours=seconds[arm], other=seconds["none"], at_most=1.05)
+    assert ratio["bottleneck"] < 1.1
 
 
 @pytest.mark.rows("glore-unit", "glore-unit-memory")
@@ -86,7 +90,11 @@ def test_the_unit_against_the_straightforward_one(bench):
     units = {"ours": GlobalReasoning3d(8, 16), "straight": Straightforward(8, 16)}
     nn.init.ones_(units["ours"].scale)
     forwards = {name: lambda unit=unit: unit(image) for name, unit in units.items()}
-    _rows_of(bench, "glore-unit", "GloRe unit of 16 nodes", "2x8x32x96x96", forwards, time=1.0)
+    assert (
+        forwards["ours"]().shape == forwards["straight"]().shape == image.shape
+    )  # values: layers/test_global_reasoning
+    time_ratio, _ = _rows_of(bench, "glore-unit", "GloRe unit of 16 nodes", "2x8x32x96x96", forwards, time=1.0)
+    assert time_ratio < 1
 
 
 @pytest.mark.rows("skeleton", "skeleton-memory")
@@ -96,14 +104,16 @@ def test_the_soft_skeleton_against_pooling(bench):
         "ours": lambda: soft_skeleton(prob, known, iterations=3),
         "straight": lambda: through_pooling(prob, iterations=3),
     }
-    _rows_of(bench, "skeleton", "soft skeleton, 3 iterations", "2x1x32x96x96", forwards, memory=1.0)
+    torch.testing.assert_close(forwards["ours"](), forwards["straight"]())
+    _, memory_ratio = _rows_of(bench, "skeleton", "soft skeleton, 3 iterations", "2x1x32x96x96", forwards, memory=1.0)
+    assert memory_ratio < 1
 
 
 def _rows_of(bench, name, what, shapes, forwards, *, time=None, memory=None):
-    """Leave a row of seconds and one of memory, with what is asked of each."""
+    """Leave a row of seconds and one of memory, with what is asked of each; return both ratios."""
     seconds = seconds_of(bench, forwards)
     what = f"{what}, against the straightforward one"
-    bench.row(name, what, shapes, ours=seconds["ours"], other=seconds["straight"], at_most=time)
+    ratio = bench.row(name, what, shapes, ours=seconds["ours"], other=seconds["straight"], at_most=time)
     mib = {way: kept(forward) for way, forward in forwards.items()}
-    what = f"{what}: kept for the backward"
-    bench.row(f"{name}-memory", what, shapes, ours=mib["ours"], other=mib["straight"], unit="MiB", at_most=memory)
+    what, asked = f"{what}: kept for the backward", {"unit": "MiB", "at_most": memory}
+    return ratio, bench.row(f"{name}-memory", what, shapes, ours=mib["ours"], other=mib["straight"], **asked)

@@ -97,8 +97,9 @@ def test_distances_of_two_trees_against_brute_force(bench, kind):
     first, absolute, scores = bench.names
     nodes, second = "2 trees of 5000 nodes", "another tree" if seed else "the same, moved by 1"
     what = f"ESA, DSA, PDS, {step:g} voxels between nodes, {second}"
-    bench.row(first, f"{what}: against brute force", nodes, ours=seconds["ours"], other=seconds["brute"], at_least=50)
-    bench.row(absolute, what, nodes, ours=seconds["ours"], at_most=1)
+    against, sides = f"{what}: against brute force", {"ours": seconds["ours"], "other": seconds["brute"]}
+    assert bench.row(first, against, nodes, **sides, at_least=50) > 50
+    assert bench.row(absolute, what, nodes, ours=seconds["ours"], at_most=1) < 1
     bench.row(scores, f"tree_scores of the same ({kind})", nodes, ours=seconds["scores"])
 
 
@@ -144,7 +145,8 @@ def test_hd95_against_monai(bench, data_dir, radius, spacing, kind):
     seconds = bench.seconds(calls, rounds=9, fewer={"monai": 2}, clock=time.process_time)
     what = f"HD95, radius {radius:g}, z spacing {spacing[0]:g}, {kind}: against MONAI"
     (name,) = bench.names
-    bench.row(name, what, f"256^3, {gold.sum()} voxels", ours=seconds["ours"], other=seconds["monai"], at_least=6)
+    shape = f"256^3, {gold.sum()} voxels"
+    assert bench.row(name, what, shape, ours=seconds["ours"], other=seconds["monai"], at_least=6) > 6
 
 
 @pytest.mark.rows("scores-voxel", "scores-topology")
@@ -154,6 +156,8 @@ def test_scores_of_a_mask(bench, data_dir):
         "voxel": lambda: voxel_scores(pred=pred, gold=gold, spacing_um=(3.0, 1.0, 1.0)),
         "topology": lambda: topology_scores(pred=pred, gold=gold),
     }
+    assert 0 < calls["voxel"]().dice < 1  # pred is gold, shaken
+    assert calls["topology"]().betti0_gold >= 1
     seconds = bench.seconds(calls, rounds=3, clock=time.process_time)
     for kind, values in seconds.items():
         bench.row(f"scores-{kind}", f"{kind}_scores of a thin mask", f"256^3, {gold.sum()} voxels", ours=values)

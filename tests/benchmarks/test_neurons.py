@@ -37,10 +37,13 @@ def test_neuron_types_in_half_of_the_encoders_layers(bench, match):
     modules = {name: _module(name, match) for name in TYPES}
     optimizers = {name: module.configure_optimizers()["optimizer"] for name, module in modules.items()}
     image = torch.rand(2, 1, *SIZE)
+    before = {name: module.student(image).logits.detach() for name, module in modules.items()}
     calls = {name: lambda name=name: _step(modules[name], optimizers[name], image) for name in TYPES}
     seconds = bench.seconds(calls, rounds=ROUNDS)
+    for name, module in modules.items():
+        assert not torch.equal(module.student(image).logits, before[name])  # a step is one
     for row, name in zip(bench.names, OTHERS, strict=True):
-        bench.row(
+        ratio = bench.row(
             row,
             f"{name} against linear, the same {match}",
             "2x1x16x48x48",
@@ -48,3 +51,4 @@ def test_neuron_types_in_half_of_the_encoders_layers(bench, match):
             other=seconds["linear"],
             note=f"{_cost(modules[name])}; linear {_cost(modules['linear'])}",
         )
+        assert name != "quadratic" or ratio < 10

@@ -77,7 +77,7 @@ def test_a_step_of_fit_against_a_bare_loop_and_a_checkpoint_against_torchs(bench
     loops = bench.turns({"bare": bare, "fit": fitted}, rounds=ROUNDS, warm_up=False)  # a loop's first step warms up
     steps = {name: list(itertools.chain(*seconds)) for name, seconds in loops.items()}
     what = "scratch's step in fit, against a bare loop"
-    bench.row("fit-step", what, "2x1x32x96x96", ours=steps["fit"], other=steps["bare"], at_most=1.05)
+    assert bench.row("fit-step", what, "2x1x32x96x96", ours=steps["fit"], other=steps["bare"], at_most=1.05) < 2
 
     module, optimizer = trainers[0].lightning_module, trainers[0].optimizers[0]
     state = {"state_dict": module.state_dict(), "optimizer": optimizer.state_dict()}
@@ -86,6 +86,8 @@ def test_a_step_of_fit_against_a_bare_loop_and_a_checkpoint_against_torchs(bench
         "torch": lambda: torch.save(state, tmp_path / "torch.ckpt"),
     }
     seconds = bench.seconds(calls, rounds=9)
+    saved = (torch.load(tmp_path / name, weights_only=True)["state_dict"] for name in ("ours.ckpt", "torch.ckpt"))
+    torch.testing.assert_close(*saved, rtol=0, atol=0)
     parameters = f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters"
     what = "a checkpoint of scratch, against torch.save of its states"
     bench.row("checkpoint", what, parameters, ours=seconds["ours"], other=seconds["torch"])
@@ -102,7 +104,7 @@ def test_the_wait_for_data_on_real_stacks(bench, tmp_path, data_dir):
     with quiet():
         make_trainer(experiment.trainer, RunFolder(tmp_path), [], [clock]).fit(module, datamodule=data)
     cost = clock.cost()
-    bench.row(
+    percent = bench.row(
         "data-wait",
         "share of op_scratch's loop that waits for data, one worker",
         "4x1x24x64x64",
@@ -111,6 +113,7 @@ def test_the_wait_for_data_on_real_stacks(bench, tmp_path, data_dir):
         at_most=5,
         note=f"{cost['seconds_per_step']:.2f} s a step",
     )
+    assert percent < 50
 
 
 @pytest.mark.rows("start-up")
@@ -121,7 +124,8 @@ def test_help_against_importing_torch(bench):
         for name, command in commands.items()
     }
     seconds = bench.seconds(calls, rounds=5)
-    bench.row("start-up", "--help, against import torch", ours=seconds["ours"], other=seconds["torch"], at_most=0.2)
+    sides = {"ours": seconds["ours"], "other": seconds["torch"]}
+    assert bench.row("start-up", "--help, against import torch", **sides, at_most=0.2) < 1
 
 
 @pytest.mark.rows("ddp-2-to-1")

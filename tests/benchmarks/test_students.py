@@ -101,9 +101,8 @@ def test_the_vit_against_unetr_and_tubes_against_blocks(bench):
     peak = {arm: peak_gib(prepare, arm)[0] for arm in ("vit3d", "unetr")}
     shared = {"shapes": "1x1x96x96x96", "note": f"{size['vit3d']} and {size['unetr']} M parameters", "at_most": 1}
     what = "vit3d of ViT-S, forward and backward, against UNETR"
-    bench.row("vit-unetr", what, ours=seconds["vit3d"], other=seconds["unetr"], **shared)
+    assert bench.row("vit-unetr", what, ours=seconds["vit3d"], other=seconds["unetr"], **shared) < 2
     bench.row("vit-unetr-memory", f"{what}: peak", ours=peak["vit3d"], other=peak["unetr"], unit="GiB", **shared)
     shared |= {"note": f"{size['tubular']} and {size['vit3d']} M parameters", "at_most": 1.15}
-    bench.row(
-        "vit-tubular", "vit3d with tubes, against blocks", ours=seconds["tubular"], other=seconds["vit3d"], **shared
-    )
+    what = "vit3d with tubes, against blocks"
+    assert bench.row("vit-tubular", what, ours=seconds["tubular"], other=seconds["vit3d"], **shared) < 2

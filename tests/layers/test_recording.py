@@ -140,7 +140,9 @@ def test_every_wrong_path_has_its_line_and_the_empty_path_is_no_layer():
 
 def test_all_paths_of_a_network_are_accepted():
     net = timm.create_model("test_vit", pretrained=False)
-    check_paths(net, [path for path, _ in net.named_modules() if path], owner="teacher")
+    paths = [path for path, _ in net.named_modules() if path]
+    assert "blocks.0.attn.qkv" in paths
+    check_paths(net, paths, owner="teacher")
     check_paths(net, [], owner="teacher")
 
 
