@@ -11,8 +11,8 @@ import typer
 from distill3d.config.catalog import experiments, find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
-from distill3d.terminal import echo, show_next, show_result, stdout
-from distill3d.training.verbs import AllowPlugins, MaxGib, parsed_spacing, run_app
+from distill3d.terminal import echo, parsed_spacing, show_next, show_result, stdout
+from distill3d.training.verbs import AllowPlugins, MaxGib, run_app
 from distill3d.volumes.memory import allow_gib
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ Does knowledge from 2D natural images help 3D neuron segmentation?
 
   distill3d list                                    what there is: experiments and components
   distill3d fit tubular                             train on simulated neurons, which needs no data; ends with scores
+  distill3d init FOLDER                             your own stacks and golds become experiments, with reasons
   distill3d reconstruct STACKS --run RUN --out DIR  your own stacks become trees and pictures
   distill3d compare A B                             is B better than A, and can that be believed?
   distill3d report RUN RUN...                       runs compared on one page; dashboard shows them live
@@ -233,7 +234,8 @@ def init(
     allow_gib(max_gib)
     targets = targets_of(folder, name, out, overwrite=overwrite)
     made = plan(survey(folder, spacing_um=parsed_spacing(spacing)))
-    written = write_plan(made, targets, command=f"distill3d init {folder}{(spacing and f' --spacing {spacing}') or ''}")
+    given = "" if spacing is None else f" --spacing {spacing}"
+    written = write_plan(made, targets, command=f"distill3d init {folder}{given}")
     console = stdout()
     console.print(plan_table(made))
     for path in written:
