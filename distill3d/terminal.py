@@ -141,3 +141,14 @@ def progress_bar(console: Console) -> Progress:
     return Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=stdout().is_terminal
     )
+
+
+def parsed_spacing(text: str | None) -> tuple[float, float, float] | None:
+    """Return the value of ``--spacing``."""
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError as err:
+        raise typer.BadParameter(f"{text!r} is not three numbers; accepted: z,y,x such as 3.03,1,1") from err
+    return z, y, x

@@ -25,6 +25,20 @@ from distill3d.volumes.geometry import grid_in_words, grid_of_words
 from distill3d.volumes.intensity import intensity_range, rescale
 from distill3d.volumes.swc import Tree, read_swc, write_swc
 
+READING_CODE = (  # what reading a stack runs through
+    "distill3d.volumes.blocks",
+    "distill3d.volumes.geometry",
+    "distill3d.volumes.hdf5",
+    "distill3d.volumes.lazy",
+    "distill3d.volumes.n5",
+    "distill3d.volumes.ome_zarr",
+    "distill3d.volumes.oriented",
+    "distill3d.volumes.origin",
+    "distill3d.volumes.stack_files",
+    "distill3d.volumes.tiff",
+    "distill3d.volumes.vaa3d",
+    "distill3d.volumes.volume",
+)
 FORMAT = 1  # of the folder; older ones are left alone and never read
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill3d.terminal import AllowPlugins, show_all, show_next, stdout
+from distill3d.terminal import AllowPlugins, parsed_spacing, show_all, show_next, stdout
 from distill3d.volumes.memory import allow_gib
 
 run_app = typer.Typer(rich_markup_mode=None)
@@ -288,14 +288,3 @@ def reproduce(
     stdout().print(reproduction_table(result.values, result.code))
     if result.values:
         raise typer.Exit(1)
-
-
-def parsed_spacing(text: str | None) -> tuple[float, float, float] | None:
-    """Return the value of ``--spacing``."""
-    if text is None:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError as err:
-        raise typer.BadParameter(f"{text!r} is not three numbers; accepted: z,y,x such as 3.03,1,1") from err
-    return z, y, x

@@ -77,11 +77,6 @@ def written_level(path: Path, level: int = 0) -> zarr.Array:
     return array
 
 
-def note_zarr(path: Path, notes: Mapping[str, str]) -> None:
-    """Put notes into the attributes of what `create_zarr` made, beside those that are there."""
-    zarr.open_group(path, mode="r+").attrs.update(dict(notes))
-
-
 def write_zarr(path: Path, data: np.ndarray, spacing_um: Spacing, notes: Mapping[str, str] | None = None) -> None:
     """Write [Z, Y, X] with coarser levels; the folder appears whole or not at all.
 
