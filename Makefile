@@ -55,7 +55,7 @@ test-all: $(STAMP) ## the suite and what takes minutes: files that lie, kills, f
 	$(BIN)/pytest -n $(or $(WORKERS),2) --dist worksteal --durations=10 -m '' $(ARGS)
 
 bench: $(STAMP) ## speed, measured side by side: a table and bench.json; ROW=name for the rows that begin so
-	@$(BIN)/pytest tests/benchmarks --override-ini=addopts= -q --no-header --row='$(ROW)' $(ARGS)
+	@$(BIN)/pytest tests/benchmarks -q --no-header --row='$(ROW)' $(ARGS)
 
 clean: ## remove runs' leftovers and tool caches; keeps runs/ and .venv/
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info runs/smoke
