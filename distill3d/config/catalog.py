@@ -69,7 +69,7 @@ def experiment_files() -> dict[str, Path]:
     """Name -> file of every experiment that has one of its own, sorted by name; the nearer folder wins."""
     files: dict[str, Path] = {}
     for folder in reversed(folders()):
-        files |= {p.stem: p for p in folder.rglob("*") if p.suffix in SUFFIXES and not p.name.startswith(".")}
+        files |= {p.stem: p for p in sorted(folder.rglob("*")) if p.suffix in SUFFIXES and not p.name.startswith(".")}
     return dict(sorted(files.items()))
 
 

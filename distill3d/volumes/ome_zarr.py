@@ -86,12 +86,12 @@ def _image(store: LocalStore, inside: str, name: Path) -> tuple[zarr.Group, Mapp
         raise InputError(f"{name}: an array without multiscales; {_WANTED}")
     if "multiscales" in _ome(node):
         return node, _ome(node)
-    images = [(key, group) for key, group in node.groups() if "multiscales" in _ome(group)]
+    images = sorted(key for key, group in node.groups() if "multiscales" in _ome(group))
+    first = "/".join(filter(None, [inside, *images[:1]]))
     if len(images) == 1:
-        return images[0][1], _ome(images[0][1])
+        return _image(store, first, name)
     if images:
-        inner = "/".join([*inside.split("/")[: bool(inside)], images[0][0]])
-        raise InputError(f"{name}: holds {len(images)} images; accepted: one, such as {store.root}:/{inner}")
+        raise InputError(f"{name}: holds {len(images)} images; accepted: one, such as {store.root}:/{first}")
     raise InputError(f"{name}: no multiscales; {_WANTED}")
 
 

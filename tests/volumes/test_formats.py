@@ -166,11 +166,24 @@ def test_one_image_of_a_series_is_taken_and_of_several_one_is_named(tmp_path):
     path = tmp_path / "a.zarr"
     path.mkdir()
     (path / ".zgroup").write_text('{"zarr_format": 2}')
-    stored.write_04(path / "0")
-    np.testing.assert_array_equal(read_volume(path).data, STACK)
     stored.write_04(path / "1", STACK[::-1])
+    np.testing.assert_array_equal(read_volume(path).data, STACK[::-1])
+    stored.write_04(path / "0")
     assert f"holds 2 images; accepted: one, such as {path}:/0" in refused(path)
     np.testing.assert_array_equal(read_volume(f"{path}:/1").data, STACK[::-1])
+
+
+def test_a_series_deep_in_a_store_names_its_first_image_whatever_order_the_disk_lists_them_in(tmp_path, monkeypatch):
+    path = tmp_path / "plate.zarr"
+    for folder in (path, path / "A", path / "A" / "1"):
+        folder.mkdir()
+        (folder / ".zgroup").write_text('{"zarr_format": 2}')
+    for name in ("1", "0"):
+        stored.write_04(path / "A" / "1" / name)
+    listed = zarr.Group.groups
+    for turned in (False, True):
+        monkeypatch.setattr(zarr.Group, "groups", lambda group, turned=turned: sorted(listed(group), reverse=turned))
+        assert f"accepted: one, such as {path}:/A/1/0" in refused(f"{path}:/A/1")
 
 
 @pytest.mark.parametrize("codec", ["raw", "blosc", "zstd"])
