@@ -27,12 +27,18 @@ class FolderLock:
 
     Args:
         folder: made by `acquire`.
+        shown: what the error names in its place.
+        work: what whoever holds it does, for the error.
+        elsewhere: sets another folder, for the error.
     """
 
     _here: ClassVar[set[Path]] = set()  # the kernel tells processes apart, not the threads of one
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, shown: Path | None = None, work: str = "trains in it", elsewhere: str = "runs=PATH"
+    ) -> None:
         self.folder, self.path = folder, folder / NAME
+        self._shown, self._work, self._elsewhere = shown or folder, work, elsewhere
         self._key = self.path
         self._file: int | None = None
 
@@ -71,7 +77,7 @@ class FolderLock:
                 self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             except OSError as err:
                 reason = f"cannot be written ({err.strerror})"
-                raise InputError(f"{self.folder}: {reason}; accepted: runs=PATH of a folder that can") from err
+                raise InputError(f"{self._shown}: {reason}; accepted: {self._elsewhere} of a folder that can") from err
             self._lock(self._file)
             if self.is_held():
                 break
@@ -93,7 +99,7 @@ class FolderLock:
             raise InputError(self._refusal(holder[0] if holder else "unknown")) from err
 
     def _refusal(self, holder: str) -> str:
-        return f"{self.folder}: process {holder} trains in it; accepted: wait until it ends, or runs=... elsewhere"
+        return f"{self._shown}: process {holder} {self._work}; accepted: wait for its end, or another {self._elsewhere}"
 
     def is_held(self) -> bool:
         """Whether the folder is still the one that was taken: not removed, nor another one in its place."""

@@ -89,12 +89,8 @@ def write_by_blocks(
 def _held(folder: Path, target: Path) -> Iterator[None]:
     """Let nobody else write to a folder meanwhile."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FolderLock(folder) as lock:
-            try:
-                lock.acquire()
-            except InputError as error:
-                raise InputError(f"{target}: another process predicts it; accepted: wait until it ends") from error
+        with FolderLock(folder, shown=target, work="predicts it", elsewhere="--out") as lock:
+            lock.acquire()
             yield
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
