@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 EPS = 1e-4  # added to the variance; as in the authors' code
 MOMENTUM = 0.1  # of the running statistics; torch's default, as there
@@ -64,19 +65,14 @@ class GlobalReasoning3d(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return [B, C, Z, Y, X] for [B, C, Z, Y, X]."""
+        flat = image.flatten(2)
         with torch.autocast(image.device.type, enabled=False):
-            precise = image.flatten(2).to(torch.promote_types(image.dtype, torch.float32))
-            mean = precise.mean(2, keepdim=True)
-            varied = precise - mean
-            covariance = torch.bmm(varied, varied.mT) / varied.shape[2]
+            precise = flat.to(torch.promote_types(image.dtype, torch.float32))
+            mean, varied, covariance = _Moments.apply(precise)
             mixing, offset = self._reason(mean, covariance)
             mixing, offset = self._normalize(mixing, mixing @ mean + offset, covariance, count=varied.shape[2])
         mixing, offset, varied = (each.to(image.dtype) for each in (mixing, offset, varied))
-        if image.is_contiguous():
-            added = torch.baddbmm(offset, mixing, varied)
-        else:  # channels last, as convolutions leave it on a CPU; the sum is slow unless both terms have one layout
-            added = torch.baddbmm(offset.mT, varied.mT, mixing.mT).mT
-        return image + added.to(image.dtype).view(image.shape)
+        return _Added.apply(flat, varied, mixing, offset).view(image.shape)
 
     def _reason(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Return matrix [B, C, C] and offset [B, C, 1] that take x to ``W_e Z B``, from the moments of x."""
@@ -104,3 +100,44 @@ class GlobalReasoning3d(nn.Module):
         unbiased = variance * (samples / max(samples - 1, 1))
         self.running_mean.lerp_(center.to(self.running_mean), MOMENTUM)
         self.running_var.lerp_(unbiased.to(self.running_var), MOMENTUM)
+
+
+class _Moments(Function):
+    """Mean, what is left of x without it, and covariance; a gradient of one product where autograd makes two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 - torch's
+        mean = x.mean(2, keepdim=True)
+        varied = x - mean
+        ctx.save_for_backward(varied)
+        return mean, varied, torch.bmm(varied, varied.mT) / varied.shape[2]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ANN401
+        of_mean, of_varied, of_covariance = grad_outputs
+        (varied,) = ctx.saved_tensors
+        both = (of_covariance + of_covariance.mT) / varied.shape[2]
+        return _affine(both, varied, of_mean / varied.shape[2] - of_varied.mean(2, keepdim=True)).add_(of_varied)
+
+
+class _Added(Function):
+    """``x + mixing varied + offset``; the gradient, often every second channel of a larger one, is made dense first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, varied: Tensor, mixing: Tensor, offset: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(varied, mixing)
+        return _affine(mixing, varied, offset).to(x.dtype).add_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
+        varied, mixing = ctx.saved_tensors
+        dense = torch.empty_like(varied).copy_(*grad_outputs)
+        to_varied = torch.bmm(mixing.mT, dense) if varied.is_contiguous() else torch.bmm(dense.mT, mixing).mT
+        return dense, to_varied, torch.bmm(dense, varied.mT), dense.sum(2, keepdim=True)
+
+
+def _affine(matrix: Tensor, x: Tensor, offset: Tensor) -> Tensor:
+    """Return ``matrix x + offset`` in the layout of x, channels last as convolutions leave it on a CPU or not."""
+    if x.is_contiguous():
+        return torch.baddbmm(offset, matrix, x)
+    return torch.baddbmm(offset.mT, x.mT, matrix.mT).mT

@@ -78,16 +78,20 @@ def test_running_statistics_move_as_in_batch_normalization():
     assert torch.equal(unit.running_var, kept)
 
 
-def test_the_gradient_is_that_of_the_definition():
-    unit, image = unit_of(3, 2), features_of((2, 3, 2, 3, 2)).requires_grad_()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_the_gradient_is_that_of_the_definition(layout):
+    unit = unit_of(3, 2)
+    image = features_of((2, 3, 2, 3, 2)).contiguous(memory_format=layout).requires_grad_()
     names, values = zip(*unit.named_parameters(), strict=True)
 
     def call(x, *parameters):
-        return torch.func.functional_call(unit, dict(zip(names, parameters, strict=True)), x)
+        out = torch.func.functional_call(unit, dict(zip(names, parameters, strict=True)), x)
+        return torch.cat([out, x], dim=1)  # as a skip: its gradient is a part of a larger one
 
     # Not of the running statistics, which each call moves: in training they are not used.
     assert torch.autograd.gradcheck(call, (image, *(v.detach().clone().requires_grad_() for v in values)))
     assert torch.autograd.gradcheck(unit.eval(), (image,))
+    assert torch.autograd.gradgradcheck(unit, (image,))
 
 
 @pytest.mark.parametrize("training", [True, False])
