@@ -131,7 +131,7 @@ class _Added(Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
         varied, mixing = ctx.saved_tensors
-        dense = torch.empty_like(varied).copy_(*grad_outputs)
+        dense = torch.empty_like(varied).copy_(grad_outputs[0])
         to_varied = torch.bmm(mixing.mT, dense) if varied.is_contiguous() else torch.bmm(dense.mT, mixing).mT
         return dense, to_varied, torch.bmm(dense, varied.mT), dense.sum(2, keepdim=True)
 

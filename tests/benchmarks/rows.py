@@ -145,7 +145,7 @@ def peak_gib(prepare, *args):
         args: its arguments.
 
     Returns:
-        GiB that the call takes at its peak beside what was there before, and in all.
+        GiB that the call takes at its peak beside what was there before, and in all; and its seconds.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_peak, prepare, args, torch.get_num_threads()).result()
@@ -157,8 +157,10 @@ def _peak(prepare, args, threads):
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _kib("VmRSS")
+    started = time.perf_counter()
     call()
-    return (_kib("VmHWM") - before) / 2**20, _kib("VmHWM") / 2**20
+    seconds = time.perf_counter() - started
+    return (_kib("VmHWM") - before) / 2**20, _kib("VmHWM") / 2**20, seconds
 
 
 def _kib(key):

@@ -126,7 +126,7 @@ def test_the_memory_of_a_tubular_convolution_against_the_straightforward_one(ben
 @pytest.mark.rows("tubes-{law}-blocks")
 @pytest.mark.parametrize("law", ["snake", "angles"])
 def test_two_blocks_of_width_16_fit_into_8_gib(bench, law):
-    extra, whole = peak_gib(prepare, small_net, (law,), 16, (128, 96, 96))
+    extra, whole, _ = peak_gib(prepare, small_net, (law,), 16, (128, 96, 96))
     gib = bench.row(
         f"tubes-{law}-blocks",
         f"two tubular blocks ({law}, K = 9, three axes): peak in all",
