@@ -43,7 +43,7 @@ def models_table(models: Mapping[str, Path]) -> Table:
         try:
             row = _model_row(read_about(file))
         except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:  # whoever made that file
-            row = ("", "", "", f"{file}: cannot be used: {error}")
+            row = ("", "", "", f"cannot be used: {error}")
         table.add_row(name, f"{file.stat().st_size / 1e6:.1f}", *map(Text, row))
     if not models:
         table.caption, table.caption_justify = f"there is none yet; {HOW}", "left"

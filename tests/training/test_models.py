@@ -1,5 +1,6 @@
 """Ready-made models: a file in a folder is one, its name stands for it, and it sees voxels as it was trained."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_a_file_in_either_folder_is_a_model_and_the_users_own_wins(shelf):
 def test_runs_or_models_or_the_default_but_never_both(shelf, tmp_path):
     shipped, own = shelf
     (own / "mine.safetensors").touch()
-    with pytest.raises(InputError, match="no model is shipped; accepted: --model NAME, or --run RUN.*make experiment"):
+    with pytest.raises(InputError, match=r"no model is shipped; accepted: --model NAME, or --run RUN.*make experiment"):
         chosen([], [])
     for name in ("axons", "cells"):
         (shipped / f"{name}.safetensors").touch()
@@ -111,9 +112,9 @@ def bright(finished_once, monkeypatch):
 
 
 def _tube(path, spacing):
-    """Write a tube from 12 to 48 um along x, at 12 um along y and in the slices 5 and 6; return its mask."""
+    """Write a tube along x in two slices, out of the middle on every axis; return its mask."""
     mask = np.zeros((12, 60, 150), bool)
-    mask[5:7, 26:34, 30:120] = True
+    mask[3:5, 20:28, 30:100] = True
     write_volume(path, Volume(200 * mask.astype(np.uint8), spacing))
     return mask
 
@@ -129,9 +130,9 @@ def test_a_tube_in_a_stack_of_other_voxels_is_where_it_was_in_um(bright, tmp_pat
     assert found.shape == mask.shape
     for axis in range(3):
         right, given = (np.flatnonzero(each.any(tuple({0, 1, 2} - {axis}))) for each in (mask, found))
-        assert abs(given[[0, -1]] - right[[0, -1]]).max() * spacing[axis] <= max(spacing[axis], 0.4) * (axis > 0) + 1e-9
+        assert abs(given[[0, -1]] - right[[0, -1]]).max() * spacing[axis] <= 0.4 * (axis > 0) + 1e-9
         center = [np.argwhere(each)[:, axis].mean() * spacing[axis] for each in (mask, found)]
-        assert center[0] == pytest.approx(center[1], abs=0.1)
+        assert center[0] == pytest.approx(center[1], abs=0.21)
 
 
 @pytest.mark.parametrize("spacing", [(2.9, 0.7, 1.4), None], ids=["near", "unknown"])
@@ -147,14 +148,14 @@ def test_a_stack_of_tolerable_or_unknown_voxels_is_seen_as_it_is(bright, tmp_pat
 
 def test_every_network_of_several_sees_its_own_voxels(bright, tmp_path, monkeypatch):
     networks, module, shapes = bright
-    other = networks_of([networks.checkpoints[0]]).modules()[0]
+    other = copy.copy(module)
     other.trained_um = ((4.0, 0.4, 0.4),)
     monkeypatch.setattr(type(networks), "modules", lambda _: [module, other])
     monkeypatch.setattr(predict_module, "mean_prob", lambda group, data, **_: shapes.append(data.shape) or data / 200)
     mask = _tube(tmp_path / "a.tif", (4.0, 0.4, 0.4))
     (written,) = predict_all(networks, [tmp_path / "a.tif"], out=tmp_path)
     assert shapes == [(16, 36, 90), (12, 60, 150)]
-    assert read_prob(written)[5, 30, 60:90] == pytest.approx(1, abs=0.2)
+    assert read_prob(written)[3, 24, 40:90] == pytest.approx(1, abs=0.2)
     assert read_prob(written)[:, ~mask.any(0)].max() < 0.5
 
 
