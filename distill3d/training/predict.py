@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.progress import Progress
 
 from distill3d.errors import InputError, for_each
@@ -150,12 +153,15 @@ def write_prediction(
     by_shape = {shape: [m for m, own in zip(modules, shapes, strict=True) if own == shape] for shape in shapes}
     total = sum(total_windows(group, shape, flips=networks.flips) for shape, group in by_shape.items())
     windows = bars.windows(stem_of(stack), total)
-    prob = np.zeros(image.shape, np.float32)
-    for shape, group in by_shape.items():
+
+    def share(shape: tuple[int, int, int], group: Sequence[DistillModule]) -> NDArray[np.float32]:
         if shape != image.shape:
             _LOG.warning("%s: resampled from %s to %s voxels for the network", stack, _zyx(image.shape), _zyx(shape))
         seen = mean_prob(group, resized(image.data, shape), flips=networks.flips, on_window=windows)
-        prob += resized(seen, image.shape) * np.float32(len(group) / len(modules))
+        seen *= np.float32(len(group) / len(modules))
+        return resized(seen, image.shape)
+
+    prob = functools.reduce(np.add, itertools.starmap(share, by_shape.items()))
     try:
         made_from, grid = networks.origin(stack), image.stated.grid
         write_prob(target, prob, image.spacing_um, grid=grid, made_from=made_from, made_with=networks.manner)

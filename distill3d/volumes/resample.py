@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ def nearest_shape(shape: tuple[int, int, int], own_um: Spacing, trained_um: Sequ
     return z, y, x
 
 
-def resized(data: NDArray[np.number], shape: tuple[int, int, int]) -> NDArray[np.number]:
+def resized(data: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any]:
     """Bring a volume to another number of voxels over the same space, linearly and without aliasing.
 
     Returns:
