@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -183,15 +183,25 @@ def cache(
 
 
 @app.command(name="list")
-def list_all() -> None:
-    """List the experiments, and every component an experiment can name."""
+def list_all(
+    what: Annotated[Literal["all", "models"], typer.Argument(help="models: ready-made networks alone")] = "all",
+) -> None:
+    """List the experiments, every component an experiment can name, or the ready-made models."""
     from distill3d.config.tables import catalog_table, component_table
     from distill3d.experiment import describe_components
+    from distill3d.storage.models import models
 
     out = stdout()
+    if what == "models":
+        from distill3d.training.tables import models_table
+
+        out.print(models_table(models()))
+        show_next("distill3d reconstruct STACKS --model NAME --out trees")
+        return
     out.print(catalog_table(questions(), experiments()))
     for kind, rows in describe_components().items():
         out.print(component_table(kind, rows))
+    out.print(f"models: {', '.join(models()) or 'none yet'} (distill3d list models)", soft_wrap=True)
     show_next("distill3d show NAME, distill3d fit NAME")
 
 

@@ -19,6 +19,7 @@ from distill3d.config.schema import Experiment
 from distill3d.config.tables import with_origins
 from distill3d.errors import InputError
 from distill3d.experiment import load_experiment
+from distill3d.storage.checkpoint import CHECKPOINT_KEY, write_model
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.module import fresh_module
@@ -180,6 +181,11 @@ def test_it_takes_real_steps(name, cache, tmp_path, request, monkeypatch):
         first = name.replace("kd_logits", "teacher2d")
         first = replace(load_experiment(first, (*SMALL, *_less(first))), cache=str(cache))
         overrides += (f"teacher.run={fit.fit(replace(first, runs=str(tmp_path)))}",)
+    if name == "simulated":  # starts as a model
+        trained, _, _ = fresh_module(load_experiment("simulated_only", SMALL))
+        saved = {"state_dict": trained.state_dict(), CHECKPOINT_KEY: {}}
+        write_model(tmp_path / "m.safetensors", saved)
+        overrides += (f"strategy.model={tmp_path / 'm.safetensors'}",)
     experiment = replace(_without_network(load_experiment(name, overrides)), cache=str(cache), runs=str(tmp_path))
     torch.manual_seed(0)
     data = fit.DistillDataModule(experiment)

@@ -5,9 +5,10 @@ What a network at the other end needs (a teacher that was a student once) is rea
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,10 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     Raises:
         InputError: the file is missing, or neither.
     """
-    try:
+    with _readable(path):
         if path.suffix == MODEL_SUFFIX:
             return _read_model(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as err:
-        raise InputError(f"{path}: no such checkpoint") from err
-    except InputError:
-        raise
-    except Exception as err:  # torch raises half a dozen kinds for a file that is not a checkpoint
-        reason = " ".join(str(err).split()[:20]) or type(err).__name__
-        raise InputError(f"{path}: not a readable checkpoint: {reason}") from err
     if not isinstance(checkpoint, Mapping) or CHECKPOINT_KEY not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of distill3d; accepted: {_ACCEPTED}")
     return checkpoint
@@ -67,12 +61,37 @@ def _halved(value: Tensor) -> Tensor:
     return half if half.isfinite().all() else value  # a variance may be too large for it
 
 
-def _read_model(path: Path) -> Mapping[str, Any]:
-    with safe_open(path, framework="pt") as file:
+def read_about(path: Path) -> Mapping[str, Any]:
+    """Return what a model file says of itself; no weights are read.
+
+    Raises:
+        InputError: the file cannot be read, or says nothing.
+    """
+    with _readable(path), safe_open(path, framework="pt") as file:
         about = json.loads((file.metadata() or {}).get(CHECKPOINT_KEY, "null"))
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     if not isinstance(about, dict):
         raise InputError(f"{path}: weights without what `distill3d export` says of them; accepted: {_ACCEPTED}")
+    return about
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say in one line why a file cannot be read."""
+    try:
+        yield
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: no such checkpoint") from err
+    except InputError:
+        raise
+    except Exception as err:  # torch raises half a dozen kinds for a file that is not a checkpoint
+        reason = " ".join(str(err).split()[:20]) or type(err).__name__
+        raise InputError(f"{path}: not a readable checkpoint: {reason}") from err
+
+
+def _read_model(path: Path) -> Mapping[str, Any]:
+    about = read_about(path)
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     return {
         CHECKPOINT_KEY: about,
         "state_dict": {name: value.float() if value.is_floating_point() else value for name, value in state.items()},

@@ -51,6 +51,7 @@ class RunFolder:
     last = _At("checkpoints/last.ckpt")  # the newest checkpoint; resuming starts here
     wandb_id = _At("wandb_id")  # the run's id on W&B; absent where it was never logged there
     figures = _At("figures")  # pictures
+    validation = _At("validation.png")  # a validation patch as the network saw it last
     tuned = _At("trace.json")  # how predictions are traced, as chosen on the validation cases
 
     def swc(self, case: str) -> Path:

@@ -6,18 +6,12 @@ value logged during training, ``val/dice`` or ``train/loss``, of which the best 
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 from distill3d.config.builder import unknown
 from distill3d.config.schema import Experiment
 from distill3d.evaluation.scores import SCORES
-from distill3d.storage.curves import history
-from distill3d.storage.record import Record
+from distill3d.storage.achieved import LOGGED, achieved
 from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.schema import Metric, Sweep
-
-LOGGED = ("val/dice", "train/loss")
 
 
 def metric_names() -> tuple[str, ...]:
@@ -41,22 +35,6 @@ def metric_problems(sweep: Sweep, experiment: Experiment) -> list[str]:
     return []
 
 
-def best(values: list[float], metric: Metric) -> float | None:
-    """The best of the finite values by the sweep's goal; None if there is none."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return None
-    return max(finite) if metric.goal == "maximize" else min(finite)
-
-
 def objective(run: RunFolder, metric: Metric) -> float | None:
     """Return what a finished run achieved, None if it did not produce the metric."""
-    if metric.name in LOGGED:
-        return best(history(run, metric.name), metric)
-    value = scores(run).get(metric.name.removeprefix("test/"))
-    return None if value is None else best([float(value)], metric)
-
-
-def scores(run: RunFolder) -> dict[str, Any]:
-    """Mean scores of a finished run over its test cases; empty before."""
-    return Record(run.metrics, run.read_json(run.metrics)).part("mean").numbers()
+    return achieved(run, metric.name, highest=metric.goal == "maximize")

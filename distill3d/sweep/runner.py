@@ -15,9 +15,10 @@ import optuna
 from optuna.trial import TrialState
 
 from distill3d.errors import ConfigError, UserError
+from distill3d.storage.achieved import LOGGED, best, scores
 from distill3d.storage.curves import history
 from distill3d.sweep.machine import Slot, owner
-from distill3d.sweep.objective import LOGGED, best, objective, scores
+from distill3d.sweep.objective import objective
 from distill3d.sweep.outcome import Outcome, outcome
 from distill3d.sweep.plan import Trial, make_trial
 from distill3d.sweep.progress import Show
@@ -185,7 +186,9 @@ class Runner:
         values = history(current.trial.run, metric.name)
         for iteration in range(current.reported + 1, len(values) + 1):
             current.reported = iteration
-            value = values[iteration - 1] if rule.strict else best(values[:iteration], metric)
+            value = (
+                values[iteration - 1] if rule.strict else best(values[:iteration], highest=metric.goal == "maximize")
+            )
             if value is None:
                 continue
             current.attempt.report(value, iteration)

@@ -15,10 +15,11 @@ from pathlib import Path
 from distill3d.config.compare import disagreements
 from distill3d.config.schema import TrainerConfig
 from distill3d.errors import ConfigError, InputError
+from distill3d.storage.achieved import scores
 from distill3d.storage.find import walk_runs
 from distill3d.storage.record import Record
 from distill3d.storage.run_folder import RunFolder, write_text
-from distill3d.sweep.objective import objective, scores
+from distill3d.sweep.objective import objective
 from distill3d.sweep.plan import Trial, Values, grid, passed, sweep_folder
 from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import Attempt

@@ -19,6 +19,8 @@ from distill3d.experiment import experiment_from_plain
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, MODEL_SUFFIX, read_checkpoint, write_model
 from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder, write_text
+from distill3d.training.module import trained_um
+from distill3d.volumes.reading import range_in_words
 
 SCORES = {
     "dice": "Dice",
@@ -32,7 +34,7 @@ TEMPLATE = """\
 {{ experiment.question }}
 
 A `{{ experiment.student.name }}` with {{ "{:,}".format(cost.parameters) }} parameters in half precision, for
-`distill3d reconstruct STACKS --run {{ file }}`. {{ note }}
+`distill3d reconstruct STACKS --run {{ file }}`, or with `--model {{ name }}` from a folder `models`. {{ note }}
 
 ## What it scores
 
@@ -53,6 +55,7 @@ On {{ metrics.n_cases }} held-out cases of its own data, by `metrics.json` of th
 | seed | {{ experiment.seed }} |
 | steps | {{ cost.steps }} of {{ patches.batch_size }} patches {{ patches.size_zyx | join(" x ") }} |
 | time | {{ "{:.0f}".format(cost.fit_seconds / 60) }} min on {{ hardware }} |
+| voxels | {{ voxels or "of unknown size" }}{{ voxels and " um" }} |
 | teacher | {{ metrics.teacher.architecture }} ({{ metrics.teacher.weights }}) |
 | weights | sha256 {{ sha256 }} |
 | versions | {{ versions }} |
@@ -91,15 +94,21 @@ def export(run: Path | str, out: Path, *, note: str = "", allow_plugins: bool = 
         raise InputError(f"{run}: has no scores, and nobody should use what was not tested; accepted: a finished run")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_model(out, checkpoint, trace=dataclasses.asdict(trace_settings(folder, experiment)))
+        brief = {
+            "note": note,
+            "steps": metrics["cost"]["steps"],
+            "mean": {key: metrics["mean"].get(key) for key in SCORES},
+        }
+        write_model(out, checkpoint, trace=dataclasses.asdict(trace_settings(folder, experiment)), card=brief)
         card = out.with_suffix(".md")
-        write_text(card, _card(out, experiment, metrics, note))
+        voxels = range_in_words(trained_um(checkpoint[CHECKPOINT_KEY]))
+        write_text(card, _card(out, experiment, metrics, note, voxels))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     return card
 
 
-def _card(file: Path, experiment: Experiment, metrics: Mapping[str, Any], note: str) -> str:
+def _card(file: Path, experiment: Experiment, metrics: Mapping[str, Any], note: str, voxels: str) -> str:
     # Markdown, not HTML: escaping would garble it
     template = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True).from_string(TEMPLATE)  # noqa: S701
     provenance = metrics["provenance"]
@@ -108,6 +117,7 @@ def _card(file: Path, experiment: Experiment, metrics: Mapping[str, Any], note: 
         name=file.stem,
         file=file.name,
         note=note,
+        voxels=voxels,
         experiment=experiment,
         patches=experiment.patches,
         metrics=metrics,

@@ -33,6 +33,7 @@ from distill3d.training.claim import is_finished, steps_before, take
 from distill3d.training.figures import keep_start, learned_figures
 from distill3d.training.gradient_audit import GradientAudit
 from distill3d.training.inference import inference_device, predict_prob, window_count
+from distill3d.training.last_seen import LastSeen
 from distill3d.training.loggers import log_results, make_loggers, wandb_mode
 from distill3d.training.module import DistillModule, fresh_module, load_module
 from distill3d.training.patch_size import check_patch_size
@@ -199,7 +200,7 @@ def _train(
 ) -> None:
     clock, started = StepClock(), time.perf_counter()
     audit, before = GradientAudit(every=experiment.trainer.audit_every), _images_seen(module)
-    trainer = make_trainer(experiment.trainer, folder, loggers, [clock, audit, HoldsFolder(lock)])
+    trainer = make_trainer(experiment.trainer, folder, loggers, [clock, audit, HoldsFolder(lock), LastSeen(folder)])
     train(trainer, module, data, folder=folder, checkpoint=checkpoint)
     lock.check()
     if trainer.is_global_zero:

@@ -187,9 +187,11 @@ class DistillModule(L.LightningModule):
         """Let go of the graphs."""
         self.step_terms = None
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Gather voxel counts per case."""
-        self.val_dice.update(logits=self(batch.image), target=batch.target, known=batch.known, cases=batch.cases)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Gather voxel counts per case; return the logits for callbacks."""
+        logits = self(batch.image)
+        self.val_dice.update(logits=logits, target=batch.target, known=batch.known, cases=batch.cases)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over cases; every rank logs the same key."""

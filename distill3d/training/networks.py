@@ -17,6 +17,7 @@ from distill3d.evaluation.run_scores import trace_settings
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.storage.links import require_inside
+from distill3d.storage.models import checkpoint_of
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training.inference import inference_device
 from distill3d.training.module import DistillModule, load_module, trained_um
@@ -62,6 +63,10 @@ class Networks:
     def manner(self) -> str:
         """All else that a prediction depends on."""
         return origin_of(f"spacing {self.spacing_um} flips {self.flips}")
+
+    def knows_spacing(self, image: Volume | LazyVolume) -> bool:
+        """Whether the voxel size of a stack was stated somewhere, and is no assumption."""
+        return bool(image.stated.spacing_um or self.spacing_um or self.reading.spacing_um)
 
     def modules(self) -> list[DistillModule]:
         """Load the networks, each on its device."""
@@ -119,7 +124,7 @@ def networks_of(
                 raise InputError(f"{run} reads stacks with {name} {value}, {runs[0]} with {first}; accepted: --{name}")
     source: type[DataSource] = DATA[experiment.data.name].cls
     return Networks(
-        checkpoints=tuple(_checkpoint(run) for run in runs),
+        checkpoints=tuple(checkpoint_of(run) for run in runs),
         reading=reading,
         gold=source.gold_rules(experiment.data.config),
         trace=traced,
@@ -144,14 +149,9 @@ def run_reading(run: Path | str, *, channel: int | None = None, allow_plugins: b
     return _opened(run, channel, allow_plugins=allow_plugins)[1]
 
 
-def _checkpoint(run: Path | str) -> Path:
-    path = Path(run)
-    return path if path.is_file() else RunFolder(path).best
-
-
 def _opened(run: Path | str, channel: int | None, *, allow_plugins: bool) -> tuple[Experiment, Reading, TraceConfig]:
     """Return what a run was, how its data were read, and how its predictions are traced."""
-    checkpoint = _checkpoint(run)
+    checkpoint = checkpoint_of(run)
     if checkpoint != Path(run):
         require_inside(Path(run))
     saved = read_checkpoint(checkpoint)[CHECKPOINT_KEY]

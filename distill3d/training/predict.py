@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.progress import Progress
 
 from distill3d.errors import InputError, for_each
@@ -15,10 +21,16 @@ from distill3d.training.networks import Networks, networks_of
 from distill3d.training.predict_large import stays_on_disk, write_by_blocks
 from distill3d.volumes.geometry import Spacing
 from distill3d.volumes.inputs import PROB, targets_of
+from distill3d.volumes.lazy import LazyVolume
+from distill3d.volumes.memory import require_room
 from distill3d.volumes.origin import is_taken
 from distill3d.volumes.prob import write_prob
+from distill3d.volumes.reading import in_words
+from distill3d.volumes.resample import TOLERATED, nearest_shape, resized
 from distill3d.volumes.stack_files import is_stack, stem_of
 from distill3d.volumes.volume import Volume
+
+_LOG = logging.getLogger(__name__)
 
 
 def predict(
@@ -124,7 +136,7 @@ class StackBars:
 def write_prediction(
     target: Path, stack: Path, image: Volume, networks: Networks, modules: Sequence[DistillModule], bars: StackBars
 ) -> None:
-    """Predict a stack and write its probability.
+    """Predict a stack and write its probability, on the stack's own voxels whatever those of a network are.
 
     Args:
         target: to write.
@@ -137,13 +149,55 @@ def write_prediction(
     Raises:
         InputError: the file cannot be written.
     """
-    windows = bars.windows(stem_of(stack), total_windows(modules, image.shape, flips=networks.flips))
-    prob = mean_prob(modules, image.data, flips=networks.flips, on_window=windows)
+    shapes = [_seen_shape(stack, image, module, networks) for module in modules]
+    by_shape = {shape: [m for m, own in zip(modules, shapes, strict=True) if own == shape] for shape in shapes}
+    total = sum(total_windows(group, shape, flips=networks.flips) for shape, group in by_shape.items())
+    windows = bars.windows(stem_of(stack), total)
+
+    def share(shape: tuple[int, int, int], group: Sequence[DistillModule]) -> NDArray[np.float32]:
+        if shape != image.shape:
+            _LOG.warning("%s: resampled from %s to %s voxels for the network", stack, _zyx(image.shape), _zyx(shape))
+        seen = mean_prob(group, resized(image.data, shape), flips=networks.flips, on_window=windows)
+        seen *= np.float32(len(group) / len(modules))
+        return resized(seen, image.shape)
+
+    prob = functools.reduce(np.add, itertools.starmap(share, by_shape.items()))
     try:
         made_from, grid = networks.origin(stack), image.stated.grid
         write_prob(target, prob, image.spacing_um, grid=grid, made_from=made_from, made_with=networks.manner)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _seen_shape(
+    stack: Path, image: Volume | LazyVolume, module: DistillModule, networks: Networks
+) -> tuple[int, int, int]:
+    """Return the shape in which a network sees a stack: another one where voxels differ much from those trained on.
+
+    Raises:
+        InputError: that would take too much memory.
+    """
+    if not networks.knows_spacing(image):
+        return image.shape
+    shape = nearest_shape(image.shape, image.spacing_um, module.trained_um)
+    if shape != image.shape:
+        require_room(stack, 4.0 * math.prod(shape), claims=f"resampled to the network's voxels, {_zyx(shape)}, takes")
+    return shape
+
+
+def _zyx(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _require_same_voxels(stack: Path, image: LazyVolume, networks: Networks, modules: Sequence[DistillModule]) -> None:
+    """Refuse to predict by block what would have to be resampled."""
+    for module in modules:
+        if _seen_shape(stack, image, module, networks) != image.shape:
+            raise InputError(
+                f"{stack}: voxels of {in_words(image.spacing_um)} um, the network was trained on "
+                f"{in_words(module.trained_um[0])} um, and what is predicted by block is not resampled; accepted: "
+                f"a copy within a factor of {TOLERATED:g}, or --spacing z,y,x where the stack's is wrong"
+            )
 
 
 def _predicted(targets: Mapping[Path, Path], networks: Networks) -> Iterator[Path]:
@@ -156,6 +210,7 @@ def _predicted(targets: Mapping[Path, Path], networks: Networks) -> Iterator[Pat
             try:
                 if target.suffix == ".zarr":
                     image = networks.open(volume)
+                    _require_same_voxels(volume, image, networks, modules)
                     windows = bars.windows(stem_of(volume), total_windows(modules, image.shape, flips=networks.flips))
                     write_by_blocks(target, volume, image, networks, modules, windows)
                 else:

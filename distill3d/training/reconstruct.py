@@ -145,8 +145,7 @@ def _make(
 ) -> None:
     """Make all of one stack; fill in its row on the way."""
     image = networks.read(stack)
-    known = image.stated_um or networks.spacing_um or networks.reading.spacing_um
-    spacing = f"{in_words(image.spacing_um)}{'' if known else ' assumed'}"
+    spacing = f"{in_words(image.spacing_um)}{'' if networks.knows_spacing(image) else ' assumed'}"
     row |= {"shape_zyx": "x".join(map(str, image.shape)), "spacing_zyx_um": spacing}
     origin = networks.origin(stack)
     predicted = {"made_from": origin, "made_with": networks.manner}

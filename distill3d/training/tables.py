@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,12 +12,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from distill3d.errors import InputError
 from distill3d.evaluation.tables import add_teacher
+from distill3d.storage.checkpoint import read_about
+from distill3d.storage.models import HOW
 from distill3d.terminal import WIDTH
 from distill3d.training.audit import AuditReport
+from distill3d.training.module import trained_um
 from distill3d.training.start import Start
 from distill3d.training.teacher_maps import CacheReport
 from distill3d.transfer.base import Fate, TransferAudit
+from distill3d.volumes.reading import range_in_words
 
 FATES: dict[Fate, str] = {
     "copied": "the teacher's values as they are",
@@ -26,6 +32,30 @@ FATES: dict[Fate, str] = {
     "new": "nothing of the teacher: as a student from scratch has it",
     "skipped": "the teacher has a counterpart that was not used",
 }
+
+
+def models_table(models: Mapping[str, Path]) -> Table:
+    """Show what ready-made models there are, by what their files say of themselves."""
+    table = Table(title="models: what --model can be", title_justify="left", width=WIDTH)
+    for column in ("name", "MB", "trained on", "voxels in um", "held-out Dice, F1", "limits"):
+        table.add_column(column, overflow="fold", justify="right" if column == "MB" else "left")
+    for name, file in models.items():
+        try:
+            row = _model_row(read_about(file))
+        except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:  # whoever made that file
+            row = ("", "", "", f"cannot be used: {error}")
+        table.add_row(name, f"{file.stat().st_size / 1e6:.1f}", *map(Text, row))
+    if not models:
+        table.caption, table.caption_justify = f"there is none yet; {HOW}", "left"
+    return table
+
+
+def _model_row(about: Mapping[str, Any]) -> tuple[str, ...]:
+    experiment, card = about["experiment"], about.get("card", {})
+    steps = f", {card['steps']} steps" if "steps" in card else ""
+    scores = [f"{value:.3f}" for key in ("dice", "tree_f1") if (value := card.get("mean", {}).get(key)) is not None]
+    trained = f"{experiment['data']['name']} ({experiment['name']}{steps})"
+    return trained, range_in_words(trained_um(about)), ", ".join(scores), card.get("note", "")
 
 
 def tuning_table(result: Mapping[str, Any]) -> Table:

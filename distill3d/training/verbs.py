@@ -15,8 +15,10 @@ OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for example input=image gap_um=5."
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>")]
-RunOrModel = Annotated[
-    Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>, or what `export` wrote")
+RUN_OR_MODEL = "a run's folder, or what `export` wrote; of several the mean"
+Model = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="NAME", help="instead of a run: a ready-made model, see `list models`"),
 ]
 Channel = Annotated[int | None, typer.Option(min=0, help="of stacks that have several; else the run's, or 0")]
 Stacks = Annotated[list[str], typer.Argument(metavar="STACK", help="files, folders, patterns in quotes")]
@@ -47,10 +49,8 @@ Threshold = Annotated[
 def reconstruct(
     stacks: Stacks,
     *,
-    run: Annotated[
-        list[Path],
-        typer.Option("--run", metavar="RUN", help="a run's folder, or what `export` wrote; of several the mean"),
-    ],
+    run: Annotated[list[Path] | None, typer.Option("--run", metavar="RUN", help=RUN_OR_MODEL)] = None,
+    model: Model = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="for <stem>_prob.tif, .swc, .png, _3d.html, summary.csv")],
     spacing: SpacingOfRun = None,
     channel: Channel = None,
@@ -62,6 +62,7 @@ def reconstruct(
     max_gib: MaxGib = None,
 ) -> None:
     """Turn your stacks into trees and pictures, with scores where gold lies beside; goes on where it was killed."""
+    from distill3d.storage.models import chosen
     from distill3d.training.networks import networks_of
     from distill3d.training.reconstruct import reconstruct as reconstruct_all
     from distill3d.training.summary import as_line
@@ -69,7 +70,8 @@ def reconstruct(
 
     allow_gib(max_gib)
     files, size, console = expand(stacks), parsed_spacing(spacing), stdout()
-    networks = networks_of(run, channel=channel, spacing_um=size, flips=tta, allow_plugins=allow_plugins)
+    used = chosen(run or [], model or [])
+    networks = networks_of(used, channel=channel, spacing_um=size, flips=tta, allow_plugins=allow_plugins)
     pictures: list[Path] = []
     try:
         for row, picture in reconstruct_all(files, networks, out=out, overwrite=overwrite):
@@ -88,12 +90,15 @@ def reconstruct(
 
 @run_app.command()
 def predict(
-    run: RunOrModel,
-    volumes: Stacks,
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN STACK...", help=f"{RUN_OR_MODEL}; then files, folders, patterns in quotes"),
+    ],
     *,
     more: Annotated[
         list[Path] | None, typer.Option("--run", metavar="RUN", help="another run; the mean of all is taken")
     ] = None,
+    model: Model = None,
     out: Annotated[Path, typer.Option(help="folder for the probability stacks")] = Path("prob"),
     spacing: SpacingOfRun = None,
     channel: Channel = None,
@@ -103,15 +108,18 @@ def predict(
     max_gib: MaxGib = None,
 ) -> None:
     """Predict stacks as the run's data were read; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
+    from distill3d.storage.models import chosen, is_run
     from distill3d.training.networks import networks_of
     from distill3d.training.predict import predict_all
     from distill3d.volumes.inputs import expand
 
     allow_gib(max_gib)
-    files, size, console = expand(volumes), parsed_spacing(spacing), stdout()
-    networks = networks_of(
-        [run, *(more or [])], channel=channel, spacing_um=size, flips=tta, allow_plugins=allow_plugins
-    )
+    first = 1 if not model or is_run(places[0]) else 0
+    used = chosen([*map(Path, places[:first]), *(more or [])], model or [])
+    if not places[first:]:
+        raise typer.BadParameter("no stack is given; accepted: RUN STACK..., or --model NAME STACK...")
+    files, size, console = expand(places[first:]), parsed_spacing(spacing), stdout()
+    networks = networks_of(used, channel=channel, spacing_um=size, flips=tta, allow_plugins=allow_plugins)
     for written in predict_all(networks, files, out=out, overwrite=overwrite):
         console.print(str(written), soft_wrap=True)
     show_next(f"distill3d trace {out} --out trees")

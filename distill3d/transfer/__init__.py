@@ -4,6 +4,30 @@ Other rooms import `base`, `view` (the teacher's maps during training) and `matc
 strategies are built by name.
 """
 
-from distill3d.transfer import base, combine, features, inflate, logits, none, requests, tubular, view, weights
+from distill3d.transfer import (
+    base,
+    combine,
+    features,
+    inflate,
+    logits,
+    none,
+    requests,
+    tubular,
+    view,
+    warm_start,
+    weights,
+)
 
-__all__ = ["base", "combine", "features", "inflate", "logits", "none", "requests", "tubular", "view", "weights"]
+__all__ = [
+    "base",
+    "combine",
+    "features",
+    "inflate",
+    "logits",
+    "none",
+    "requests",
+    "tubular",
+    "view",
+    "warm_start",
+    "weights",
+]

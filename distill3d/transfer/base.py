@@ -107,7 +107,7 @@ class TransferStrategy(nn.Module, ABC):
 
     Attributes:
         name: as it is registered, for messages.
-        needs_weights: True when `transfer` copies from the teacher, so that a run without a teacher is an error.
+        needs_weights: True when `transfer` copies trained weights, so that a run without them is an error.
         step: number of the optimizer step that `forward` is called for, see `begin_step`.
         steps: of the whole run.
     """

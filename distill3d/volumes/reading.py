@@ -88,6 +88,16 @@ def in_words(spacing_um: Spacing) -> str:
     return "x".join(f"{size:.4g}" for size in spacing_um)
 
 
+def range_in_words(spacings_um: Sequence[Spacing]) -> str:
+    """Write voxel sizes as a range on each axis; empty for none.
+
+    >>> range_in_words([(5.0, 1.0, 1.0), (1.25, 1.0, 1.0)])
+    '1.25-5x1x1'
+    """
+    ends = ((min(sizes), max(sizes)) for sizes in zip(*spacings_um, strict=True))
+    return "x".join(f"{low:.4g}" if low == high else f"{low:.4g}-{high:.4g}" for low, high in ends)
+
+
 def _near(one: Spacing, other: Spacing) -> bool:
     return _apart(one, other) <= MOST_APART + _ROUNDING
 

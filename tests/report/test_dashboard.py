@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -12,13 +13,17 @@ import time
 
 import pytest
 from comparisons import write_curves
+from conftest import CASES
 from launched import Command, wait_for
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from distill3d.errors import InputError
 from distill3d.report.build import compare_places
 from distill3d.report.comparison.compare import run_folders
 from distill3d.report.live.dashboard import MOST_CLIENTS, Dashboard, make_server, serve
-from distill3d.report.live.scan import scan
+from distill3d.report.live.scan import live_runs, scan
+from distill3d.report.live.sweeps import live_sweeps
 
 
 def build(folders):
@@ -77,6 +82,74 @@ def test_the_page_compares_finished_runs_and_shows_how_far_the_others_are(dashbo
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', page)[1])
     assert [trace["name"] for trace in figures["live-0"]["data"]] == ["validation Dice", "training loss, weighted sum"]
     assert "curve-0" in figures
+
+
+def trial(write_run, root, number, *, dice=None, step=120, running=False, **arguments):
+    """Write a trial of a sweep: finished with this Dice, or at a step."""
+    place = root / "sweeps" / "lr" / "trials" / number
+    folder = write_run(
+        "unet", 0, root=place, dice=None if dice is None else dict.fromkeys(CASES, dice), done=dice is not None
+    )
+    if dice is None:
+        write_curves(folder, steps=step)
+        (folder / "metrics.json").unlink(missing_ok=True)
+    (place / "arguments.json").write_text(json.dumps(arguments))
+    if running:
+        (folder / ".lock").write_text("1 on here")
+    return folder
+
+
+def test_a_sweep_has_a_table_of_its_trials_the_best_first_and_they_take_part_in_no_comparison(
+    dashboard, runs, write_run
+):
+    trial(write_run, runs, "0000", dice=0.5, lr=0.01)
+    trial(write_run, runs, "0001", dice=0.75, lr=0.001)
+    going = trial(write_run, runs, "0002", running=True, lr=0.1)
+    trial(write_run, runs, "0003", lr=1)
+    (runs / "sweeps" / "lr" / "trials" / "0004").mkdir()
+    (runs / "sweeps" / "lr" / "sweep.yaml").write_text("metric: {name: test/dice, goal: maximize}")
+    seen = scan(runs)
+    (sweep,) = live_sweeps(seen.trials, runs)
+    rows = [(t.number, t.state, t.value and round(t.value, 6), t.settings) for t in sweep.trials]
+    assert rows == [
+        ("0001", "finished", 0.75, "lr=0.001"),
+        ("0000", "finished", 0.5, "lr=0.01"),
+        ("0002", "running", None, "lr=0.1"),
+        ("0003", "stopped", None, "lr=1"),
+        ("0004", "no run", None, ""),
+    ]
+    assert sweep.summary == "5 trials so far, 2 finished, 1 running, 1 stopped, 1 no run"
+    assert re.fullmatch(r"step 120 of \d+, validation Dice 0\.\d{3}", sweep.trials[2].progress)
+    assert (len(seen.finished), len(seen.trials), len(seen.running)) == (6, 4, 2)
+    page = dashboard.page().decode()
+    assert "2 arms, 6 runs" in page
+    assert "5 trials so far" in page
+    (runs / "sweeps" / "lr" / "sweep.yaml").write_text("metric: {name: train/loss, goal: minimize}")
+    (again,) = live_sweeps(seen.trials, runs)
+    values = [t.value for t in again.trials if t.value is not None]
+    assert values == sorted(values) != []
+    (going / "done.json").write_text("{}")
+    assert scan(runs).state != seen.state
+
+
+def test_a_run_that_goes_on_says_how_long_its_parts_and_what_it_saw_last(runs, write_run):
+    folder = unfinished(write_run, runs)
+    notes = PngInfo()
+    notes.add_text("case", "OP_6")
+    notes.add_text("step", "120")
+    Image.new("L", (60, 20), 99).save(folder / "validation.png", pnginfo=notes)
+    os.utime(folder / "curves" / "from_step0" / "metrics.csv", (6000, 6000))
+    os.utime(folder / "config.yaml", (2000, 2000))
+    os.utime(folder / "curves" / "from_step0", (2400, 2400))
+    (run,) = live_runs([folder.resolve()], runs)
+    assert run.left == "about 60 min left"  # 120 steps took an hour
+    assert run.tags == ("neurons", "convnet3d")
+    assert run.seen.alt == "Validation patch of OP_6, step 120: image, gold, probability"
+    assert (run.seen.width, run.seen.height) == (60, 20)
+    (folder / "validation.png").write_bytes(b"no picture")
+    os.utime(folder / "curves" / "from_step0", (6000, 6000))
+    (run,) = live_runs([folder.resolve()], runs)
+    assert (run.left, run.seen) == ("", None)
 
 
 def test_a_folder_without_finished_runs_has_a_page_too(tmp_path, write_run):

@@ -4,10 +4,9 @@ import math
 
 import pytest
 
+from distill3d.storage.achieved import best
 from distill3d.storage.curves import history, read_curves
 from distill3d.storage.run_folder import RunFolder
-from distill3d.sweep.objective import best
-from distill3d.sweep.schema import Metric
 
 
 def write(run, first_step, *rows, end="\n"):
@@ -37,7 +36,7 @@ def test_a_value_that_is_not_finite_is_an_iteration_but_neither_drawn_nor_the_be
     assert read_curves(tmp_path) == {"train/loss": [(15, 2.0)]}
     values = history(RunFolder(tmp_path), "train/loss")
     assert values == pytest.approx([math.nan, 2.0, -math.inf], nan_ok=True)
-    assert best(values, Metric(name="train/loss", goal="minimize")) == 2.0
+    assert best(values, highest=False) == 2.0
 
 
 def test_a_run_without_the_term_has_no_history(tmp_path):

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from distill3d.config.paths import ConfigPath
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import STRATEGIES, Component
 from distill3d.config.schema import AugmentConfig, PatchConfig
 from distill3d.experiment import experiment_from_plain
+from distill3d.storage.checkpoint import CHECKPOINT_KEY, write_model
 from distill3d.students.vit3d import Vit3d, Vit3dConfig
 from distill3d.teachers.base import Teacher, TeacherIdentity, hash_weights
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
@@ -19,6 +21,7 @@ from distill3d.transfer.combine import CombineConfig
 from distill3d.transfer.features import FeaturesConfig
 from distill3d.transfer.inflate import InflateConfig
 from distill3d.transfer.view import TeacherView
+from distill3d.transfer.warm_start import WarmStart, WarmStartConfig
 from distill3d.types import Batch, LossTerm, Prediction
 
 NAMES = [name for name in STRATEGIES.names() if STRATEGIES[name].module.startswith("distill3d.")]
@@ -51,12 +54,20 @@ def teacher(strategy):
 
 @pytest.fixture
 def student():
+    return _student()
+
+
+def _student():
     torch.manual_seed(0)
     return Vit3d(Vit3dConfig(encoder="test_vit", block_zyx=(4, 16, 16), input_zyx=(8, 32, 32)))
 
 
 @pytest.fixture(params=NAMES)
-def strategy(request) -> TransferStrategy:
+def strategy(request, tmp_path) -> TransferStrategy:
+    if request.param == "warm_start":
+        state = {f"student.{name}": value + 1 for name, value in _student().state_dict().items()}
+        write_model(tmp_path / "m.safetensors", {"state_dict": state, CHECKPOINT_KEY: {}})
+        return WarmStart(WarmStartConfig(model=ConfigPath(str(tmp_path / "m.safetensors"))))
     return STRATEGIES.build(Component(request.param, SETTINGS.get(request.param) or STRATEGIES[request.param].config()))
 
 

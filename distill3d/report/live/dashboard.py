@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, final
 from distill3d.errors import InputError, UserError
 from distill3d.report.content import Comparison
 from distill3d.report.live.scan import Scan, live_runs, scan
+from distill3d.report.live.sweeps import live_sweeps
 from distill3d.report.page.curves import TermChart, curve_charts
 from distill3d.report.page.html import render
 from distill3d.report.page.live import Live
@@ -96,7 +97,11 @@ class Dashboard:
             self._finished = self._build(seen)
         comparison = self._finished
         live = Live(
-            state=seen.state, runs=live_runs(seen.running, self.runs), every=self.every, problem=comparison.problem
+            state=seen.state,
+            runs=live_runs(seen.running, self.runs),
+            sweeps=live_sweeps(seen.trials, self.runs),
+            every=self.every,
+            problem=comparison.problem,
         )
         return render(comparison.comparison, curves=comparison.curves, worst=comparison.worst, live=live)
 

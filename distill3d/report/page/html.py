@@ -137,6 +137,7 @@ def _sections(
 ) -> list[tuple[str, str]]:
     titles = {
         "running": "Going on" if live else "",
+        "sweeps": "Sweeps" if live and live.sweeps else "",
         "summary": "Scores",
         "differences": "Differences",
         "cases": "Cases",
@@ -146,7 +147,7 @@ def _sections(
         "budget": "Budget",
         "provenance": "Provenance",
     }
-    shown = titles if comparison.arms else {"running": titles["running"]}
+    shown = titles if comparison.arms else {key: titles[key] for key in ("running", "sweeps")}
     return [(anchor, title) for anchor, title in shown.items() if title]
 
 

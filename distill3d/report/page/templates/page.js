@@ -85,13 +85,14 @@
   }));
   const filter = (input) => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const rows = [...document.getElementById(input.dataset.filter).tBodies[0].rows];
+    const box = document.getElementById(input.dataset.filter);
+    const rows = [...(box.tBodies ? box.tBodies[0].rows : box.children)];
     rows.forEach((row) => {
       const text = row.textContent.toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
     });
     const left = rows.filter((row) => !row.hidden).length;
-    $(`[data-count="${input.dataset.filter}"]`)[0].textContent = words.length ? `${left} of ${rows.length} rows` : "";
+    $(`[data-count="${input.dataset.filter}"]`)[0].textContent = words.length ? `${left} of ${rows.length} ${box.tBodies ? "rows" : "runs"}` : "";
   };
   $("[data-filter]").forEach((input) => input.addEventListener("input", () => filter(input)));
   const pick = (select) => {
