@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -219,28 +219,37 @@ def _machine(machine: Mapping[str, Any]) -> str:
 def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[BudgetCheck]) -> list[str]:
     """What a reader must know before believing."""
     lines = [*missing_folds(groups), *shared_training(groups)]
+    of_arms: dict[str, list[str]] = {}
     for group in groups:
-        n_cases, n_seeds = (len(axis) for axis in axes(group.runs))
-        if n_seeds < MIN_SEEDS or n_cases < MIN_CASES:
-            lines.append(
-                f"{group.name}: {_plural(n_seeds, 'seed')} and {_plural(n_cases, 'case')}; "
-                f"no verdict below {MIN_SEEDS} seeds and {MIN_CASES} cases"
-            )
-        if arms[group.name].random_teacher:
-            lines.append(f"{group.name}: the teacher's weights are RANDOM; nothing was transferred from photographs")
-        learned = (little_kept(arms[group.name].kept), nearly_linear(arms[group.name].nonlinear_share))
-        lines += [f"{group.name}: {warning}" for warning in learned if warning]
-        if bends_in_vain(dataclasses.asdict(arms[group.name].tubes)):
-            lines.append(f"{group.name}: its bent tubes lie on neurites no more often than straight ones would")
-        lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for run in group.runs if run.lacks]
-        if any(str(run.provenance.get("commit", "")).endswith("+dirty") for run in group.runs):
-            lines.append(f"{group.name}: run with local changes, which its commit does not have")
+        for remark in _remarks_of(group, arms[group.name]):
+            of_arms.setdefault(remark, []).append(group.name)
+    for remark, names in of_arms.items():
+        every = 1 < len(names) == len(groups)
+        lines.append(f"{f'all {len(names)} arms' if every else ', '.join(names)}: {remark}")
+    lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for g in groups for run in g.runs if run.lacks]
     lines += dict.fromkeys(line for group in groups for run in group.runs for line in run.untraced)
     lines += _unlike_tuning([arms[group.name] for group in groups])
     unfair = [check.arm for check in budget if not check.equal]
     if unfair:
         lines.append(f"unequal budget, see the check: {', '.join(unfair)}")
     return lines
+
+
+def _remarks_of(group: Group, arm: Arm) -> Iterator[str]:
+    """What a reader must know of an arm."""
+    n_cases, n_seeds = (len(axis) for axis in axes(group.runs))
+    if n_seeds < MIN_SEEDS or n_cases < MIN_CASES:
+        yield (
+            f"{_plural(n_seeds, 'seed')} and {_plural(n_cases, 'case')}; "
+            f"no verdict below {MIN_SEEDS} seeds and {MIN_CASES} cases"
+        )
+    if arm.random_teacher:
+        yield "the teacher's weights are RANDOM; nothing was transferred from photographs"
+    yield from filter(None, (little_kept(arm.kept), nearly_linear(arm.nonlinear_share)))
+    if bends_in_vain(dataclasses.asdict(arm.tubes)):
+        yield "its bent tubes lie on neurites no more often than straight ones would"
+    if any(str(run.provenance.get("commit", "")).endswith("+dirty") for run in group.runs):
+        yield "run with local changes, which its commit does not have"
 
 
 def _unlike_tuning(arms: Sequence[Arm]) -> list[str]:
