@@ -200,4 +200,4 @@ def test_one_case_names_no_winner(write_run, tmp_path):
     ]
     result = compare(read_runs(runs), baseline="a")
     assert {d.verdict for d in result.differences} == {"INCONCLUSIVE"}
-    assert any(line.startswith("a: 3 seeds and 1 case") for line in result.remarks)
+    assert "all 2 arms: 3 seeds and 1 case; no verdict below 3 seeds and 4 cases" in result.remarks
