@@ -44,4 +44,4 @@ def resized(data: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any]:
     if data.shape == shape:
         return data
     values = data.astype(np.float32, copy=False)
-    return resize(values, shape, order=1, mode="edge", anti_aliasing=True, preserve_range=True)
+    return np.asarray(resize(values, shape, order=1, mode="edge", anti_aliasing=True, preserve_range=True))
