@@ -25,7 +25,7 @@ from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBa
 from distill3d.training.launch import cluster_environment
 from distill3d.training.loggers import log_stop
 from distill3d.training.numbers import NumbersWatch
-from distill3d.training.ranks import LeaderWatch, RankLauncher, only_once
+from distill3d.training.ranks import LeaderWatch, RankLauncher, speaking_once
 
 EXIT_INTERRUPT = 130
 STOPS = {EXIT_INTERRUPT: "Ctrl-C", EXIT_SIGTERM: "SIGTERM, as a sweep agent or a cluster sends it"}
@@ -117,7 +117,8 @@ def train(
     """
     end_with_leader()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with speaking_once(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as err:
         if is_main_process():
             stderr().print(f"stopped; --resume goes on from {folder.path}", soft_wrap=True)
@@ -126,11 +127,6 @@ def train(
         if code in STOPS:
             log_stop(trainer.loggers, STOPS[code])
         raise SystemExit(code) from err
-    except Exception as err:
-        shown = only_once(trainer, err)
-        if shown is err:
-            raise
-        raise shown from err
 
 
 def step_of(checkpoint: Path | None) -> int:
