@@ -13,9 +13,10 @@ from rich.console import Console
 from distill3d.config.paths import ConfigPath
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
-from distill3d.config.schema import Experiment
+from distill3d.config.schema import Experiment, TrainerConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.experiment import load_experiment
+from distill3d.layers.norm3d import synchronize_batch_norm
 from distill3d.neurons.conversion import neuron_costs
 from distill3d.storage.lock import FolderLock
 from distill3d.storage.provenance import peak_memory_gib, provenance
@@ -96,6 +97,7 @@ def fit(
         trainer = None
         if not trained:
             _show_teacher(view, module, data, console)
+            _share_statistics(experiment.trainer, module, console)
             trainer = _train(experiment, module, data, folder, loggers, checkpoint, lock)
         finish(folder, teacher, data, loggers, console, lock, trainer=trainer)
     return folder.path
@@ -165,6 +167,14 @@ def _show_teacher(view: TeacherView | None, module: DistillModule, data: Distill
     if is_main_process() and view.cached:
         console.print(cache_line(count), soft_wrap=True)
     module.look(view)
+
+
+def _share_statistics(settings: TrainerConfig, module: DistillModule, console: Console) -> None:
+    """Synchronize the student's batch norm, if that is asked for; one process has all statistics anyway."""
+    if not settings.sync_batchnorm or settings.devices * settings.num_nodes == 1:
+        return
+    if not synchronize_batch_norm(module.student) and is_main_process():
+        console.print("trainer.sync_batchnorm: nothing to share, the student trains no batch norm", soft_wrap=True)
 
 
 def _train(

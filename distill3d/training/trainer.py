@@ -67,6 +67,7 @@ def make_trainer(
         plugins=[cluster_environment(settings)],
         precision=("bf16-mixed" if gpu else "32-true") if settings.precision == "auto" else settings.precision,
         max_epochs=settings.steps // settings.validate_every,
+        accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip or None,
         log_every_n_steps=min(settings.log_every, settings.validate_every),
         logger=loggers,
@@ -96,9 +97,15 @@ def check_trainer(settings: TrainerConfig, folder: RunFolder) -> None:
         ConfigError: it cannot: no such strategy, too few devices, or other processes than were asked for.
     """
     try:
-        make_trainer(settings, folder, [], [])
+        trainer = make_trainer(settings, folder, [], [])
     except (MisconfigurationException, RuntimeError, ValueError) as err:
         raise ConfigError(f"trainer: {' '.join(str(err).split())}") from err
+    device = trainer.strategy.root_device.type
+    if settings.sync_batchnorm and trainer.world_size > 1 and device == "cpu":
+        raise ConfigError(
+            f"trainer.sync_batchnorm=true with {trainer.world_size} processes on the {device}, where torch has no "
+            "synchronized batch norm; accepted: GPUs, or false"
+        )
 
 
 def train(
