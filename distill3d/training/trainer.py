@@ -14,12 +14,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch.nn.parallel import DistributedDataParallel
 
 from distill3d.config.schema import TrainerConfig
 from distill3d.errors import ConfigError
 from distill3d.storage.parent import end_with_leader
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
+from distill3d.teachers.base import Teacher
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
 from distill3d.training.launch import cluster_environment
@@ -123,6 +125,7 @@ def train(
         TrainingError: the numbers cannot be used, or another process is gone.
     """
     end_with_leader()
+    _leave_teachers_out(module)
     try:
         with speaking_once(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -134,6 +137,15 @@ def train(
         if code in STOPS:
             log_stop(trainer.loggers, STOPS[code])
         raise SystemExit(code) from err
+
+
+def _leave_teachers_out(module: L.LightningModule) -> None:
+    """Keep DDP from sending a frozen teacher around: at the start its weights, in every step its running statistics."""
+    teachers = [(path, part) for path, part in module.named_modules() if isinstance(part, Teacher)]
+    kept = [
+        f"{path}.{name}" for path, part in teachers for name, _ in [*part.named_parameters(), *part.named_buffers()]
+    ]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, kept)  # noqa: SLF001 - torch's only way
 
 
 def step_of(checkpoint: Path | None) -> int:
