@@ -130,7 +130,7 @@ class TrainerConfig:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1  # processes per node; on CPU too
     num_nodes: int = 1
-    strategy: str = "auto"  # a Lightning strategy such as "ddp"
+    strategy: str = "auto"  # a Lightning strategy such as "ddp"; "fsdp": each process holds a share of the student
     sync_batchnorm: bool = (
         False  # several processes on GPUs share the statistics of batch norm; others stay as they are
     )

@@ -33,6 +33,7 @@ from distill3d.training.last_seen import LastSeen
 from distill3d.training.loggers import make_loggers, wandb_mode
 from distill3d.training.module import DistillModule, fresh_module, load_module
 from distill3d.training.patch_size import check_patch_size
+from distill3d.training.sharding import FSDP, check_sharding, is_sharded
 from distill3d.training.start import start_batch, start_of
 from distill3d.training.tables import audit_table, start_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
@@ -78,6 +79,7 @@ def fit(
             console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
     with quiet(), lock:
+        check_sharding(experiment)
         check_trainer(experiment.trainer, folder)
         mode = wandb_mode(experiment)
         L.seed_everything(experiment.seed, workers=True, verbose=False)
@@ -188,10 +190,13 @@ def _train(
 ) -> L.Trainer:
     clock, started = StepClock(), time.perf_counter()
     audit, before = GradientAudit(every=experiment.trainer.audit_every), _images_seen(module)
-    trainer = make_trainer(experiment.trainer, folder, loggers, [clock, audit, HoldsFolder(lock), LastSeen(folder)])
+    audits = [] if experiment.trainer.strategy == FSDP else [audit]  # no process has whole gradients there
+    watch = [clock, *audits, HoldsFolder(lock), LastSeen(folder)]
+    trainer = make_trainer(experiment.trainer, folder, loggers, watch)
     train(trainer, module, data, folder=folder, checkpoint=checkpoint)
     lock.check()
     if trainer.is_global_zero:
+        module = load_module(folder.last) if is_sharded(trainer) else module
         trained = [p for p in module.parameters() if p.requires_grad]
         cost = {
             "trainable_parameters": sum(p.numel() for p in trained),

@@ -28,6 +28,7 @@ from distill3d.training.launch import cluster_environment
 from distill3d.training.loggers import log_stop
 from distill3d.training.numbers import NumbersWatch
 from distill3d.training.ranks import LeaderWatch, RankLauncher, speaking_once
+from distill3d.training.sharding import FSDP, sharding_strategy
 
 EXIT_INTERRUPT = 130
 STOPS = {EXIT_INTERRUPT: "Ctrl-C", EXIT_SIGTERM: "SIGTERM, as a sweep agent or a cluster sends it"}
@@ -65,7 +66,7 @@ def make_trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        strategy=sharding_strategy(settings) if settings.strategy == FSDP else settings.strategy,
         plugins=[cluster_environment(settings)],
         precision=("bf16-mixed" if gpu else "32-true") if settings.precision == "auto" else settings.precision,
         max_epochs=settings.steps // settings.validate_every,
@@ -157,7 +158,7 @@ def step_of(checkpoint: Path | None) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning's greetings and four known, harmless warnings off the terminal."""
+    """Keep Lightning's greetings and five known, harmless warnings off the terminal."""
     names = ("lightning.pytorch", "lightning.fabric")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
@@ -169,6 +170,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*LeafSpec")
         # one worker feeds the step (measured in `make bench`); Lightning counts cores instead
         warnings.filterwarnings("ignore", message=r".*does not have many workers")
+        # FSDP: nothing changes the logits in place
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
         # a resumed run writes into its own folder on purpose
         warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
         yield
