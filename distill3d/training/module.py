@@ -25,7 +25,7 @@ from distill3d.training.dice import DiceByCase
 from distill3d.training.gradients import GradientBalance, StepTerms
 from distill3d.training.numbers import check_loss
 from distill3d.training.optimizer import parameter_groups, transferred_scales
-from distill3d.training.sharding import is_sharded, shard
+from distill3d.training.sharding import shard
 from distill3d.transfer.base import TransferAudit, TransferStrategy
 from distill3d.transfer.view import TeacherView
 from distill3d.types import Batch, LossTerm, Prediction
@@ -186,8 +186,7 @@ class DistillModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Shard what trains, where the training is sharded; Lightning calls it when the processes have met."""
-        if self._trainer is not None and is_sharded(self.trainer):
-            shard(self, self.student, self.strategy)
+        shard(self, self.student, self.strategy)
 
     def on_after_backward(self) -> None:
         """Let go of the graphs."""

@@ -52,12 +52,14 @@ def is_sharded(trainer: L.Trainer) -> bool:
 
 
 def shard(module: L.LightningModule, *parts: nn.Module) -> None:
-    """Shard parts of a module, block by block, as processes have met.
+    """Shard parts of a module, block by block, if its training is sharded; processes have met.
 
     Args:
-        module: whose training is sharded.
+        module: as its trainer has it.
         parts: those that train, each called as a whole.
     """
+    if not module._trainer or not is_sharded(module.trainer):  # noqa: SLF001 - `trainer` raises where there is none
+        return
     mesh = module.device_mesh
     if mesh is None:
         raise RuntimeError("processes have not met yet: Lightning calls `configure_model` when they have")
