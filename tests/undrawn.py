@@ -13,9 +13,9 @@ UNDRAWN = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import 
 def apply(setattr_, *, keep=""):
     """Leave the figures of runs out, but for those of one function."""
     from distill3d.evaluation import run_scores
-    from distill3d.training import figures, fit
+    from distill3d.training import figures, finish
 
-    setattr_(fit, "case_pictures", lambda *_: {})
+    setattr_(finish, "case_pictures", lambda *_: {})
     for module, name in ((run_scores, "_draw"), (figures, "_teaching_figures"), (figures, "_input_figures")):
         if name != keep:
             setattr_(module, name, lambda *_: {})

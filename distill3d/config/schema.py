@@ -123,11 +123,17 @@ class TrainerConfig:
     """How long and on what."""
 
     steps: int = 300  # optimizer steps: the budget that compared arms must share
+    accumulate: int = (
+        1  # batches of each process in a step, whose gradients are averaged: a large batch in little memory
+    )
     validate_every: int = 75  # steps; also how often a checkpoint is written and how much a killed run can lose
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1  # processes per node; on CPU too
     num_nodes: int = 1
-    strategy: str = "auto"  # a Lightning strategy such as "ddp"
+    strategy: str = "auto"  # a Lightning strategy such as "ddp"; "fsdp": each process holds a share of the student
+    sync_batchnorm: bool = (
+        False  # several processes on GPUs share the statistics of batch norm; others stay as they are
+    )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed on a GPU, else 32-true
     gradient_clip: float = 1.0  # Euclidean norm; 0 does not clip
     early_stopping: int = 0  # validations without a better Dice before training stops; 0 never stops
@@ -138,6 +144,7 @@ class TrainerConfig:
         _at_least(
             1,
             steps=self.steps,
+            accumulate=self.accumulate,
             validate_every=self.validate_every,
             devices=self.devices,
             num_nodes=self.num_nodes,

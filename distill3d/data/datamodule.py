@@ -108,11 +108,11 @@ class DistillDataModule(L.LightningDataModule):
             raise InputError(*problems)
 
     def train_dataloader(self) -> DataLoader[Patch]:
-        """Return a loader of endless new patches, ``validate_every`` batches an epoch."""
+        """Return a loader of endless new patches; an epoch has the batches of ``validate_every`` steps, all whole."""
         config, trainer = self.experiment.patches, self.experiment.trainer
         rank, world = self._rank_and_world()
         patches = TrainPatches(self.train_cases(), config, seed=self.experiment.seed, augment=Augment(config.augment))
-        sampler = StepSampler(trainer.validate_every * config.batch_size, rank=rank, world=world)
+        sampler = StepSampler(trainer.validate_every * trainer.accumulate * config.batch_size, rank=rank, world=world)
         voxel_bytes = 9 + len(self.skeletons)  # image and target of 4 bytes, and masks
         batch_bytes = config.batch_size * math.prod(config.size_zyx) * voxel_bytes
         workers = workers_that_fit(config.workers, batch_bytes=batch_bytes, processes=trainer.devices)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from distill3d.config.schema import EvaluationConfig, Experiment
 from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
+from distill3d.data.each import Each, one_by_one
 from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
-from distill3d.evaluation.cleaning import Segmented, choose_min_voxels
+from distill3d.evaluation.cleaning import Clean, Segmented, choose_min_voxels, dice_by_size
 from distill3d.evaluation.figures.case import case_figure
+from distill3d.evaluation.figures.places import picture_path
 from distill3d.evaluation.figures.tree import tree_figure
-from distill3d.evaluation.figures.tree_page import tree_page
+from distill3d.evaluation.figures.tree_page import in_words, tree_page
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_scores, tree_scores
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.projections import Projections, project, write_projections
@@ -52,36 +54,13 @@ class Found:
     untraced: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Clean:
-    """Which pieces of a method's masks the clean scores leave out.
+class CaseResult(NamedTuple):
+    """What `evaluate` knows of a case: scores of the student and of the baseline, and why either was not traced."""
 
-    Attributes:
-        min_voxels: smaller ones.
-        chosen_on: the validation cases that decided; none where it is what the trace has.
-    """
-
-    min_voxels: int
-    chosen_on: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """What `evaluate` knows of a method: scores by case, and why a case was not traced."""
-
-    clean: Clean
-    cases: dict[str, Scores] = field(default_factory=dict)
-    untraced: dict[str, str] = field(default_factory=dict)
-
-    def add(self, case: PreparedCase, result: Found, evaluation: EvaluationConfig) -> None:
-        """Score a case."""
-        self.cases[case.name] = case_scores(case, result, self.clean, evaluation)
-        if result.untraced:
-            self.untraced[case.name] = result.untraced
-
-    def summary(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` has of the method."""
-        return {**dataclasses.asdict(self), **dataclasses.asdict(summarize(self.cases))}
+    student: Scores
+    untraced: str
+    otsu: Scores
+    otsu_untraced: str
 
 
 def evaluate(
@@ -95,16 +74,44 @@ def evaluate(
         allow_plugins: import the modules that the settings name, though the run lies outside of this project.
 
     Returns:
-        The content of ``metrics.json``: ``cases``, ``mean``, ``sd``, ``n_missed``, the same under ``baselines.otsu``,
-        and ``cost``, ``teacher``, ``kept``, ``tubes``, ``nonlinear_share``, ``provenance`` of the training. Scores of
-        trees start with ``tree_``; those that end in ``_clean`` are of the mask without small pieces, as a trace drops
-        them too; `Clean` is under ``clean``. Cases whose mask is denser than a neuron have no scores of trees, and the
-        reason under ``untraced``. ``tolerances`` has all that scores were taken at.
+        The content of ``metrics.json``: that of `score_cases`, and ``cost``, ``teacher``, ``kept``, ``tubes``,
+        ``nonlinear_share``, ``provenance`` of the training.
 
     Raises:
         InputError: not a run folder, no test case, or a prediction is missing.
     """
     folder = RunFolder(Path(run))
+    return write_scores(folder, score_cases(folder, tolerances_um=tolerances_um, allow_plugins=allow_plugins))
+
+
+def write_scores(folder: RunFolder, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``metrics.json``: scores of the cases, and what is known of the training; returns its content."""
+    results = {**scores, **folder.read_json(folder.fit)}
+    write_json(folder.metrics, results)
+    return results
+
+
+def score_cases(
+    folder: RunFolder,
+    *,
+    tolerances_um: Mapping[str, float] | None = None,
+    allow_plugins: bool = False,
+    each: Each = one_by_one,
+) -> dict[str, Any]:
+    """Trace and score every test case of a run; write its tree, projections and figures.
+
+    Args:
+        folder: of the run, with predictions in ``prob/``.
+        tolerances_um: as for `evaluate`.
+        allow_plugins: as for `evaluate`.
+        each: goes through cases; in every process of those that share them.
+
+    Returns:
+        ``cases``, ``mean``, ``sd``, ``n_missed``, and the same under ``baselines.otsu``. Scores of trees start with
+        ``tree_``; those that end in ``_clean`` are of the mask without small pieces, as a trace drops them too; `Clean`
+        is under ``clean``. Cases whose mask is denser than a neuron have no scores of trees, and the reason under
+        ``untraced``. ``tolerances`` has all that scores were taken at.
+    """
     require_inside(folder.path)
     experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
     data = DistillDataModule(experiment)
@@ -113,28 +120,37 @@ def evaluate(
     data.prepare_data()
     settings = trace_settings(folder, experiment)
     evaluation = dataclasses.replace(experiment.evaluation, **(tolerances_um or {}))
-    clean, otsu_clean = clean_settings(folder, experiment, data, settings)
-    student, baseline = Scored(clean), Scored(otsu_clean)
-    for case in data.cases("test"):
+    fixed = {"mask_vox": DEFAULT_TOLERANCE_VOX, "tree_vox": DEFAULT_TREE_TOLERANCE}
+    clean, otsu_clean = clean_settings(folder, experiment, data.cases("val"), settings, each)
+
+    def score(case: PreparedCase) -> CaseResult:
         prob = prediction(folder, case)
         result = Found(prob >= experiment.inference.threshold, *_traced(case, prob, settings))
+        otsu = otsu_traced(case)
         _write_tree(folder.swc(case.name), result.tree)
-        student.add(case, result, evaluation)
-        baseline.add(case, otsu_traced(case), evaluation)
-        _draw(folder, experiment, case, prob, result, student.cases[case.name])
+        scores = case_scores(case, result, clean, evaluation)
+        _draw(folder, experiment, case, prob, result, scores)
         write_projections(folder.projections(case.name), _projections(case, result))
-    results = {
+        return CaseResult(scores, result.untraced, case_scores(case, otsu, otsu_clean, evaluation), otsu.untraced)
+
+    results = each(data.cases("test"), score)
+    return {
         "experiment": experiment.name,
         "seed": experiment.seed,
         "components": {kind: getattr(experiment, kind).name for kind in ("data", "student", "teacher", "strategy")},
         "trace": dataclasses.asdict(settings),
-        "tolerances": _tolerances(evaluation),
-        **student.summary(),
-        "baselines": {"otsu": baseline.summary()},
-        **folder.read_json(folder.fit),
+        "tolerances": fixed | dataclasses.asdict(evaluation),
+        **_method(clean, {name: (r.student, r.untraced) for name, r in results.items()}),
+        "baselines": {"otsu": _method(otsu_clean, {name: (r.otsu, r.otsu_untraced) for name, r in results.items()})},
     }
-    write_json(folder.metrics, results)
-    return results
+
+
+def _method(clean: Clean, results: Mapping[str, tuple[Scores, str]]) -> dict[str, Any]:
+    """Return what ``metrics.json`` has of a method."""
+    cases = {name: scores for name, (scores, _) in results.items()}
+    untraced = {name: why for name, (_, why) in results.items() if why}
+    summary = dataclasses.asdict(summarize(cases))
+    return {"clean": dataclasses.asdict(clean), "cases": cases, "untraced": untraced, **summary}
 
 
 def trace_settings(folder: RunFolder, experiment: Experiment) -> TraceConfig:
@@ -144,28 +160,29 @@ def trace_settings(folder: RunFolder, experiment: Experiment) -> TraceConfig:
 
 
 def clean_settings(
-    folder: RunFolder, experiment: Experiment, data: DistillDataModule, settings: TraceConfig
+    folder: RunFolder, experiment: Experiment, cases: Sequence[PreparedCase], settings: TraceConfig, each: Each
 ) -> tuple[Clean, Clean]:
     """Choose which pieces clean scores leave out, for the run and for Otsu, on the validation cases alone.
 
     A run whose validation cases are not all predicted leaves out what its trace does.
     """
-    cases = data.cases("val")
-    names = [case.name for case in cases]
     if not cases:
         return Clean(settings.min_voxels), Clean(_OTSU.min_voxels)
-    of_otsu = choose_min_voxels(
-        (Segmented(above_otsu(case.raw), case.mask, case.known) for case in cases), _OTSU.min_voxels
-    )
-    if not all(folder.prob(name).is_file() for name in names):
-        return Clean(settings.min_voxels), Clean(of_otsu, names)
-    threshold = experiment.inference.threshold
-    segmented = (Segmented(prediction(folder, case) >= threshold, case.mask, case.known) for case in cases)
-    return Clean(choose_min_voxels(segmented, settings.min_voxels), names), Clean(of_otsu, names)
 
+    def dice(case: PreparedCase) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+        of_otsu = dice_by_size(Segmented(above_otsu(case.raw), case.mask, case.known), _OTSU.min_voxels)
+        if not folder.prob(case.name).is_file():
+            return None, of_otsu
+        mask = prediction(folder, case) >= experiment.inference.threshold
+        return dice_by_size(Segmented(mask, case.mask, case.known), settings.min_voxels), of_otsu
 
-def _tolerances(evaluation: EvaluationConfig) -> dict[str, float | None]:
-    return {"mask_vox": DEFAULT_TOLERANCE_VOX, "tree_vox": DEFAULT_TREE_TOLERANCE, **dataclasses.asdict(evaluation)}
+    names = [case.name for case in cases]
+    of_run, of_otsu = zip(*each(cases, dice).values(), strict=True)
+    otsu = Clean(choose_min_voxels(of_otsu, _OTSU.min_voxels), names)
+    rows = [row for row in of_run if row is not None]
+    if len(rows) < len(names):
+        return Clean(settings.min_voxels), otsu
+    return Clean(choose_min_voxels(rows, settings.min_voxels), names), otsu
 
 
 def case_scores(case: PreparedCase, result: Found, clean: Clean, evaluation: EvaluationConfig) -> Scores:
@@ -226,13 +243,6 @@ def _write_tree(path: Path, tree: Tree | None) -> None:
         write_swc(path, tree, spacing_um=MICROMETERS)
 
 
-def case_pictures(folder: RunFolder, results: Mapping[str, Any]) -> dict[str, Path]:
-    """Name for the logs -> the pictures, and pages to turn, that `evaluate` drew."""
-    endings = {"mip": ".png", "tree": "_tree.png", "tree_3d": "_3d.html"}
-    drawn = {f"{kind}/{case}": _picture(folder, case, endings[kind]) for kind in endings for case in results["cases"]}
-    return {name: path for name, path in drawn.items() if path.is_file()}
-
-
 def prediction(folder: RunFolder, case: PreparedCase) -> NDArray[np.float32]:
     """Read the predicted probability of a case.
 
@@ -246,10 +256,6 @@ def prediction(folder: RunFolder, case: PreparedCase) -> NDArray[np.float32]:
     if prob.shape != case.mask.shape:
         raise InputError(f"{path}: shape {prob.shape}, but the gold of {case.name} has {case.mask.shape}")
     return prob
-
-
-def _picture(folder: RunFolder, case: str, ending: str) -> Path:
-    return folder.figures / f"{case}{ending}"
 
 
 def _projections(case: PreparedCase, result: Found) -> Projections:
@@ -268,7 +274,7 @@ def _draw(
 ) -> None:
     title = f"{case.name}: {experiment.name}, seed {experiment.seed}"
     case_figure(
-        _picture(folder, case.name, ".png"),
+        picture_path(folder, case.name, ".png"),
         f"{title}; Dice {scores['dice']:.3f}, within 2 voxels {scores['dice_tol']:.3f}",
         image=case.image,
         gold=case.mask,
@@ -277,24 +283,16 @@ def _draw(
         threshold=experiment.inference.threshold,
         spacing_um=case.spacing_um,
     )
-    gold, path = case.tree(), _picture(folder, case.name, "_tree.png")
+    gold, path = case.tree(), picture_path(folder, case.name, "_tree.png")
     path.unlink(missing_ok=True)
     if gold is not None and result.tree is not None:
         tree_figure(path, title, image=case.image, pred=result.tree, gold=gold, spacing_um=case.spacing_um)
     tree_page(
-        _picture(folder, case.name, "_3d.html"),
+        picture_path(folder, case.name, "_3d.html"),
         title,
-        _in_words(scores),
+        in_words(scores),
         image=case.raw,
         gold=gold,
         pred=result.tree,
         spacing_um=case.spacing_um,
     )
-
-
-def _in_words(scores: Scores) -> str:
-    """Say what the page of a case's trees shows in numbers."""
-    if "tree_f1" not in scores:
-        return f"Dice {scores['dice']:.3f}; no pair of trees to compare"
-    shares = ", ".join(f"{name} {scores[f'tree_{name}']:.3f}" for name in ("precision", "recall"))
-    return f"Length F1 {scores['tree_f1']:.3f}, {shares} within {DEFAULT_TREE_TOLERANCE:g} voxels"

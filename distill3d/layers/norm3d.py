@@ -5,7 +5,7 @@ At batch size 2, which 3D patches allow, the choice matters:
 * ``batch``: statistics of the batch in training (two patches hold 10^4 to 10^6 samples per channel, enough), running
   ones in evaluation. Keeps a teacher's running statistics, which its first training steps do not use: on a stack of
   neurons EfficientNet-Lite0 starts as far from ImageNet's function as with ``instance`` (a relative error above 1).
-  Training in several processes is NOT the same as in one.
+  Training in several processes is NOT the same as in one, but with `synchronize_batch_norm`.
 * ``frozen``: running statistics always, affine parameters trained. The network computes in training exactly what its
   teacher does, but one that starts from random values is not normalized at all.
 * ``instance``: statistics of each patch and channel. The same in training and evaluation, in one process and several,
@@ -78,6 +78,45 @@ class BatchNormAct3d(nn.BatchNorm3d):
             mean, var = self.running_mean, self.running_var
             return self.act(F.batch_norm(input, mean, var, self.weight, self.bias, training=False, eps=self.eps))
         return self.act(super().forward(input))
+
+
+@final
+class SyncBatchNormAct3d(nn.SyncBatchNorm):
+    """`BatchNormAct3d` with the statistics of the batches of all processes, which are on GPUs.
+
+    Args:
+        layer: whose parameters, statistics and activation it takes over; not a frozen one.
+    """
+
+    def __init__(self, layer: BatchNormAct3d) -> None:
+        super().__init__(layer.num_features, eps=layer.eps, momentum=layer.momentum)
+        self.weight, self.bias, self.act = layer.weight, layer.bias, layer.act
+        self.running_mean, self.running_var = layer.running_mean, layer.running_var
+        self.num_batches_tracked = layer.num_batches_tracked
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
+        """Normalize [B, C, Z, Y, X] and activate."""
+        return self.act(super().forward(input))
+
+
+def synchronize_batch_norm(module: nn.Module) -> int:
+    """Let the batch norm of a network share its statistics between processes; parameters and names stay.
+
+    Returns:
+        How many layers do; those that are frozen have nothing to share.
+    """
+    count = 0
+    for name, child in module.named_children():
+        if isinstance(child, BatchNormAct3d):
+            if not child.frozen:
+                setattr(module, name, SyncBatchNormAct3d(child))
+                count += 1
+        elif isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+            count += 1
+        else:
+            count += synchronize_batch_norm(child)
+    return count
 
 
 @final

@@ -85,23 +85,25 @@ class StepClock(L.Callback):
         self._started = 0.0
         self._ended: float | None = None
         self._seen = 0
+        self._step = 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Note when the batch was there."""
-        self._started = time.perf_counter()
+        self._started, self._step = time.perf_counter(), trainer.global_step
         if self._ended is not None and self._seen > self.warm_up:
             self.wait_seconds += self._started - self._ended
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
-        """Note when the step was done."""
+        """Note when a batch, and with the last one of its step the step, was done."""
         self._ended = time.perf_counter()
-        self._seen += 1
-        if self._seen > self.warm_up:
-            self.steps += 1
+        whole = trainer.global_step > self._step
+        self._seen += whole
+        if self._seen + (not whole) > self.warm_up:
+            self.steps += whole
             self.step_seconds += self._ended - self._started
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from distill3d.config.plain import Plain, flatten
+from distill3d.config.plain import Plain, as_plain, flatten
+from distill3d.config.schema import TrainerConfig
 from distill3d.errors import InputError
 from distill3d.storage.links import require_inside
 from distill3d.storage.lock import FolderLock
@@ -36,7 +37,9 @@ def finished_or_refused(folder: RunFolder, settings: Plain, *, resume: bool) -> 
     if folder.state == "absent":
         return False
     require_inside(folder.path)
-    then, now = flatten(folder.read_config()), flatten(settings)
+    # what a run of an older version does not say had no effect, as the default has none
+    unsaid = flatten({"trainer": as_plain(TrainerConfig())})
+    then, now = unsaid | flatten(folder.read_config()), flatten(settings)
     changed = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key) and not _may_change(key)]
     if changed:
         shown = "; ".join(f"{key}: {then.get(key)!r} there, {now.get(key)!r} now" for key in changed[:3])

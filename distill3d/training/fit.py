@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
@@ -15,37 +13,33 @@ from rich.console import Console
 from distill3d.config.paths import ConfigPath
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
-from distill3d.config.schema import Experiment
+from distill3d.config.schema import Experiment, TrainerConfig
 from distill3d.data.datamodule import DistillDataModule
-from distill3d.data.prepared import PreparedCase
-from distill3d.evaluation.run_scores import case_pictures, evaluate
 from distill3d.experiment import load_experiment
+from distill3d.layers.norm3d import synchronize_batch_norm
 from distill3d.neurons.conversion import neuron_costs
-from distill3d.neurons.nonlinear import nonlinear_audit
 from distill3d.storage.lock import FolderLock
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.teachers.base import Teacher
-from distill3d.terminal import progress_bar, stderr
+from distill3d.terminal import stderr
 from distill3d.training.callbacks import HoldsFolder, StepClock
 from distill3d.training.claim import is_finished, steps_before, take
-from distill3d.training.figures import keep_start, learned_figures
+from distill3d.training.figures import keep_start
+from distill3d.training.finish import compare_layers, finish
 from distill3d.training.gradient_audit import GradientAudit
-from distill3d.training.inference import inference_device, predict_prob, window_count
 from distill3d.training.last_seen import LastSeen
-from distill3d.training.loggers import log_results, make_loggers, wandb_mode
+from distill3d.training.loggers import make_loggers, wandb_mode
 from distill3d.training.module import DistillModule, fresh_module, load_module
 from distill3d.training.patch_size import check_patch_size
-from distill3d.training.similarity import kept, layer_similarity, mirrored_blocks, similarity_batch
+from distill3d.training.sharding import FSDP, check_sharding, is_sharded
 from distill3d.training.start import start_batch, start_of
 from distill3d.training.tables import audit_table, start_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
 from distill3d.training.trainer import check_trainer, make_trainer, quiet, step_of, train
-from distill3d.training.tubes import tube_shares
 from distill3d.transfer.base import TransferAudit
 from distill3d.transfer.view import TeacherView
-from distill3d.volumes.prob import write_prob
 
 
 def fit(
@@ -57,7 +51,8 @@ def fit(
 ) -> Path:
     """Train, predict the validation and test cases, score the latter, and leave everything in the run's folder.
 
-    A finished run with the same settings is not repeated. Under DDP every rank trains and rank 0 alone does the rest.
+    A finished run with the same settings is not repeated. Under DDP every rank trains, predicts and scores cases of
+    its own; rank 0 alone does the rest.
 
     Args:
         experiment: a loaded experiment, or its name or path.
@@ -84,6 +79,7 @@ def fit(
             console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
     with quiet(), lock:
+        check_sharding(experiment)
         check_trainer(experiment.trainer, folder)
         mode = wandb_mode(experiment)
         L.seed_everything(experiment.seed, workers=True, verbose=False)
@@ -100,11 +96,12 @@ def fit(
             if audit is not None:
                 _show_start(folder, module, teacher, data, audit, console)
         loggers = make_loggers(experiment, folder, mode=mode, first_step=step_of(checkpoint))
+        trainer = None
         if not trained:
             _show_teacher(view, module, data, console)
-            _train(experiment, module, data, folder, loggers, checkpoint, lock)
-        if is_main_process():
-            _finish(folder, teacher, data, loggers, console, lock)
+            _share_statistics(experiment.trainer, module, console)
+            trainer = _train(experiment, module, data, folder, loggers, checkpoint, lock)
+        finish(folder, teacher, data, loggers, console, lock, trainer=trainer)
     return folder.path
 
 
@@ -158,22 +155,7 @@ def _show_start(
     if start is not None:
         console.print(start_table(start))
     keep_start(folder, module)
-    _compare_layers(folder, module, teacher, data, "before")
-
-
-def _compare_layers(
-    folder: RunFolder,
-    module: DistillModule,
-    teacher: Teacher,
-    data: DistillDataModule,
-    when: Literal["before", "after"],
-) -> None:
-    """Note how alike the layers of student and teacher are."""
-    if teacher.identity.architecture == "none":
-        return
-    similarity = layer_similarity(module.student, teacher, similarity_batch(data))
-    if similarity["student"]:  # some students of MONAI have no block that gives a map
-        write_json(folder.similarity, {**folder.read_json(folder.similarity), when: similarity})
+    compare_layers(folder, module, teacher, data, "before")
 
 
 # ---------------------------------------------------------------- training
@@ -189,6 +171,14 @@ def _show_teacher(view: TeacherView | None, module: DistillModule, data: Distill
     module.look(view)
 
 
+def _share_statistics(settings: TrainerConfig, module: DistillModule, console: Console) -> None:
+    """Synchronize the student's batch norm, if that is asked for; one process has all statistics anyway."""
+    if not settings.sync_batchnorm or settings.devices * settings.num_nodes == 1:
+        return
+    if not synchronize_batch_norm(module.student) and is_main_process():
+        console.print("trainer.sync_batchnorm: nothing to share, the student trains no batch norm", soft_wrap=True)
+
+
 def _train(
     experiment: Experiment,
     module: DistillModule,
@@ -197,13 +187,16 @@ def _train(
     loggers: list[Logger],
     checkpoint: Path | None,
     lock: FolderLock,
-) -> None:
+) -> L.Trainer:
     clock, started = StepClock(), time.perf_counter()
     audit, before = GradientAudit(every=experiment.trainer.audit_every), _images_seen(module)
-    trainer = make_trainer(experiment.trainer, folder, loggers, [clock, audit, HoldsFolder(lock), LastSeen(folder)])
+    audits = [] if experiment.trainer.strategy == FSDP else [audit]  # no process has whole gradients there
+    watch = [clock, *audits, HoldsFolder(lock), LastSeen(folder)]
+    trainer = make_trainer(experiment.trainer, folder, loggers, watch)
     train(trainer, module, data, folder=folder, checkpoint=checkpoint)
     lock.check()
     if trainer.is_global_zero:
+        module = load_module(folder.last) if is_sharded(trainer) else module
         trained = [p for p in module.parameters() if p.requires_grad]
         cost = {
             "trainable_parameters": sum(p.numel() for p in trained),
@@ -218,62 +211,8 @@ def _train(
         identity = as_plain(module.teacher_identity) if module.teacher_identity else None
         write_json(folder.gradients, {"history": audit.history})
         write_json(folder.fit, {"cost": cost, "teacher": identity, "provenance": provenance()})
+    return trainer
 
 
 def _images_seen(module: DistillModule) -> int:
     return 0 if module.teacher is None else module.teacher.images_seen
-
-
-# ---------------------------------------------------------------- after training
-
-
-def _finish(
-    folder: RunFolder,
-    teacher: Teacher,
-    data: DistillDataModule,
-    loggers: list[Logger],
-    console: Console,
-    lock: FolderLock,
-) -> None:
-    """Predict and score the test cases, if there are any, and say that the run is done."""
-    module = load_module(folder.best if folder.best.is_file() else folder.last)
-    names = data.case_names("test")
-    if names:
-        started = time.perf_counter()
-        _predict_cases(folder, module, data.cases("test"), console)
-        predicting = {"predict_seconds": time.perf_counter() - started}
-        if module.experiment.inference.validation:
-            _predict_cases(folder, module, data.cases("val"), console)  # what `evaluate` may choose settings on
-    else:
-        predicting = {}
-    lock.check()
-    _compare_layers(folder, module.cpu(), teacher.cpu(), data, "after")
-    fitted = folder.read_json(folder.fit)
-    fitted |= {"cost": fitted["cost"] | predicting, "kept": _kept(folder, module)}
-    neurons = nonlinear_audit(module.student, lambda: similarity_batch(data).image)
-    write_json(folder.fit, fitted | neurons | {"tubes": tube_shares(module, data.cases("test"))})
-    if names:
-        lock.check()
-        results = evaluate(folder.path)
-        figures = case_pictures(folder, results) | learned_figures(folder, module, data.cases("test")[0])
-        log_results(loggers, results, figures)
-    lock.check()
-    write_json(folder.done, {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "cases": len(names)})
-
-
-def _kept(folder: RunFolder, module: DistillModule) -> float | None:
-    """Return the share of its likeness to the teacher that the student still has; None where it took over no block."""
-    alike = folder.read_json(folder.similarity)
-    if not {"before", "after"} <= alike.keys():
-        return None
-    return kept(alike["before"], alike["after"], mirrored_blocks(module.student, module.transferred))
-
-
-def _predict_cases(folder: RunFolder, module: DistillModule, cases: Sequence[PreparedCase], console: Console) -> None:
-    module.to(inference_device(module))
-    overlap, size = module.experiment.inference.overlap, module.experiment.patches.size_zyx
-    with progress_bar(console) as bar:
-        for case in cases:
-            task = bar.add_task(f"predict {case.name}", total=window_count(case.shape, size, overlap), info="")
-            prob = predict_prob(module, case.image, on_window=lambda n, task=task: bar.advance(task, n))
-            write_prob(folder.prob(case.name), prob, case.spacing_um, grid=case.grid)

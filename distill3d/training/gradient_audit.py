@@ -36,7 +36,7 @@ class GradientAudit(L.Callback):
         self.history: list[Row] = []
         self._proven: set[str] = set()
         self._has_gold = True
-        self._step = 0
+        self._step, self._measured_at = 0, -1
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
@@ -57,6 +57,7 @@ class GradientAudit(L.Callback):
             return
         gradients = term_gradients(terms, pl_module.student.parameters())
         self._judge(gradients)
+        self._measured_at = self._step
         self.history.append({"step": self._step, "terms": {name: asdict(g) for name, g in gradients.items()}})
         for name, gradient in gradients.items():
             for key in ("norm", "cosine", "share"):
@@ -71,7 +72,7 @@ class GradientAudit(L.Callback):
         self.history, self._proven = list(state_dict["history"]), set(state_dict["proven"])
 
     def _is_due(self, terms: StepTerms) -> bool:
-        regular = self.every > 0 and self._step % self.every == 0
+        regular = self.every > 0 and self._step % self.every == 0 and self._step != self._measured_at
         return regular or any(term.weight and name not in self._proven for name, term in terms.all.items())
 
     def _judge(self, gradients: Mapping[str, TermGradient]) -> None:

@@ -131,6 +131,7 @@ class GradientBalance:
     def __init__(self, config: BalanceConfig) -> None:
         self.config = config
         self.scales: dict[str, float] = {}
+        self._measured_at = -1
 
     def __call__(
         self,
@@ -151,7 +152,9 @@ class GradientBalance:
         on = {name: term.value for name, term in terms.added.items() if term.weight}
         if self.config.mode == "fixed" or not on:
             return terms
-        if step % self.config.every == 0 or not self.scales.keys() >= on.keys():
+        due = step % self.config.every == 0 and step != self._measured_at  # of a step's batches, at the first
+        if due or not self.scales.keys() >= on.keys():
+            self._measured_at = step
             labels = torch.stack([term.weight * term.value for term in terms.supervised.values()])
             self._measure(labels.sum(), on, list(parameters), reduce)
         scaled = {name: LossTerm(t.value, t.weight * self.scales.get(name, 1.0)) for name, t in terms.added.items()}

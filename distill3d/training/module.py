@@ -25,6 +25,7 @@ from distill3d.training.dice import DiceByCase
 from distill3d.training.gradients import GradientBalance, StepTerms
 from distill3d.training.numbers import check_loss
 from distill3d.training.optimizer import parameter_groups, transferred_scales
+from distill3d.training.sharding import shard
 from distill3d.transfer.base import TransferAudit, TransferStrategy
 from distill3d.transfer.view import TeacherView
 from distill3d.types import Batch, LossTerm, Prediction
@@ -182,6 +183,10 @@ class DistillModule(L.LightningModule):
 
     def _mean_over_processes(self, value: Tensor) -> Tensor:
         return value if self._trainer is None else self.trainer.strategy.reduce(value, reduce_op="mean")
+
+    def configure_model(self) -> None:
+        """Shard what trains, where the training is sharded; Lightning calls it when the processes have met."""
+        shard(self, self.student, self.strategy)
 
     def on_after_backward(self) -> None:
         """Let go of the graphs."""

@@ -43,12 +43,24 @@ class NumbersWatch(L.Callback):
         """Remember what the step begins with."""
         self._batch, self._random = batch, _random_state()
 
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a gradient while the batch that gave it is known, where a step has several.
+
+        Raises:
+            NumbersError: it is not finite.
+        """
+        if trainer.accumulate_grad_batches > 1:
+            self._check_gradients(trainer, pl_module)
+
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Refuse a gradient before it reaches the weights.
 
         Raises:
             NumbersError: it is not finite.
         """
+        self._check_gradients(trainer, pl_module)
+
+    def _check_gradients(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # float16 with a scaler: it skips such a step and lowers the scale
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]

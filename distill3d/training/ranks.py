@@ -9,7 +9,8 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, final
 
 import lightning as L
@@ -37,14 +38,21 @@ class RankLauncher(_SubprocessScriptLauncher):
     def launch(self, function: Callable, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:  # noqa: ANN401 - as the base class
         """Start the others and call the function, which trains."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        over = threading.Event()
         if not self.cluster_environment.creates_processes_externally:
             with leading():
                 self._call_children_scripts()
-            threading.Thread(target=self._watch, args=(over,), daemon=True, name="ranks").start()
-        _set_num_threads_if_needed(num_processes=self.num_processes)
-        try:
+        with self.watched():
+            _set_num_threads_if_needed(num_processes=self.num_processes)
             return function(*args, **kwargs)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """End this process if one that it started ends badly while the block runs."""
+        over = threading.Event()
+        if self.procs:
+            threading.Thread(target=self._watch, args=(over,), daemon=True, name="ranks").start()
+        try:
+            yield
         finally:
             over.set()
 
@@ -93,6 +101,31 @@ class LeaderWatch(L.Callback):
             except RuntimeError:
                 if not self._over.is_set():
                     os._exit(TrainingError.exit_code)
+
+
+@contextmanager
+def ending_together(trainer: L.Trainer) -> Iterator[None]:
+    """Run what all processes do after their training: one that fails ends them all, and says why once."""
+    launcher = trainer.strategy.launcher
+    with launcher.watched() if isinstance(launcher, RankLauncher) else nullcontext(), speaking_once(trainer):
+        yield
+
+
+@contextmanager
+def speaking_once(trainer: L.Trainer) -> Iterator[None]:
+    """Raise what `only_once` makes of an error.
+
+    Raises:
+        SystemExit: 1 where another process ended first, which says why.
+        TrainingError: another process is gone.
+    """
+    try:
+        yield
+    except Exception as err:
+        shown = only_once(trainer, err)
+        if shown is err:
+            raise
+        raise shown from err
 
 
 def only_once(trainer: L.Trainer, error: Exception) -> BaseException:

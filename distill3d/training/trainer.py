@@ -14,18 +14,21 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch.nn.parallel import DistributedDataParallel
 
 from distill3d.config.schema import TrainerConfig
 from distill3d.errors import ConfigError
 from distill3d.storage.parent import end_with_leader
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
+from distill3d.teachers.base import Teacher
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
 from distill3d.training.launch import cluster_environment
 from distill3d.training.loggers import log_stop
 from distill3d.training.numbers import NumbersWatch
-from distill3d.training.ranks import LeaderWatch, RankLauncher, only_once
+from distill3d.training.ranks import LeaderWatch, RankLauncher, speaking_once
+from distill3d.training.sharding import FSDP, sharding_strategy
 
 EXIT_INTERRUPT = 130
 STOPS = {EXIT_INTERRUPT: "Ctrl-C", EXIT_SIGTERM: "SIGTERM, as a sweep agent or a cluster sends it"}
@@ -63,10 +66,11 @@ def make_trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        strategy=sharding_strategy(settings) if settings.strategy == FSDP else settings.strategy,
         plugins=[cluster_environment(settings)],
         precision=("bf16-mixed" if gpu else "32-true") if settings.precision == "auto" else settings.precision,
         max_epochs=settings.steps // settings.validate_every,
+        accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip or None,
         log_every_n_steps=min(settings.log_every, settings.validate_every),
         logger=loggers,
@@ -96,9 +100,15 @@ def check_trainer(settings: TrainerConfig, folder: RunFolder) -> None:
         ConfigError: it cannot: no such strategy, too few devices, or other processes than were asked for.
     """
     try:
-        make_trainer(settings, folder, [], [])
+        trainer = make_trainer(settings, folder, [], [])
     except (MisconfigurationException, RuntimeError, ValueError) as err:
         raise ConfigError(f"trainer: {' '.join(str(err).split())}") from err
+    device = trainer.strategy.root_device.type
+    if settings.sync_batchnorm and trainer.world_size > 1 and device == "cpu":
+        raise ConfigError(
+            f"trainer.sync_batchnorm=true with {trainer.world_size} processes on the {device}, where torch has no "
+            "synchronized batch norm; accepted: GPUs, or false"
+        )
 
 
 def train(
@@ -116,8 +126,10 @@ def train(
         TrainingError: the numbers cannot be used, or another process is gone.
     """
     end_with_leader()
+    _leave_teachers_out(module)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with speaking_once(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as err:
         if is_main_process():
             stderr().print(f"stopped; --resume goes on from {folder.path}", soft_wrap=True)
@@ -126,11 +138,15 @@ def train(
         if code in STOPS:
             log_stop(trainer.loggers, STOPS[code])
         raise SystemExit(code) from err
-    except Exception as err:
-        shown = only_once(trainer, err)
-        if shown is err:
-            raise
-        raise shown from err
+
+
+def _leave_teachers_out(module: L.LightningModule) -> None:
+    """Keep DDP from sending a frozen teacher around: at the start its weights, in every step its running statistics."""
+    teachers = [(path, part) for path, part in module.named_modules() if isinstance(part, Teacher)]
+    kept = [
+        f"{path}.{name}" for path, part in teachers for name, _ in [*part.named_parameters(), *part.named_buffers()]
+    ]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, kept)  # noqa: SLF001 - torch's only way
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -142,7 +158,7 @@ def step_of(checkpoint: Path | None) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning's greetings and four known, harmless warnings off the terminal."""
+    """Keep Lightning's greetings and five known, harmless warnings off the terminal."""
     names = ("lightning.pytorch", "lightning.fabric")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
@@ -154,6 +170,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*LeafSpec")
         # one worker feeds the step (measured in `make bench`); Lightning counts cores instead
         warnings.filterwarnings("ignore", message=r".*does not have many workers")
+        # FSDP: nothing changes the logits in place
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
         # a resumed run writes into its own folder on purpose
         warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
         yield

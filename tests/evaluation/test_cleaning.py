@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill3d.evaluation.cleaning import SIZES, Segmented, choose_min_voxels
+from distill3d.evaluation.cleaning import SIZES, Segmented, choose_min_voxels, dice_by_size
 from distill3d.evaluation.metrics.voxel import voxel_scores
 from distill3d.volumes.components import drop_small
 
@@ -21,6 +21,10 @@ def line(*pieces):
 KNOWN = ~line()
 
 
+def chosen(cases):
+    return choose_min_voxels([dice_by_size(case, 50) for case in cases], 50)
+
+
 @pytest.mark.parametrize(
     ("pieces", "size"),
     [
@@ -33,14 +37,14 @@ KNOWN = ~line()
     ],
 )
 def test_the_size_is_the_one_with_the_best_dice(pieces, size):
-    assert choose_min_voxels([Segmented(line(*pieces), line((0, 60)), KNOWN)], 50) == size
+    assert chosen([Segmented(line(*pieces), line((0, 60)), KNOWN)]) == size
 
 
 def test_every_case_counts_the_same():
     small, large = line((0, 8)), line((0, 120))  # a true piece of 8 voxels, a false one of 15
     cases = [Segmented(small, small, KNOWN), Segmented(large | line((150, 165)), large, KNOWN)]
-    assert choose_min_voxels(cases, 50) == 1
-    assert choose_min_voxels(cases[1:], 50) == 50
+    assert chosen(cases) == 1
+    assert chosen(cases[1:]) == 50
 
 
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.1, 0.2]))
@@ -53,4 +57,4 @@ def test_no_size_that_is_tried_gives_a_better_dice(seed, share):
         scores = [voxel_scores(pred=drop_small(c.pred, size), gold=c.gold, known=c.known).dice for c in cases]
         return float(np.mean(scores))
 
-    assert dice(choose_min_voxels(cases, 50)) == pytest.approx(max(map(dice, SIZES)))
+    assert dice(chosen(cases)) == pytest.approx(max(map(dice, SIZES)))

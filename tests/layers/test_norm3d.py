@@ -1,11 +1,13 @@
 """Normalizations in 3D mean what they meant in 2D, and behave at batch size 2 as documented."""
 
+import copy
+
 import pytest
 import torch
 from timm.layers.norm import LayerNorm2d
 from torch import nn
 
-from distill3d.layers.norm3d import ChannelLayerNorm3d, make_norm
+from distill3d.layers.norm3d import ChannelLayerNorm3d, make_norm, synchronize_batch_norm
 
 KINDS = ["batch", "frozen", "instance", "group"]
 
@@ -70,3 +72,26 @@ def test_layer_norm_is_timms_slice_by_slice():
     volume = torch.rand(2, 6, 3, 4, 5)
     for z in range(3):
         torch.testing.assert_close(solid(volume)[:, :, z], flat(volume[:, :, z]))
+
+
+def test_synchronized_batch_norm_keeps_parameters_names_activation_and_what_one_process_computes():
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        make_norm("batch", 3, act=nn.ReLU()), nn.Sequential(nn.BatchNorm3d(3)), make_norm("frozen", 3)
+    )
+    shared = copy.deepcopy(plain)
+    parameters = list(shared.parameters())
+    assert synchronize_batch_norm(shared) == 2
+    assert all(one is other for one, other in zip(shared.parameters(), parameters, strict=True))
+    assert [isinstance(layer, nn.SyncBatchNorm) for layer in (shared[0], shared[1][0], shared[2])] == [
+        True,
+        True,
+        False,
+    ]
+    assert shared.state_dict().keys() == plain.state_dict().keys()
+    volume = torch.rand(2, 3, 4, 4, 4)
+    for mode in (True, False):
+        torch.testing.assert_close(shared.train(mode)(volume), plain.train(mode)(volume))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(shared.state_dict()[name], value)
+    assert synchronize_batch_norm(nn.Sequential(make_norm("instance", 3), make_norm("frozen", 3))) == 0

@@ -35,12 +35,12 @@ def make_batch(size=2):
     )
 
 
-def fit_on_two(experiment, folder):
+def fit_on_two(experiment, folder, *, code=UNDRAWN, overrides=()):
     """Run an experiment's settings in two processes, its batch shared between them; returns the run's folder."""
     plain = {**as_plain(experiment), "runs": str(folder / "two")}
     file = folder / "settings" / f"{experiment.name}.yaml"
     write_yaml(file, {key: value for key, value in plain.items() if key != "name"})
-    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1", code=UNDRAWN)
+    done = forked.run("fit", file, "trainer.devices=2", "patches.batch_size=1", *overrides, code=code)
     assert done.returncode == 0, done.stderr
     return RunFolder(folder / "two" / experiment.name / "seed0")
 

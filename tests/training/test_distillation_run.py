@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small_transfers import Crash, close, fit_on_two, weights
+from undrawn import UNDRAWN
 
 from distill3d.errors import ConfigError
 from distill3d.storage.run_folder import RunFolder
@@ -66,6 +67,58 @@ def test_a_resumed_run_goes_on_with_its_projection_its_slices_and_its_balance(ti
     assert module.teacher is None
     assert module.strategy.projections["deepest"].is_built
     assert module(torch.rand(1, 1, 8, 16, 16)).shape == (1, 1, 8, 16, 16)
+
+
+# Two processes, of which the second has other weights of the teacher; each says what it saw.
+OTHER_TEACHER = """
+import json
+from pathlib import Path
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from distill3d.teachers.cache import FeatureCache
+from distill3d.training.module import DistillModule
+
+computed, compute = [], FeatureCache._compute
+
+def setup(self, stage):
+    with torch.no_grad():
+        for value in tensors(self.teacher):
+            value += rank_zero_only.rank
+
+def on_train_end(self):
+    wrapper, own = self.trainer.strategy.model, {id(p) for p in self.teacher.parameters()}
+    note = {
+        "computed": len(computed),
+        "sums": [float(value.double().sum()) for value in tensors(self.teacher)],
+        "sizes": [value.numel() for value in tensors(self.teacher)],
+        "wrapper": type(wrapper).__name__,
+        "in buckets": any(id(p) in own for p in wrapper._module_parameters),
+    }
+    Path(FOLDER, str(rank_zero_only.rank)).write_text(json.dumps(note))
+
+def tensors(teacher):
+    return [value for value in [*teacher.parameters(), *teacher.buffers()] if value.is_floating_point()]
+
+def counted(self, stack, missing, axis, on_slices):
+    computed.extend(missing)
+    compute(self, stack, missing, axis, on_slices)
+
+import torch
+DistillModule.setup, DistillModule.on_train_end, FeatureCache._compute = setup, on_train_end, counted
+"""
+
+
+def test_two_processes_send_no_teacher_around_and_fill_its_cache_once(tiny, tmp_path):
+    experiment = tiny(*FEATURES, *CACHED, "trainer.steps=2", f"cache={tmp_path / 'cache'}")
+    code = OTHER_TEACHER.replace("FOLDER", repr(str(tmp_path))) + UNDRAWN
+    two = fit_on_two(experiment, tmp_path, code=code)
+    first, second = (json.loads((tmp_path / rank).read_text()) for rank in "01")
+    assert first["computed"] + second["computed"] == 2  # training volumes, with one layer and one axis
+    assert first["wrapper"] == second["wrapper"] == "DistributedDataParallel"
+    assert not first["in buckets"]
+    sizes = first["sizes"]
+    assert second["sums"] == pytest.approx([a + size for a, size in zip(first["sums"], sizes, strict=True)], rel=1e-4)
+    assert len(sizes) > 10
+    assert not any(key.startswith("teacher") for key in weights(two))
 
 
 def test_with_the_cache_training_runs_no_teacher(tiny, cache):

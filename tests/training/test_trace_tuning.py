@@ -13,7 +13,8 @@ from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
 from distill3d.evaluation import run_scores
-from distill3d.evaluation.run_scores import case_pictures, evaluate, trace_settings
+from distill3d.evaluation.figures.places import case_pictures
+from distill3d.evaluation.run_scores import evaluate, trace_settings
 from distill3d.evaluation.tables import score_table
 from distill3d.experiment import experiment_from_plain, load_experiment
 from distill3d.storage.run_folder import RunFolder

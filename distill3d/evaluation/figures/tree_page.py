@@ -13,6 +13,7 @@ from PIL import Image
 from distill3d.evaluation.figures.canvas import Spacing, gray
 from distill3d.evaluation.figures.scene import scene
 from distill3d.evaluation.figures.web import Picture, asset, content_policy, environment, picture
+from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE
 from distill3d.storage.run_folder import write_text
 from distill3d.volumes.tree import Tree
 
@@ -85,3 +86,11 @@ def tree_page(
         path, f"<!-- {' '.join(f'{key}={value}' for key, value in notes.items())} -->\n{page}" if notes else page
     )
     return path
+
+
+def in_words(scores: Mapping[str, float]) -> str:
+    """Say what the page of a case's trees shows in numbers."""
+    if "tree_f1" not in scores:
+        return f"Dice {scores['dice']:.3f}; no pair of trees to compare"
+    shares = ", ".join(f"{name} {scores[f'tree_{name}']:.3f}" for name in ("precision", "recall"))
+    return f"Length F1 {scores['tree_f1']:.3f}, {shares} within {DEFAULT_TREE_TOLERANCE:g} voxels"

@@ -194,15 +194,16 @@ class PhotoData(L.LightningDataModule):
             read_photo(photo)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Return ``validate_every`` batches an epoch, each epoch other crops."""
+        """Return the batches of ``validate_every`` steps an epoch, each epoch other crops."""
         crops, trainer = self.settings.crops, self.settings.trainer
+        per_epoch = trainer.validate_every * trainer.accumulate * crops.batch_size
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         batch_bytes = 12 * crops.batch_size * crops.teacher_pixels**2  # three colors of 4 bytes
         workers = workers_that_fit(crops.workers, batch_bytes=batch_bytes, processes=trainer.devices)
         return LateLoader(
             Crops(photos("train"), crops, seed=self.settings.seed + 1, augment=True),
             batch_size=crops.batch_size,
-            sampler=StepSampler(trainer.validate_every * crops.batch_size, rank=rank, world=world),
+            sampler=StepSampler(per_epoch, rank=rank, world=world),
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=begin_worker,
