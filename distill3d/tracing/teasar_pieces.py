@@ -197,7 +197,7 @@ def _connected(lines: _Lines, pieces: Pieces) -> _Lines:
     edges = np.searchsorted(lines.voxels, lines.edges)
     while True:
         n = len(owner)
-        count, part = connected_components(coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(n, n)))
+        part = connected_components(coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(n, n)))[1]
         _, one_of = np.unique(part, return_index=True)
         by_piece = np.argsort(owner[one_of], kind="stable")
         several = by_piece[1:][np.diff(owner[one_of][by_piece]) == 0]  # all parts of a piece but one
@@ -215,9 +215,7 @@ def _nearest(part: NDArray[np.int64], all_of_piece: NDArray[np.int64], points: N
     return int(part[nearest]), int(others[at[nearest]])
 
 
-def _as_skeleton(
-    lines: _Lines, pieces: Pieces, first: NDArray[np.int64], spacing_um: NDArray[np.float64]
-) -> Skeleton:
+def _as_skeleton(lines: _Lines, pieces: Pieces, first: NDArray[np.int64], spacing_um: NDArray[np.float64]) -> Skeleton:
     """Return lines in micrometers, and the first voxel of every piece that has none."""
     seen = np.zeros(pieces.count, bool)
     numbers = pieces.numbers_at(lines.voxels)
