@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ _LOG = logging.getLogger(__name__)
 FEW = 16  # more values than these are no labels
 HALF = 0.5
 
+Rule = Callable[[NDArray[np.number]], NDArray[np.bool_]]
 Meaning = Literal["prob", "mask", "labels", "many"]
 
 
@@ -55,40 +56,48 @@ def meaning_of(path: Path, data: Blocks) -> Meaning:
     return "labels" if (values == np.rint(values)).all() else "many"
 
 
+@overload
 def neuron_mask(
     path: Path, data: NDArray[np.number], threshold: float | None = None, *, gold: bool = False
-) -> NDArray[np.bool_]:
-    """Mark the voxels of a stack on disk that are neuron; see `neuron_rule`.
-
-    Args:
-        path: of the stack.
-        data: [Z, Y, X] as stored.
-        threshold: likewise.
-        gold: likewise.
-
-    Raises:
-        InputError: as for `neuron_rule`.
-    """
-    return neuron_rule(path, data, threshold, gold=gold)(data)
-
-
-def neuron_rule(
-    path: Path, data: Blocks, threshold: float | None = None, *, gold: bool = False
-) -> Callable[[NDArray[np.number]], NDArray[np.bool_]]:
-    """Return what marks the voxels of a stack on disk that are neuron, in any part of it; log it, unless it is a mask.
+) -> NDArray[np.bool_]: ...
+@overload
+def neuron_mask(path: Path, data: Blocks, threshold: float | None = None, *, gold: bool = False) -> Blocks: ...
+def neuron_mask(
+    path: Path, data: NDArray[np.number] | Blocks, threshold: float | None = None, *, gold: bool = False
+) -> NDArray[np.bool_] | Blocks:
+    """Mark the voxels of a stack on disk that are neuron, and log how, unless it is a mask.
 
     A mask and labels: all but 0. Anything else: where the share of the type's full scale (1 of numbers with a decimal
     point) is at least the threshold, and not 0.
 
     Args:
         path: of the stack.
-        data: [Z, Y, X] as stored, read by part.
+        data: [Z, Y, X] as stored.
         threshold: in [0, 1]; None takes 0.5, if the values reach it. Given, it holds for few values too.
         gold: labels stay labels all the same.
+
+    Returns:
+        Bool [Z, Y, X]; of data that are read by part, what is read by part.
 
     Raises:
         InputError: the values are neither, or they do not reach half of the full scale and nobody chose a threshold.
     """
+    rule = _neuron_rule(path, data, threshold, gold=gold)
+    return rule(data) if isinstance(data, np.ndarray) else _Marked(data, rule)
+
+
+@final
+class _Marked:
+    """A mask of a volume that is read by part."""
+
+    def __init__(self, data: Blocks, rule: Rule) -> None:
+        self.data, self.rule, self.shape, self.dtype = data, rule, data.shape, np.dtype(bool)
+
+    def __getitem__(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
+        return self.rule(np.asarray(self.data[box]))
+
+
+def _neuron_rule(path: Path, data: Blocks, threshold: float | None, *, gold: bool) -> Rule:
     meaning = meaning_of(path, data)
     if meaning == "mask":
         return lambda part: part != 0
