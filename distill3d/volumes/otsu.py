@@ -46,7 +46,7 @@ def otsu_threshold(image: Blocks) -> float:
         if whole:
             counts += np.bincount(part.ravel().astype(np.intp) - int(low), minlength=len(counts))
         else:
-            added, edges = np.histogram(part.astype(np.float32), _BINS, (low, high))
+            added, edges = np.histogram(part.astype(np.float32), _BINS, (np.float32(low), np.float32(high)))
             counts += added
     centers = np.arange(int(low), int(high) + 1) if whole else (edges[:-1] + edges[1:]) / 2
     return float(threshold_otsu(hist=(counts, centers)))

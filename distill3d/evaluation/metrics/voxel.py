@@ -147,10 +147,12 @@ def scores_of_empty(n_pred: int, n_gold: int, farthest_um: float, *, in_um: bool
 
 
 def diagonal_um(shape: tuple[int, ...], spacing_um: Sequence[float]) -> float:
+    """Return the longest way through a volume, which no distance exceeds."""
     return float(np.linalg.norm(np.array(shape) * np.asarray(spacing_um, np.float64)))
 
 
 def larger_percentile(to_gold: np.ndarray, to_pred: np.ndarray) -> float:
+    """Return the larger of the 95th percentiles of the distances in both directions."""
     return float(max(np.percentile(to_gold, 95), np.percentile(to_pred, 95)))
 
 
