@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,22 @@ import numpy as np
 from distill3d.config.schema import EvaluationConfig
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError, for_each
+from distill3d.evaluation.metrics.large import PART, large_mask_scores
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_scores, tree_scores
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.scores import mask_scores
-from distill3d.tracing.trace import trace
+from distill3d.terminal import progress_bar, stderr
+from distill3d.tracing.trace import trace_volume
 from distill3d.volumes.inputs import expand, name_of
+from distill3d.volumes.lazy import Blocks
 from distill3d.volumes.meaning import neuron_mask
+from distill3d.volumes.parts import boxes
+from distill3d.volumes.pieces import find_pieces
 from distill3d.volumes.placement import brought_to, same_spacing
 from distill3d.volumes.stack_files import VOLUME_SUFFIXES, stem_of
 from distill3d.volumes.swc import MICROMETERS, TREE_SUFFIXES, is_tree_file, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import read_volume
+from distill3d.volumes.volume import read_or_open
 
 _LOG = logging.getLogger(__name__)
 
@@ -172,12 +177,12 @@ def _mixed(
 ) -> dict[str, Any]:
     """Trace the mask, whichever of the two it is, and compare in voxels."""
     mask = next(path for path in (pred, gold) if not is_tree_file(path))
-    volume = read_volume(mask, spacing_um=spacing_um, allow_blank=True)
+    volume = read_or_open(mask, spacing_um=spacing_um, allow_blank=True)
 
     def tree_of(path: Path) -> Tree:
         if path == mask:
-            neuron = neuron_mask(mask, volume.data, threshold, gold=mask == gold)
-            return trace(neuron.astype(np.uint8), volume.spacing_um, TraceConfig(input="mask"))
+            neuron = replace(volume, data=neuron_mask(mask, volume.data, threshold, gold=mask == gold))
+            return trace_volume(neuron, TraceConfig(input="mask"))
         return read_swc(path, spacing_um=stated_spacing(path) or volume.spacing_um, allow_empty=True)
 
     trees = tree_of(pred), tree_of(gold)
@@ -200,7 +205,7 @@ def _mask_files(
     evaluation: EvaluationConfig,
     threshold: float | None,
 ) -> dict[str, Any]:
-    volumes = [read_volume(path, spacing_um=spacing_um, allow_blank=True) for path in (pred, gold)]
+    volumes = [read_or_open(path, spacing_um=spacing_um, allow_blank=True) for path in (pred, gold)]
     volumes[0] = brought_to(volumes[1], volumes[0], names=(str(gold), str(pred)))
     if volumes[0].shape != volumes[1].shape:
         raise InputError(
@@ -212,13 +217,16 @@ def _mask_files(
             "or --spacing z,y,x"
         )
     spacing = volumes[1].spacing_um
-    scores = mask_scores(
-        pred=neuron_mask(pred, volumes[0].data, threshold),
-        gold=neuron_mask(gold, volumes[1].data, threshold, gold=True),
-        spacing_um=spacing,
-        tolerance_um=evaluation.mask_um,
-        surface_um=evaluation.surface_um,
-    )
+    masks = [
+        neuron_mask(path, volume.data, threshold, gold=is_gold)
+        for path, volume, is_gold in zip((pred, gold), volumes, (False, True), strict=True)
+    ]
+    how = {"spacing_um": spacing, "tolerance_um": evaluation.mask_um, "surface_um": evaluation.surface_um}
+    in_memory = [mask for mask in masks if isinstance(mask, np.ndarray)]
+    if len(in_memory) == len(masks):
+        scores = mask_scores(pred=in_memory[0], gold=in_memory[1], **how)
+    else:
+        scores = _scores_by_part(masks[0], masks[1], volumes[1].shape, how)
     named = {
         "f1": scores["dice"],  # the harmonic mean of precision and recall
         "hd95": scores.pop("hd95_um"),
@@ -228,3 +236,16 @@ def _mask_files(
         "surface_um": evaluation.surface_um,
     }
     return {"pred": str(pred), "gold": str(gold), "kind": "masks", "spacing_um": list(spacing), **scores, **named}
+
+
+def _scores_by_part(
+    pred: Blocks, gold: Blocks, shape: tuple[int, int, int], how: Mapping[str, Any]
+) -> dict[str, float]:
+    """Score masks that are read by part; of both only the marked voxels are kept."""
+    with progress_bar(stderr()) as bar:
+        pieces = []
+        for name, mask in (("prediction", pred), ("gold", gold)):
+            task = bar.add_task(f"reading the {name}", total=len(boxes(shape)), info="")
+            pieces.append(find_pieces(shape, lambda box, m=mask: (m[box], None), on_part=lambda t=task: bar.advance(t)))
+        task = bar.add_task("scoring", total=len(boxes(shape, PART)), info="")
+        return large_mask_scores(pred=pieces[0], gold=pieces[1], **how, on_part=lambda: bar.advance(task))

@@ -11,6 +11,7 @@ from scipy.spatial import KDTree
 from skimage.graph import MCP_Geometric
 
 from distill3d.tracing.graph import Skeleton
+from distill3d.volumes.lazy import Blocks
 
 _STEEPNESS = 10.0  # of the cost, APP2's constant
 _LOOK_BACK = 3.0  # radii and voxels over which a branch's direction at its tip is taken
@@ -21,13 +22,13 @@ class Terrain(NamedTuple):
     """What a way leads through.
 
     Attributes:
-        prob: float32 [Z, Y, X] in [0, 1].
-        mask: bool [Z, Y, X], the skeleton's foreground.
+        prob: float32 [Z, Y, X] in [0, 1], read by part.
+        mask: bool [Z, Y, X], the skeleton's foreground, likewise.
         spacing_um: ZYX voxel size, float64 [3].
     """
 
-    prob: NDArray[np.float32]
-    mask: NDArray[np.bool_]
+    prob: Blocks
+    mask: Blocks
     spacing_um: NDArray[np.float64]
 
     def voxels(self, points_zyx_um: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -131,7 +132,8 @@ class _Search:
         half = np.ceil((reach_um + self.gap_um / 2) / spacing).astype(np.int64)
         low = np.maximum(self.voxels[tip] - half, 0)
         high = np.minimum(self.voxels[tip] + half + 1, whole.shape)
-        box = tuple(slice(*ends) for ends in zip(low, high, strict=True))
+        z, y, x = (slice(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True))
+        box = z, y, x
         mask, inside = whole[box], self.nodes_within(tip, float(np.linalg.norm(half * spacing)))
         inside = inside[((self.voxels[inside] >= low) & (self.voxels[inside] < high)).all(axis=1)]
         ends = inside[self.piece[inside] != self.piece[tip]]

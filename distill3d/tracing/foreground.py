@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,15 +56,20 @@ def find_foreground(data: NDArray[np.number], prob: NDArray[np.float32], config:
     Returns:
         Bool mask [Z, Y, X]; of a constant volume Otsu marks nothing.
     """
-    method = config.method
-    if method == "auto":
-        method = "otsu" if config.input == "image" else "fixed"
+    method = method_of(config)
     if method == "otsu":
         return drop_small(above_otsu(data), config.min_voxels)
     mask = prob >= np.float32(config.threshold)
     if method == "hysteresis":
         mask = grow_to(mask, prob >= np.float32(config.low_threshold))
     return drop_small(mask, config.min_voxels)
+
+
+def method_of(config: TraceConfig) -> Literal["fixed", "otsu", "hysteresis"]:
+    """Return the method of finding foreground; ``auto`` goes by the input."""
+    if config.method == "auto":
+        return "otsu" if config.input == "image" else "fixed"
+    return config.method
 
 
 def grow_to(sure: NDArray[np.bool_], possible: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -30,14 +30,7 @@ def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config
     unit_um = spacing_um.min()  # of kimimaro, whose cost of a voxel depends on the unit: dbf_max ** 1.01
     traced = kimimaro.skeletonize(
         mask.view(np.uint8),
-        teasar_params={
-            "scale": config.invalidation_scale,
-            "const": config.invalidation_at(spacing_um.tolist()) / unit_um,
-            "pdrf_scale": config.centering_weight,
-            "pdrf_exponent": config.centering_exponent,
-            "soma_detection_threshold": _NEVER,
-            "soma_acceptance_threshold": _NEVER,
-        },
+        teasar_params=teasar_params(spacing_um, config),
         anisotropy=tuple(spacing_um / unit_um),
         dust_threshold=0,
         progress=False,
@@ -54,6 +47,18 @@ def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config
     lone = _pieces_without_node(mask, voxels)
     radii = np.concatenate([radii, np.full(len(lone), unit_um)])
     return Skeleton(np.concatenate([voxels, lone]) * spacing_um, radii, edges)
+
+
+def teasar_params(spacing_um: NDArray[np.float64], config: TraceConfig) -> dict[str, float]:
+    """Return the settings of kimimaro's TEASAR; lengths in the smallest spacing."""
+    return {
+        "scale": config.invalidation_scale,
+        "const": config.invalidation_at(spacing_um.tolist()) / spacing_um.min(),
+        "pdrf_scale": config.centering_weight,
+        "pdrf_exponent": config.centering_exponent,
+        "soma_detection_threshold": _NEVER,
+        "soma_acceptance_threshold": _NEVER,
+    }
 
 
 def _pieces_without_node(mask: NDArray[np.bool_], voxels: NDArray[np.int64]) -> NDArray[np.int64]:

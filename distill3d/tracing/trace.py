@@ -14,31 +14,24 @@ from numpy.typing import NDArray
 
 from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError, for_each
-from distill3d.tracing.bridge import Terrain, bridge_gaps, step_cost
+from distill3d.tracing.bridge import Terrain
 from distill3d.tracing.foreground import as_prob, find_foreground
-from distill3d.tracing.forks import merge_forks
-from distill3d.tracing.graph import Skeleton, break_cycles
-from distill3d.tracing.prune import cut_spurs, drop_small_trees
-from distill3d.tracing.rooting import root_trees
-from distill3d.tracing.smooth import smooth
 from distill3d.tracing.teasar import skeletonize
+from distill3d.tracing.trace_large import trace_by_part
+from distill3d.tracing.trees import MAX_SHARE, DenseError, require_sparse, tree_of
 from distill3d.volumes.inputs import name_of, targets_of
+from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.meaning import meaning_of
 from distill3d.volumes.origin import as_notes, is_taken, origin_of
+from distill3d.volumes.parts import extremes
 from distill3d.volumes.prob import says_prob
 from distill3d.volumes.reading import Reading
 from distill3d.volumes.swc import MICROMETERS, is_tree_file, write_swc
 from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import Volume, volume_files
 
+__all__ = ["MAX_SHARE", "DenseError", "input_of", "trace", "trace_file", "trace_files", "trace_volume"]
 _LOG = logging.getLogger(__name__)
-# A denser mask comes from a threshold or a network that failed. Gold fills at most 0.23 % of an OP stack, 0.55 % of a
-# DIADEM axon's and 4.7 % of a crop of TrailMap; Otsu marks at most 0.20 % of OP, and 39 to 43 % of its hard variants.
-MAX_SHARE = 0.1
-
-
-class DenseError(InputError):
-    """More foreground than the caller lets be traced."""
 
 
 def trace(
@@ -75,25 +68,18 @@ def trace(
     volume = Volume(prob.astype(np.float32) if prob.dtype == bool else prob, spacing_um)
     likely = as_prob(volume.data, config, percentiles)
     mask = find_foreground(volume.data, likely, config)
-    share = float(mask.mean())
-    if share > max_share:
-        raise DenseError(f"{100 * share:.0f} % of the volume is foreground; accepted: at most {100 * max_share:.0f} %")
-    if share > MAX_SHARE:
-        _LOG.warning("%.0f %% of the volume is foreground and takes long; a neuron fills a few percent", 100 * share)
+    require_sparse(float(mask.mean()), max_share)
     terrain = Terrain(likely, mask, np.array(volume.spacing_um))
-    skeleton = skeletonize(mask, terrain.spacing_um, config)
-    skeleton = bridge_gaps(skeleton, terrain, gap_um=config.gap_um, max_turn_deg=config.max_turn_deg)
-    skeleton = break_cycles(skeleton, _edge_costs(skeleton, terrain))
-    skeleton = cut_spurs(
-        skeleton,
-        spur_um=config.spur_um,
-        spur_radii=config.spur_radii,
-        spur_voxels=config.spur_voxels,
-        spacing_um=volume.spacing_um,
-    )
-    skeleton = smooth(merge_forks(skeleton), config.smooth_at(volume.spacing_um))
-    skeleton = drop_small_trees(skeleton, config.min_tree_um)
-    return root_trees(skeleton, config)
+    return tree_of(skeletonize(mask, terrain.spacing_um, config), terrain, config)
+
+
+def trace_volume(
+    volume: Volume | LazyVolume, config: TraceConfig, *, percentiles: tuple[float, float] | None = None
+) -> Tree:
+    """Trace a volume, by part if it stays on disk; see `trace` and `trace_by_part`."""
+    if isinstance(volume, LazyVolume):
+        return trace_by_part(volume, config, percentiles=percentiles)
+    return trace(volume.data, volume.spacing_um, config, percentiles=percentiles)
 
 
 def trace_file(
@@ -126,22 +112,22 @@ def trace_file(
     if out.suffix.lower() != ".swc":
         raise InputError(f"{out}: not the name of a tree; accepted: a name that ends in .swc")
     reading = Reading() if reading is None or says_prob(path) else reading
-    volume = reading.read(path, spacing_um=spacing_um, allow_blank=True)
+    volume = reading.read_or_open(path, spacing_um=spacing_um, allow_blank=True)
     origin = origin_of(*volume_files(path), f"channel {reading.channel}")
     if is_taken(out, origin) and not overwrite:
         raise InputError(f"{out}: is there and did not come from {path}; accepted: --overwrite, or another --out")
     if config.input == "auto":
         config = replace(config, input=input_of(path, volume))
     try:
-        tree = trace(volume.data, volume.spacing_um, config, percentiles=reading.percentiles)
+        tree = trace_volume(volume, config, percentiles=reading.percentiles)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     try:
         write_swc(out, tree, spacing_um=MICROMETERS, notes=as_notes(made_from=origin))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     if not tree.n_nodes:
-        low, high = volume.data.min(), volume.data.max()
+        low, high = extremes(volume.data)
         _LOG.warning("%s: no neuron found; values from %g to %g, read as input=%s", path, low, high, config.input)
     return tree
 
@@ -185,7 +171,7 @@ def trace_files(
     return for_each(targets.items(), work)
 
 
-def input_of(path: Path, volume: Volume) -> Literal["prob", "image", "mask"]:
+def input_of(path: Path, volume: Volume | LazyVolume) -> Literal["prob", "image", "mask"]:
     """Return what a stack is traced as if nobody says it: what its header says, a mask of two values, else an image.
 
     Raises:
@@ -197,15 +183,11 @@ def input_of(path: Path, volume: Volume) -> Literal["prob", "image", "mask"]:
             f"{path}: has more values than the two of a mask and fewer than an image, and does not say what it holds; "
             "accepted: input=mask (all but 0), input=image or input=prob"
         )
-    if meaning == "prob" or (meaning == "mask" and volume.data.min() < volume.data.max()):
+    if meaning == "prob":
         return meaning
+    if meaning == "mask":
+        low, high = extremes(volume.data)
+        return "mask" if low < high else "image"
     if meaning == "many":
         _LOG.warning("%s: traced as input=image: it has many values and does not say that they are input=prob", path)
     return "image"
-
-
-def _edge_costs(skeleton: Skeleton, terrain: Terrain) -> NDArray[np.float64]:
-    """Return the cost of every edge as a way through the probability, > 0."""
-    voxels = terrain.voxels(skeleton.points_zyx_um)
-    cost = step_cost(terrain.prob[tuple(voxels.T)].astype(np.float64))
-    return skeleton.edge_lengths_um * cost[skeleton.edges].mean(axis=1)

@@ -23,10 +23,12 @@ def label_components(mask: NDArray[np.bool_], *, neighbors: Literal[6, 26] = 26)
     >>> labels.tolist(), count
     ([[[1, 0, 2, 2]]], 2)
     """
+    z, y, x = mask.shape
+    taken = np.pad(mask, [(0, 1)] * 3) if mask.size == max(mask.shape) else mask  # cc3d fails on lines
     labels, count = cc3d.connected_components(
-        _writable(mask), connectivity=neighbors, return_N=True, out_dtype=np.uint32
+        _writable(taken), connectivity=neighbors, return_N=True, out_dtype=np.uint32
     )
-    return labels.view(np.int32), int(count)
+    return labels.view(np.int32)[:z, :y, :x], int(count)
 
 
 def drop_small(mask: NDArray[np.bool_], min_voxels: int) -> NDArray[np.bool_]:

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
+from distill3d.volumes.lazy import Blocks
+from distill3d.volumes.parts import extremes, parts_of
 from distill3d.volumes.prob import says_prob
 
 _LOG = logging.getLogger(__name__)
 FEW = 16  # more values than these are no labels
 HALF = 0.5
 
+Rule = Callable[[NDArray[np.number]], NDArray[np.bool_]]
 Meaning = Literal["prob", "mask", "labels", "many"]
 
 
-def few_values(data: NDArray[np.number]) -> NDArray[np.number] | None:
+def few_values(data: Blocks) -> NDArray[np.number] | None:
     """Return the values of a volume, ascending; None where they are more than `FEW`.
 
     >>> few_values(np.array([[[3, 0, 3]]], np.uint8)).tolist(), few_values(np.arange(20).reshape(1, 4, 5))
     ([0, 3], None)
     """
-    values = np.unique(data[0])
-    for plane in data[1:]:
-        if len(values) > FEW:
-            break
+    values = np.empty(0, data.dtype)
+    for plane in itertools.chain.from_iterable(parts_of(data)):
         values = np.union1d(values, plane)
-    return values if len(values) <= FEW else None
+        if len(values) > FEW:
+            return None
+    return values
 
 
-def meaning_of(path: Path, data: NDArray[np.number]) -> Meaning:
+def meaning_of(path: Path, data: Blocks) -> Meaning:
     """Return what a file says it holds, or else what its values can be.
 
     Args:
@@ -51,9 +56,15 @@ def meaning_of(path: Path, data: NDArray[np.number]) -> Meaning:
     return "labels" if (values == np.rint(values)).all() else "many"
 
 
+@overload
 def neuron_mask(
     path: Path, data: NDArray[np.number], threshold: float | None = None, *, gold: bool = False
-) -> NDArray[np.bool_]:
+) -> NDArray[np.bool_]: ...
+@overload
+def neuron_mask(path: Path, data: Blocks, threshold: float | None = None, *, gold: bool = False) -> Blocks: ...
+def neuron_mask(
+    path: Path, data: NDArray[np.number] | Blocks, threshold: float | None = None, *, gold: bool = False
+) -> NDArray[np.bool_] | Blocks:
     """Mark the voxels of a stack on disk that are neuron, and log how, unless it is a mask.
 
     A mask and labels: all but 0. Anything else: where the share of the type's full scale (1 of numbers with a decimal
@@ -65,27 +76,48 @@ def neuron_mask(
         threshold: in [0, 1]; None takes 0.5, if the values reach it. Given, it holds for few values too.
         gold: labels stay labels all the same.
 
+    Returns:
+        Bool [Z, Y, X]; of data that are read by part, what is read by part.
+
     Raises:
         InputError: the values are neither, or they do not reach half of the full scale and nobody chose a threshold.
     """
+    rule = _neuron_rule(path, data, threshold, gold=gold)
+    return rule(data) if isinstance(data, np.ndarray) else _Marked(data, rule)
+
+
+@final
+class _Marked:
+    """A mask of a volume that is read by part."""
+
+    def __init__(self, data: Blocks, rule: Rule) -> None:
+        self.data, self.rule, self.shape, self.dtype = data, rule, data.shape, np.dtype(bool)
+
+    def __getitem__(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
+        return self.rule(np.asarray(self.data[box]))
+
+
+def _neuron_rule(path: Path, data: Blocks, threshold: float | None, *, gold: bool) -> Rule:
     meaning = meaning_of(path, data)
     if meaning == "mask":
-        return data != 0
+        return lambda part: part != 0
     if meaning == "labels" and (gold or threshold is None):
-        labels = " ".join(f"{value:g}" for value in np.unique(data))
+        values = few_values(data)
+        labels = " ".join(f"{value:g}" for value in (() if values is None else values))
         _LOG.warning("%s: the values %s are taken for labels: all but 0 is neuron", path, labels)
-        return data != 0
-    low, high, full = float(data.min()), float(data.max()), _full_scale(data)
+        return lambda part: part != 0
+    (low, high), full = extremes(data), _full_scale(data)
     lost = meaning == "many" and threshold is None and high < HALF * full
-    if low < 0 or high > full or lost:
+    if not (low >= 0 and high <= full) or lost:
         raise InputError(
             f"{path}: many values from {low:g} to {high:g} of type {data.dtype}; accepted: a mask of two values, or a "
             f"probability of which {full:g} is 1, with --threshold where it never reaches one half (0: all but 0)"
         )
     least = HALF if threshold is None else threshold
     _LOG.warning("%s: taken for a probability: from %g of %g on a voxel is neuron (--threshold)", path, least, full)
-    return data.astype(np.float32) / np.float32(full) >= max(least, float(np.finfo(np.float32).tiny))
+    least = max(least, float(np.finfo(np.float32).tiny))
+    return lambda part: part.astype(np.float32) / np.float32(full) >= least
 
 
-def _full_scale(data: NDArray[np.number]) -> float:
+def _full_scale(data: Blocks) -> float:
     return 1.0 if data.dtype.kind == "f" else float(np.iinfo(data.dtype.name).max)

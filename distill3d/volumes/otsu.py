@@ -6,6 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
+from distill3d.volumes.lazy import Blocks
+from distill3d.volumes.parts import extremes, parts_of
+
+_BINS = 256  # of numbers with a decimal point, scikit-image's
+_WHOLE = np.iinfo(np.uint16).max  # up to which whole numbers are counted each
+
 
 def above_otsu(image: NDArray[np.number]) -> NDArray[np.bool_]:
     """Mark the voxels above Otsu's threshold.
@@ -22,3 +28,25 @@ def above_otsu(image: NDArray[np.number]) -> NDArray[np.bool_]:
     [[[0, 0, 1, 1, 0]]]
     """
     return np.asarray(image > threshold_otsu(np.asarray(image)))
+
+
+def otsu_threshold(image: Blocks) -> float:
+    """Return the threshold of `above_otsu` for an image that is read by part: the histogram is that of all voxels.
+
+    >>> otsu_threshold(np.array([[[1, 2, 9, 8, 1]]], np.uint8))
+    2.0
+    """
+    low, high = extremes(image)
+    if low == high:
+        return low
+    whole = image.dtype.kind in "bui" and low >= 0 and high <= _WHOLE
+    counts: NDArray[np.integer] = np.zeros(int(high - low) + 1 if whole else _BINS, np.int64)
+    edges = np.empty(0)
+    for part in parts_of(image):
+        if whole:
+            counts += np.bincount(part.ravel().astype(np.intp) - int(low), minlength=len(counts))
+        else:
+            added, edges = np.histogram(part.astype(np.float32), _BINS, (np.float32(low), np.float32(high)))
+            counts += added
+    centers = np.arange(int(low), int(high) + 1) if whole else (edges[:-1] + edges[1:]) / 2
+    return float(threshold_otsu(hist=(counts, centers)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
 from distill3d.volumes.geometry import Grid, Spacing, Stated
+from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.volume import Volume
 
 _LOG = logging.getLogger(__name__)
@@ -18,7 +20,13 @@ _SAME_PLACE_VOX = 0.5  # two stacks whose first voxels are nearer than this begi
 _SAME_DIRECTION = 0.02  # of unit vectors: about one degree
 
 
-def brought_to(reference: Volume, volume: Volume, *, names: tuple[str, str]) -> Volume:
+@overload
+def brought_to(reference: Volume | LazyVolume, volume: Volume, *, names: tuple[str, str]) -> Volume: ...
+@overload
+def brought_to(reference: Volume | LazyVolume, volume: LazyVolume, *, names: tuple[str, str]) -> LazyVolume: ...
+def brought_to(
+    reference: Volume | LazyVolume, volume: Volume | LazyVolume, *, names: tuple[str, str]
+) -> Volume | LazyVolume:
     """Return a volume with its axes in the order and direction of another one's, as both headers state them.
 
     A volume is left as it is where one of the two headers says nothing, or where they count in different spaces.
@@ -32,7 +40,8 @@ def brought_to(reference: Volume, volume: Volume, *, names: tuple[str, str]) -> 
         The volume, its data a view where nothing had to be turned.
 
     Raises:
-        InputError: the headers' axes are not those of one box, or the two begin at different places.
+        InputError: the headers' axes are not those of one box, or the two begin at different places; or the volume
+            stays on disk and would have to be turned.
     """
     onto, grid = reference.stated.grid, volume.stated.grid
     if onto is None or grid is None or onto.space != grid.space:
@@ -46,6 +55,11 @@ def brought_to(reference: Volume, volume: Volume, *, names: tuple[str, str]) -> 
     _require_one_place(onto, turned, names)
     if (order == np.arange(3)).all() and (signs > 0).all():
         return volume
+    if isinstance(volume, LazyVolume):
+        raise InputError(
+            f"{names[1]}: its axes have another order or direction than those of {names[0]}, and it is too large to be "
+            "turned in memory; accepted: both the same"
+        )
     flips = tuple(slice(None, None, int(sign)) for sign in signs)
     _LOG.info("%s: axes taken in the order %s and direction %s of %s", names[1], order, signs.astype(int), names[0])
     stated = replace(volume.stated, grid=turned, spacing_um=_reordered(volume.stated.spacing_um, order))

@@ -10,7 +10,7 @@ from typing import final
 
 from distill3d.volumes.geometry import Spacing
 from distill3d.volumes.lazy import LazyVolume
-from distill3d.volumes.volume import Volume, open_volume, read_volume
+from distill3d.volumes.volume import Volume, open_volume, read_or_open, read_volume
 
 _LOG = logging.getLogger(__name__)
 MOST_APART = 0.25  # of a voxel's size along an axis
@@ -49,6 +49,19 @@ class Reading:
         """
         wins = spacing_um or self.spacing_um
         volume = read_volume(path, spacing_um=wins, channel=self.channel, allow_blank=allow_blank)
+        self._warn(path, volume, chosen=spacing_um is not None)
+        return volume
+
+    def read_or_open(
+        self, path: str | os.PathLike[str], *, spacing_um: Sequence[float] | None = None, allow_blank: bool = False
+    ) -> Volume | LazyVolume:
+        """Read a stack as `read` does, or open it where it is large and can be read by part.
+
+        Raises:
+            InputError: as for `read_volume`, or `open_volume`.
+        """
+        wins = spacing_um or self.spacing_um
+        volume = read_or_open(path, spacing_um=wins, channel=self.channel, allow_blank=allow_blank)
         self._warn(path, volume, chosen=spacing_um is not None)
         return volume
 

@@ -21,6 +21,7 @@ from distill3d.volumes.geometry import Spacing, Stated, checked_spacing, grid_in
 from distill3d.volumes.lazy import OPENERS, LazyVolume
 from distill3d.volumes.oriented import nrrd_files, read_nifti, read_nrrd
 from distill3d.volumes.origin import as_notes
+from distill3d.volumes.parts import is_large
 from distill3d.volumes.stack_files import is_stack, names_folder, split_inside, suffix_of
 from distill3d.volumes.tiff import read_tiff, write_tiff
 from distill3d.volumes.vaa3d import read_pbd, read_raw
@@ -139,6 +140,27 @@ def open_volume(
     require_level(path, 1, level)
     volume = read_volume(path, spacing_um=spacing_um, channel=channel, allow_blank=allow_blank)
     return LazyVolume(volume.data, volume.spacing_um, volume.stated)
+
+
+def read_or_open(
+    path: str | os.PathLike[str],
+    *,
+    spacing_um: Sequence[float] | None = None,
+    channel: int = 0,
+    allow_blank: bool = False,
+) -> Volume | LazyVolume:
+    """Read an image stack as `read_volume` does, or open it where it is large and can be read by part.
+
+    Raises:
+        InputError: as for `read_volume`, or `open_volume`.
+    """
+    path = Path(path)
+    if suffix_of(path) in OPENERS:
+        volume = open_volume(path, spacing_um=spacing_um, channel=channel)
+        if is_large(volume.shape):
+            _LOG.warning("%s: of ZYX %s voxels; it stays on disk and is read by part", path, volume.shape)
+            return volume
+    return read_volume(path, spacing_um=spacing_um, channel=channel, allow_blank=allow_blank)
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume, *, notes: Mapping[str, str] | None = None) -> None:

@@ -15,10 +15,10 @@ from distill3d.volumes.components import label_components
 from distill3d.volumes.thinning import skeleton
 
 DEFAULT_TOLERANCE_VOX = 2.0
-_MAX_TOLERANCE_VOX = 16.0  # the moves that are tried grow with its cube; neurites are a few voxels wide
+MAX_TOLERANCE_VOX = 16.0  # the moves that are tried grow with its cube; neurites are a few voxels wide
 
 
-class _Components(NamedTuple):
+class Components(NamedTuple):
     """Parts of a mask that do not touch.
 
     Attributes:
@@ -117,16 +117,16 @@ def topology_scores(
     (1.0, 0.75, 1, 1)
     """
     pred, gold = known_pair(pred=pred, gold=gold, known=known, tolerance_vox=tolerance_vox)
-    if tolerance_vox > _MAX_TOLERANCE_VOX:
-        raise InputError(f"tolerance_vox: {tolerance_vox} found; 0 to {_MAX_TOLERANCE_VOX} is accepted")
+    if tolerance_vox > MAX_TOLERANCE_VOX:
+        raise InputError(f"tolerance_vox: {tolerance_vox} found; 0 to {MAX_TOLERANCE_VOX} is accepted")
     either = pred | gold
     box = box_of(either) if either.any() else (slice(1),) * 3
     pred, gold = pred[box], gold[box]
     margin = int(np.ceil(tolerance_vox))
     pred, gold = padded(pred, margin), padded(gold, margin)
-    parts_pred, parts_gold = _Components(*label_components(pred)), _Components(*label_components(gold))
-    of_pred, of_gold = _betti(pred, parts_pred.number), _betti(gold, parts_gold.number)
-    hits = _hits(pred, parts_pred, parts_gold, tolerance_vox)
+    parts_pred, parts_gold = Components(*label_components(pred)), Components(*label_components(gold))
+    of_pred, of_gold = betti(pred, parts_pred.number), betti(gold, parts_gold.number)
+    hits = hits_of(pred, parts_pred, parts_gold, tolerance_vox)
     pieces = np.bincount(hits[:, 1], minlength=parts_gold.number + 1)[1:]
     missed = (parts_pred.number == 0) != (parts_gold.number == 0)
     cl_precision = _skeleton_share(pred, parts_pred, gold, of_nothing=float(not missed))
@@ -150,7 +150,7 @@ def topology_scores(
     )
 
 
-def _betti(solid: np.ndarray, components: int) -> Betti:
+def betti(solid: np.ndarray, components: int) -> Betti:
     """Complete the Betti numbers of a padded mask whose components are counted."""
     # The margin makes what is around the mask one piece of background, which is no cavity.
     cavities = label_components(~solid, neighbors=6)[1] - 1
@@ -158,7 +158,7 @@ def _betti(solid: np.ndarray, components: int) -> Betti:
     return Betti(components, components + cavities - euler, cavities)  # Euler = components - tunnels + cavities
 
 
-def _skeleton_share(mask: np.ndarray, parts: _Components, other: np.ndarray, *, of_nothing: float) -> float:
+def _skeleton_share(mask: np.ndarray, parts: Components, other: np.ndarray, *, of_nothing: float) -> float:
     """Return the share of a mask's skeleton inside the other mask."""
     if not parts.number:
         return of_nothing
@@ -166,7 +166,7 @@ def _skeleton_share(mask: np.ndarray, parts: _Components, other: np.ndarray, *, 
     return float(np.count_nonzero(lines & other) / np.count_nonzero(lines))
 
 
-def _hits(pred: np.ndarray, parts_pred: _Components, parts_gold: _Components, tolerance_vox: float) -> np.ndarray:
+def hits_of(pred: np.ndarray, parts_pred: Components, parts_gold: Components, tolerance_vox: float) -> np.ndarray:
     """Return the pairs (predicted, gold) of components at most the tolerance apart, int64 [H, 2].
 
     Where components overlap their labels meet in a voxel. Else the two nearest voxels are apart, and on the way between

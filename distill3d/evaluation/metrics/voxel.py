@@ -97,8 +97,7 @@ def voxel_scores(
     pred, gold = known_pair(pred=pred, gold=gold, known=known, **tolerances)
     n_pred, n_gold = int(np.count_nonzero(pred)), int(np.count_nonzero(gold))
     if not (n_pred and n_gold):
-        diagonal_um = _diagonal_um(pred.shape, spacing_um)
-        return _scores_of_empty(n_pred, n_gold, diagonal_um, in_um=tolerance_um is not None)
+        return scores_of_empty(n_pred, n_gold, diagonal_um(pred.shape, spacing_um), in_um=tolerance_um is not None)
     box = box_of(pred | gold)
     pred, gold = padded(pred[box]), padded(gold[box])
     both = int(np.count_nonzero(pred & gold))
@@ -115,8 +114,8 @@ def voxel_scores(
         dice_tol_um=in_um[0],
         precision_tol_um=in_um[1],
         recall_tol_um=in_um[2],
-        nsd=_share_within(to_gold, to_pred, surface_um),
-        hd95_um=_larger_percentile(to_gold, to_pred),
+        nsd=share_within(to_gold, to_pred, surface_um),
+        hd95_um=larger_percentile(to_gold, to_pred),
         asd_um=float((to_gold.sum() + to_pred.sum()) / (len(to_gold) + len(to_pred))),
         missed=False,
         n_pred=n_pred,
@@ -124,10 +123,10 @@ def voxel_scores(
     )
 
 
-def _scores_of_empty(n_pred: int, n_gold: int, diagonal_um: float, *, in_um: bool) -> VoxelScores:
+def scores_of_empty(n_pred: int, n_gold: int, farthest_um: float, *, in_um: bool) -> VoxelScores:
     """Score a pair of which at least one mask is empty."""
     missed = n_pred != n_gold
-    overlap, distance = (0.0, diagonal_um) if missed else (1.0, 0.0)
+    overlap, distance = (0.0, farthest_um) if missed else (1.0, 0.0)
     return VoxelScores(
         dice=overlap,
         precision=overlap,
@@ -147,15 +146,17 @@ def _scores_of_empty(n_pred: int, n_gold: int, diagonal_um: float, *, in_um: boo
     )
 
 
-def _diagonal_um(shape: tuple[int, ...], spacing_um: Sequence[float]) -> float:
+def diagonal_um(shape: tuple[int, ...], spacing_um: Sequence[float]) -> float:
+    """Return the longest way through a volume, which no distance exceeds."""
     return float(np.linalg.norm(np.array(shape) * np.asarray(spacing_um, np.float64)))
 
 
-def _larger_percentile(to_gold: np.ndarray, to_pred: np.ndarray) -> float:
+def larger_percentile(to_gold: np.ndarray, to_pred: np.ndarray) -> float:
+    """Return the larger of the 95th percentiles of the distances in both directions."""
     return float(max(np.percentile(to_gold, 95), np.percentile(to_pred, 95)))
 
 
-def _share_within(to_gold: np.ndarray, to_pred: np.ndarray, tolerance: float) -> float:
+def share_within(to_gold: np.ndarray, to_pred: np.ndarray, tolerance: float) -> float:
     """Return the share of surface voxels of both masks that are at most so far from the other surface."""
     near = sum(int(np.count_nonzero(distances <= tolerance + _SLACK)) for distances in (to_gold, to_pred))
     return near / (len(to_gold) + len(to_pred))
@@ -167,13 +168,13 @@ def _overlap_within(
     """Return Dice, precision and recall of two padded masks, where a voxel is right at most so far from the other."""
     both = int(np.count_nonzero(pred & gold))
     precision, recall = (
-        (both + _count_within(mask & ~other, other, spacing, tolerance)) / int(np.count_nonzero(mask))
+        (both + count_within(mask & ~other, other, spacing, tolerance)) / int(np.count_nonzero(mask))
         for mask, other in ((pred, gold), (gold, pred))
     )
     return harmonic_mean(precision, recall), precision, recall
 
 
-def _count_within(points: np.ndarray, of: np.ndarray, spacing: Sequence[float], tolerance: float) -> int:
+def count_within(points: np.ndarray, of: np.ndarray, spacing: Sequence[float], tolerance: float) -> int:
     """Count the voxels of one padded mask that have a voxel of the other at most so far away."""
     limit = tolerance + _SLACK
     distances = distances_to(of, np.flatnonzero(points), spacing=spacing, limit=limit)

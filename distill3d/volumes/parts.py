@@ -1,0 +1,96 @@
+"""Boxes of a volume that together are all of it, and what is asked of a volume by such parts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill3d.volumes.lazy import Blocks
+
+Box: TypeAlias = tuple[slice, slice, slice]
+PART = (64, 512, 512)  # whole chunks of what is usual; 16 MB of uint8
+LARGE = 1 << 26  # voxels from which on a volume that stays on disk is worked on by part
+
+
+def is_large(shape: Sequence[int]) -> bool:
+    """Whether a volume that can be read by part should be, because many arrays of its size are more than there is."""
+    return math.prod(shape) > LARGE
+
+
+def boxes(shape: Sequence[int], size: Sequence[int] = PART, *, shared: int = 0) -> list[Box]:
+    """Return boxes that cover a volume, in the order of their first voxels.
+
+    Args:
+        shape: voxels along ZYX.
+        size: of a box; those at the upper end are smaller.
+        shared: planes of the next box that a box takes in as well.
+
+    >>> [box[2] for box in boxes((1, 1, 5), (1, 1, 2))]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    >>> [box[2] for box in boxes((1, 1, 5), (1, 1, 2), shared=1)]
+    [slice(0, 3, None), slice(2, 5, None)]
+    """
+    starts = [range(0, max(n - shared, 1), step) for n, step in zip(shape, size, strict=True)]
+    return [
+        _box((low, min(low + step + shared, n)) for low, step, n in zip(corner, size, shape, strict=True))
+        for corner in itertools.product(*starts)
+    ]
+
+
+def grown(box: Box, by: int | Sequence[int], shape: Sequence[int]) -> Box:
+    """Return a box with so many voxels more to every side, as far as the volume reaches."""
+    margins = [by] * 3 if isinstance(by, int) else by
+    return _box(
+        (max(part.start - margin, 0), min(part.stop + margin, n))
+        for part, margin, n in zip(box, margins, shape, strict=True)
+    )
+
+
+def within(box: Box, outer: Box) -> Box:
+    """Return where a box lies in one that holds it."""
+    return _box((a.start - b.start, a.stop - b.start) for a, b in zip(box, outer, strict=True))
+
+
+def box_around(points: NDArray[np.integer]) -> Box:
+    """Return the smallest box that holds voxels, int [N, 3], of which there is one."""
+    return _box(zip(points.min(axis=0).tolist(), (points.max(axis=0) + 1).tolist(), strict=True))
+
+
+def box_shape(box: Box) -> tuple[int, int, int]:
+    """Return the voxels of a box along ZYX."""
+    z, y, x = (part.stop - part.start for part in box)
+    return z, y, x
+
+
+def gather(data: Blocks, voxels: NDArray[np.integer], size: int = 128) -> NDArray[Any]:
+    """Return the values at voxels, int [N, 3], each part of the volume read once."""
+    values = np.empty(len(voxels), data.dtype)
+    if not len(voxels):
+        return values
+    cells, cell_of = np.unique(voxels // size, axis=0, return_inverse=True)
+    order = np.argsort(cell_of.ravel(), kind="stable")
+    for chosen in np.split(order, np.cumsum(np.bincount(cell_of.ravel(), minlength=len(cells)))[:-1]):
+        box = box_around(voxels[chosen])
+        values[chosen] = data[box][tuple((voxels[chosen] - [part.start for part in box]).T)]
+    return values
+
+
+def extremes(data: Blocks) -> tuple[float, float]:
+    """Return the lowest and the highest value; NaN where there is one."""
+    ends = [(part.min(), part.max()) for part in parts_of(data)]
+    return float(np.min([low for low, _ in ends])), float(np.max([high for _, high in ends]))
+
+
+def parts_of(data: Blocks) -> Iterator[NDArray[Any]]:
+    """Yield the parts of a volume one after the other."""
+    return (np.asarray(data[box]) for box in boxes(data.shape))
+
+
+def _box(ends: Any) -> Box:  # noqa: ANN401 - an iterable of three pairs
+    z, y, x = (slice(int(low), int(high)) for low, high in ends)
+    return z, y, x
