@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import kimimaro
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +51,7 @@ def skeletonize(mask: NDArray[np.bool_], spacing_um: NDArray[np.float64], config
     return Skeleton(np.concatenate([voxels, lone]) * spacing_um, radii, edges)
 
 
-def teasar_params(spacing_um: NDArray[np.float64], config: TraceConfig) -> dict[str, float]:
+def teasar_params(spacing_um: NDArray[np.float64], config: TraceConfig) -> dict[str, Any]:
     """Return the settings of kimimaro's TEASAR; lengths in the smallest spacing."""
     return {
         "scale": config.invalidation_scale,

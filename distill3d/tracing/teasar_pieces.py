@@ -7,14 +7,14 @@ is too large is done in tiles that share a plane: on it, kimimaro lets both side
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import edt
 import fill_voids
 import numpy as np
 from kimimaro.intake import compute_border_targets
 from kimimaro.trace import trace as teasar
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import find_objects
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -41,6 +41,9 @@ class _Lines(NamedTuple):
     edges: NDArray[np.int64]
 
 
+_NOTHING = _Lines(np.empty(0, np.int64), np.empty(0), np.empty((0, 2), np.int64))
+
+
 def skeletonize_pieces(
     pieces: Pieces,
     spacing_um: NDArray[np.float64],
@@ -64,7 +67,7 @@ def skeletonize_pieces(
         What `teasar.skeletonize` returns of the whole mask; of a piece with a larger box about that.
     """
     work = _Teasar(pieces, spacing_um, config)
-    lines = [_Lines(*(np.empty(shape, dtype) for shape, dtype in ((0, np.int64), (0, np.float64), ((0, 2), np.int64))))]
+    lines: list[_Lines] = []
     large, swallowed = np.zeros(pieces.count, bool), np.zeros(pieces.count, bool)
     first = np.empty(pieces.count, np.int64)
     for number, voxels in enumerate(pieces.each()):
@@ -89,7 +92,9 @@ class _Teasar:
     def __init__(self, pieces: Pieces, spacing_um: NDArray[np.float64], config: TraceConfig) -> None:
         self.pieces, self.config, self.params = pieces, config, teasar_params(spacing_um, config)
         self.anisotropy = np.array(spacing_um / spacing_um.min(), np.float32)
-        self.targets = compute_border_targets(_Faces(pieces), self.anisotropy)  # by numbers from 1
+        self.targets: dict[int, Any] = dict(
+            compute_border_targets(_Faces(pieces), self.anisotropy)
+        )  # by numbers from 1
 
     def piece(self, voxels: NDArray[np.int64], box: Box) -> tuple[_Lines, NDArray[np.int32]]:
         """Return the lines of a piece, and the numbers of others that lie in its holes, where these are filled."""
@@ -103,7 +108,7 @@ class _Teasar:
             others = self.pieces.numbers_at(self.pieces.flat(holes))
             swallowed = np.unique(others[others >= 0])
             own[...] = filled
-        ends = _from_corner(self.targets[int(self.pieces.numbers_at(voxels[:1])[0]) + 1], box)
+        ends = _from_corner(self.targets.get(int(self.pieces.numbers_at(voxels[:1])[0]) + 1, ()), box)
         return self.run(own, self.distances(mask)[within(box, wide)], ends, _corner(box)), swallowed
 
     def tiles(self, pieces: Pieces, size: Sequence[int]) -> Iterator[_Lines]:
@@ -119,9 +124,9 @@ class _Teasar:
                 mask = solid.view(bool)[within(box, wide)]
             depth = self.distances(solid)[within(box, wide)]
             labels = np.asfortranarray(label_components(mask)[0]).view(np.uint32)
-            targets = compute_border_targets(labels, self.anisotropy)
+            targets: dict[int, Any] = dict(compute_border_targets(labels, self.anisotropy))
             for number, part in enumerate(find_objects(labels.view(np.int32)), 1):
-                ends = _from_corner(targets[number], part)
+                ends = _from_corner(targets.get(number, ()), part)
                 yield self.run(labels[part] == number, depth[part], ends, _corner(part) + _corner(box))
 
     def distances(self, mask: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -137,9 +142,8 @@ class _Teasar:
     ) -> _Lines:
         """Return the lines of a piece in its box, from the last of the voxels where they have to end, if there are."""
         mask = np.asfortranarray(own).astype(bool)
-        nothing = _Lines(np.empty(0, np.int64), np.empty(0), np.empty((0, 2), np.int64))
         if mask.size <= 1:
-            return nothing
+            return _NOTHING
         *others, root = ends.tolist() or [None]
         traced = teasar(
             mask,
@@ -152,7 +156,7 @@ class _Teasar:
             **self.params,
         )
         if not len(traced.edges):
-            return nothing
+            return _NOTHING
         voxels = self.pieces.flat(np.rint(traced.vertices).astype(np.int64) + corner)
         return _Lines(voxels, traced.radii.astype(np.float64), voxels[traced.edges.astype(np.int64)])
 
@@ -178,16 +182,17 @@ def _corner(box: Sequence[slice]) -> NDArray[np.int64]:
     return np.array([part.start for part in box])
 
 
-def _from_corner(points: NDArray[np.integer], box: Sequence[slice]) -> NDArray[np.int64]:
-    return points.reshape(-1, 3).astype(np.int64) - _corner(box)
+def _from_corner(points: ArrayLike, box: Sequence[slice]) -> NDArray[np.int64]:
+    return np.asarray(points, np.int64).reshape(-1, 3) - _corner(box)
 
 
 def _merged(lines: Sequence[_Lines]) -> _Lines:
     """Return all lines as one: nodes ascending, each once, and so edges; of several radii the smallest."""
-    all_voxels, all_radii = (np.concatenate([part[i] for part in lines] or [np.empty(0)]) for i in (0, 1))
+    all_voxels = np.concatenate([_NOTHING.voxels, *(part.voxels for part in lines)])
+    all_radii = np.concatenate([_NOTHING.radii, *(part.radii for part in lines)])
     order = np.lexsort((all_radii, all_voxels))
-    voxels, first = np.unique(all_voxels[order].astype(np.int64), return_index=True)
-    edges = np.concatenate([part.edges for part in lines] or [np.empty((0, 2), np.int64)])
+    voxels, first = np.unique(all_voxels[order], return_index=True)
+    edges = np.concatenate([_NOTHING.edges, *(part.edges for part in lines)])
     return _Lines(voxels, all_radii[order][first], np.unique(np.sort(edges, axis=1), axis=0))
 
 
@@ -197,7 +202,7 @@ def _connected(lines: _Lines, pieces: Pieces) -> _Lines:
     edges = np.searchsorted(lines.voxels, lines.edges)
     while True:
         n = len(owner)
-        part = connected_components(coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(n, n)))[1]
+        _, part = connected_components(coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(n, n)), directed=False)
         _, one_of = np.unique(part, return_index=True)
         by_piece = np.argsort(owner[one_of], kind="stable")
         several = by_piece[1:][np.diff(owner[one_of][by_piece]) == 0]  # all parts of a piece but one
@@ -212,7 +217,7 @@ def _nearest(part: NDArray[np.int64], all_of_piece: NDArray[np.int64], points: N
     others = np.setdiff1d(all_of_piece, part)
     distance, at = KDTree(points[others]).query(points[part])
     nearest = int(np.argmin(distance))
-    return int(part[nearest]), int(others[at[nearest]])
+    return int(part[nearest]), int(others[np.asarray(at)[nearest]])
 
 
 def _as_skeleton(lines: _Lines, pieces: Pieces, first: NDArray[np.int64], spacing_um: NDArray[np.float64]) -> Skeleton:

@@ -41,12 +41,12 @@ def otsu_threshold(image: Blocks) -> float:
         return low
     whole = image.dtype.kind in "bui" and low >= 0 and high <= _WHOLE
     counts: NDArray[np.integer] = np.zeros(int(high - low) + 1 if whole else _BINS, np.int64)
-    edges = np.empty(0)
+    edges, ends = np.empty(0), np.array([low, high], np.float32)  # in single precision, as of the whole image
     for part in parts_of(image):
         if whole:
             counts += np.bincount(part.ravel().astype(np.intp) - int(low), minlength=len(counts))
         else:
-            added, edges = np.histogram(part.astype(np.float32), _BINS, (np.float32(low), np.float32(high)))
+            added, edges = np.histogram(part.astype(np.float32), _BINS, (ends[0], ends[1]))
             counts += added
     centers = np.arange(int(low), int(high) + 1) if whole else (edges[:-1] + edges[1:]) / 2
     return float(threshold_otsu(hist=(counts, centers)))

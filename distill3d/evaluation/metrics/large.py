@@ -128,8 +128,11 @@ class _Sums:
                 if self.tolerance_um is not None:
                     self.near_um[which] += count_within(alone, other, self.spacing_um, self.tolerance_um)
         if all(mask.any() for mask in masks):
-            parts = [Components(each, mask.count) for each, mask in zip(labels, (self.pred, self.gold), strict=True)]
-            self.hits.append(hits_of(masks[0], *parts, self.tolerance_vox))
+            parts = [
+                Components(labels=each, number=mask.count)
+                for each, mask in zip(labels, (self.pred, self.gold), strict=True)
+            ]
+            self.hits.append(hits_of(masks[0], parts[0], parts[1], self.tolerance_vox))
 
     def _surface(
         self, mask: NDArray[np.bool_], inside: NDArray[np.bool_], corner: NDArray[np.int64]
@@ -144,8 +147,9 @@ def _voxel_scores(sums: _Sums, surface_um: float) -> VoxelScores:
     sizes = [len(sums.pred.voxels), len(sums.gold.voxels)]
     if not all(sizes):
         diagonal = diagonal_um(sums.pred.shape, sums.spacing_um)
-        return scores_of_empty(*sizes, diagonal, in_um=sums.tolerance_um is not None)
-    to_gold, to_pred = _surface_distances(*(np.concatenate(each) for each in sums.surfaces), sums)
+        return scores_of_empty(sizes[0], sizes[1], diagonal, in_um=sums.tolerance_um is not None)
+    of_pred, of_gold = (np.concatenate(each) for each in sums.surfaces)
+    to_gold, to_pred = _surface_distances(of_pred, of_gold, sums)
     in_vox = [(sums.both + near) / size for near, size in zip(sums.near_vox, sizes, strict=True)]
     in_um: list[float | None] = [None, None]
     if sums.tolerance_um is not None:
@@ -154,7 +158,7 @@ def _voxel_scores(sums: _Sums, surface_um: float) -> VoxelScores:
         dice=2 * sums.both / sum(sizes),
         precision=sums.both / sizes[0],
         recall=sums.both / sizes[1],
-        dice_tol=harmonic_mean(*in_vox),
+        dice_tol=harmonic_mean(in_vox[0], in_vox[1]),
         precision_tol=in_vox[0],
         recall_tol=in_vox[1],
         dice_tol_um=None if in_um[0] is None or in_um[1] is None else harmonic_mean(in_um[0], in_um[1]),
