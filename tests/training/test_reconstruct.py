@@ -38,7 +38,7 @@ def run(finished_once, monkeypatch):
     """A finished run whose network finds every tube."""
     load = networks_module.load_module
 
-    def bright(path):
+    def bright(path, **_):
         module = load(path)
         module.student = Brightness()
         return module
