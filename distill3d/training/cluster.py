@@ -171,7 +171,7 @@ def gpu_of(worker: str, count: int) -> int:
 
 @contextlib.contextmanager
 def _own(count: int | None) -> Iterator[Client]:
-    import dask  # noqa: PLC0415 - optional
+    from dask import config  # noqa: PLC0415 - optional
     from distributed import Client, LocalCluster  # noqa: PLC0415 - optional
 
     threads = os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // (count or 1)))
@@ -180,13 +180,13 @@ def _own(count: int | None) -> Iterator[Client]:
         # Nothing that Dask holds is worth a disk; a worker that pauses would wait for what its networks never give back
         **{f"distributed.worker.memory.{each}": False for each in ("target", "spill", "pause")},
     }
-    with dask.config.set(settings):
+    with config.set(settings):
         try:
             cluster = LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address=None,  # pyright: ignore[reportArgumentType] - none at all
                 silence_logs=logging.CRITICAL,
                 preload=[_IGNORE_CTRL_C],
             )
@@ -216,7 +216,7 @@ def _connected(address: str) -> Iterator[Client]:
 async def _greet(address: str) -> None:
     """Hear from a scheduler; a client would wait for ever for one that listens and says nothing."""
     from distributed import Security  # noqa: PLC0415 - optional
-    from distributed.core import connect  # noqa: PLC0415 - optional
+    from distributed.comm.core import connect  # noqa: PLC0415 - optional
 
     comm = await connect(address, **Security().get_connection_args("client"))
     await comm.close()
