@@ -12,7 +12,7 @@ from distill3d.errors import InputError
 from distill3d.storage import models as models_module
 from distill3d.storage.checkpoint import read_checkpoint
 from distill3d.storage.models import chosen, find_model, models
-from distill3d.training import predict as predict_module
+from distill3d.training import predict_whole as predict_module
 from distill3d.training.export import export
 from distill3d.training.module import fresh_module
 from distill3d.training.networks import networks_of
