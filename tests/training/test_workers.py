@@ -138,7 +138,7 @@ def test_three_workers_of_which_one_is_killed_write_the_bytes_of_one_process(fin
         children[1].kill()
         assert process.wait(250) == 0, printed.read_text()
     assert content(tmp_path / "out") == alone
-    assert printed.read_text() == f"{tmp_path / 'out' / 'cell_prob.zarr'}\n"
+    assert printed.read_text().startswith(f"{tmp_path / 'out' / 'cell_prob.zarr'}\n")  # Python warns of a semaphore
 
 
 @pytest.mark.slow
