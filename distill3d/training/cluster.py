@@ -186,7 +186,8 @@ def _own(count: int | None) -> Iterator[Client]:
                 n_workers=count,
                 threads_per_worker=1,
                 host="127.0.0.1",
-                dashboard_address=None,  # pyright: ignore[reportArgumentType] - none at all
+                # Its page of health cannot be had without an address; any free port of this machine
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                 silence_logs=logging.CRITICAL,
                 preload=[_IGNORE_CTRL_C],
             )
