@@ -41,6 +41,10 @@ class UserError(Exception):
         self.lines = tuple(map(printable, lines))
         super().__init__("\n".join(self.lines))
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
+        """Keep the lines apart in another process too."""
+        return type(self), self.lines
+
 
 class ConfigError(UserError):
     """An experiment's settings are wrong; holds every problem found, one line each."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 WIDTH = 100  # columns of a table
 AllowPlugins = Annotated[
     bool, typer.Option("--allow-plugins", help="run the code that a file outside of this project names under plugins")
+]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", help="run the networks in N processes of this machine, a GPU each")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="run them on a Dask cluster, such as tcp://10.0.0.1:8786")
 ]
 
 
@@ -69,6 +76,24 @@ def log_text() -> None:
     """Let warnings that nobody else handles be lines of text."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_LogLine())
+
+
+@contextlib.contextmanager
+def warnings_of(logger: str, show: Callable[[str], object] = lambda _: None) -> Iterator[list[str]]:
+    """Collect what is warned of meanwhile by loggers of a name, and show it."""
+    collected: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            collected.append(record.getMessage())
+            show(record.getMessage())
+
+    handler = Collector(logging.WARNING)
+    logging.getLogger(logger).addHandler(handler)
+    try:
+        yield collected
+    finally:
+        logging.getLogger(logger).removeHandler(handler)
 
 
 def echo(text: str) -> None:

@@ -1,11 +1,11 @@
 """Prediction of a volume by overlapping windows, block by block.
 
 Every window is run once, in the block that it begins in. A block's sums are already divided by the weights of all
-windows over a voxel, so that a region is finished by adding what earlier blocks' windows left there: its pieces. They
-wait on disk, a quarter or so of one layer of blocks, and memory holds one block and its reach, whatever the size of the
-volume. (A rolling slab would need a window's depth of whole slices, and blocks that run all windows that touch them
-would run twice as many.) Sums are taken in the order of the blocks, so the result does not depend on when, in which
-order, or by whom each was run.
+windows over a voxel, so that a region is finished by adding what its own and earlier blocks' windows left there: its
+pieces. They wait on disk, a quarter or so of one layer of blocks, and memory holds one block and its reach, whatever
+the size of the volume. (A rolling slab would need a window's depth of whole slices, and blocks that run all windows
+that touch them would run twice as many.) Sums are taken in the order of the blocks, so the result does not depend on
+when, in which order, or by whom each was run.
 """
 
 from __future__ import annotations
@@ -81,17 +81,14 @@ def run_block(
     return total if len(ways) == 1 else np.divide(total, np.float32(len(ways)), out=total)
 
 
-def finish_block(
-    block: Block, own: NDArray[np.float32], pieces: Iterable[tuple[Box, NDArray[np.float32]]]
-) -> NDArray[np.float32]:
+def finish_block(block: Block, pieces: Iterable[tuple[Box, NDArray[np.float32]]]) -> NDArray[np.float32]:
     """Return the probability of a block's region.
 
     Args:
         block: of a plan.
-        own: of `run_block`.
-        pieces: of all blocks it needs, in their order, see `piece`; those that are 0 may be left out.
+        pieces: of itself, then of all blocks it needs, in their order, see `piece`; those that are 0 may be left out.
     """
-    prob = own[_within(block.region, block.reach)].copy()
+    prob = np.zeros([s.stop - s.start for s in block.region], np.float32)
     for box, added in pieces:
         prob[_within(box, block.region)] += added
     return prob
@@ -104,8 +101,8 @@ def piece(own: NDArray[np.float32], block: Block, other: Block) -> tuple[Box, ND
 
 
 def receivers(blocks: Sequence[Block]) -> Mapping[int, list[Block]]:
-    """Return for each block which others need it."""
-    return_to: dict[int, list[Block]] = {block.number: [] for block in blocks}
+    """Return for each block which need it: itself, and others."""
+    return_to = {block.number: [block] for block in blocks}
     for block in blocks:
         for number in block.needs:
             return_to[number].append(block)

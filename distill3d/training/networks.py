@@ -68,11 +68,16 @@ class Networks:
         """Whether the voxel size of a stack was stated somewhere, and is no assumption."""
         return bool(image.stated.spacing_um or self.spacing_um or self.reading.spacing_um)
 
-    def modules(self) -> list[DistillModule]:
-        """Load the networks, each on its device."""
-        modules = [load_module(path) for path in self.checkpoints]
+    def modules(self, *, device: str | None = None, allow_plugins: bool = False) -> list[DistillModule]:
+        """Load the networks, each on its device.
+
+        Args:
+            device: for all; None takes a GPU where there is one.
+            allow_plugins: as for `networks_of`, for a process that did not make these.
+        """
+        modules = [load_module(path, allow_plugins=allow_plugins) for path in self.checkpoints]
         for module in modules:
-            module.to(inference_device(module))
+            module.to(device or inference_device(module))
         return modules
 
     def read(self, stack: Path) -> Volume:

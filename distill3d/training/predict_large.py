@@ -11,11 +11,12 @@ from pathlib import Path
 
 from distill3d.errors import InputError
 from distill3d.storage.lock import FolderLock
-from distill3d.training.blocks_on_disk import Leavings, block_size, predict_blocks
+from distill3d.training.blocks_on_disk import Blockwise, Leavings, block_size
+from distill3d.training.cluster import Workers
 from distill3d.training.inference import ways_of
 from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks
-from distill3d.training.windows import plan
+from distill3d.training.predict_elsewhere import blocks_by_workers
 from distill3d.volumes.intensity import WHOLE
 from distill3d.volumes.lazy import OPENERS, LazyVolume
 from distill3d.volumes.origin import origin_of
@@ -46,6 +47,7 @@ def write_by_blocks(
     networks: Networks,
     modules: Sequence[DistillModule],
     on_window: Callable[[int], None],
+    workers: Workers | None = None,
 ) -> None:
     """Predict a stack by block, in a hidden folder beside the target, which is renamed when all is there.
 
@@ -58,6 +60,7 @@ def write_by_blocks(
         networks: what predicts it.
         modules: the same, loaded.
         on_window: called with the number of windows that are done.
+        workers: run the windows; None: this process does.
 
     Raises:
         InputError: a part of the stack cannot be read, the target cannot be written, or another process is at it.
@@ -75,11 +78,14 @@ def write_by_blocks(
             places = {"grid": image.stated.grid, "made_from": made_from, "made_with": made_with}
             begin_prob(begun, image.shape, image.spacing_um, **places)
         ways = ways_of(modules, image.data, flips=networks.flips)
-        blocks = plan(image.shape, [way.grid for way in ways], size)
-        leavings = Leavings(folder)
-        if done := sum(map(leavings.is_done, blocks)):
-            _LOG.warning("%s: %d of %d blocks were there already; goes on with the others", target, done, len(blocks))
-        predict_blocks(image.data, written_level(begun), ways, blocks, leavings, on_window=on_window)
+        work = Blockwise(image.data, written_level(begun), ways, size, Leavings(folder))
+        if done := sum(map(work.leavings.is_done, work.blocks)):
+            count = len(work.blocks)
+            _LOG.warning("%s: %d of %d blocks were there already; goes on with the others", target, done, count)
+        if workers is None:
+            work.all(on_window)
+        else:
+            blocks_by_workers(workers, work, networks, stack, begun, on_window)
         add_levels(begun)
         _replace(begun, target)
         shutil.rmtree(folder)

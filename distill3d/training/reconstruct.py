@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -23,11 +22,12 @@ from distill3d.evaluation.figures.tree import tree_figure
 from distill3d.evaluation.figures.tree_page import tree_page
 from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.scores import mask_scores
-from distill3d.terminal import progress_bar, stderr
+from distill3d.terminal import progress_bar, stderr, warnings_of
 from distill3d.tracing.trace import MAX_SHARE, trace
 from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks
-from distill3d.training.predict import StackBars, require_free, write_prediction
+from distill3d.training.predict import StackBars, require_free
+from distill3d.training.predict_whole import write_prediction
 from distill3d.training.summary import SCORES, Row, Summary
 from distill3d.volumes.inputs import PROB, targets_of
 from distill3d.volumes.origin import as_notes, note_picture, origin_of, stated_notes
@@ -117,7 +117,7 @@ def _reconstructed(
                 return summary.done[stem_of(stack)], target.picture
             start = time.monotonic()
             row: Row = {"file": str(stack)}
-            with _warnings(functools.partial(bar.console.print, soft_wrap=True)) as warnings:
+            with warnings_of("distill3d", functools.partial(bar.console.print, soft_wrap=True)) as warnings:
                 try:
                     _make(stack, target, networks, modules, bars, row, anew=overwrite)
                 except Exception as error:  # noqa: BLE001 - one stack must not stop the others, whatever is wrong with it
@@ -150,7 +150,8 @@ def _make(
     origin = networks.origin(stack)
     predicted = {"made_from": origin, "made_with": networks.manner}
     if anew or not predicted.items() <= stated_notes(target.prob).items():
-        write_prediction(target.prob, stack, image, networks, modules(), bars)
+        begin = functools.partial(bars.windows, stem_of(stack))
+        write_prediction(target.prob, stack, image, networks, modules(), begin)
     prob = read_prob(target.prob)
     tree = trace(prob, image.spacing_um, networks.trace, max_share=MAX_SHARE)
     if not tree.n_nodes:
@@ -235,21 +236,3 @@ def _in_words(tree: Tree) -> str:
         return "no neuron was found"
     size = f"{tree.length_um:.0f} um long, {len(tree.branch_points)} branch points, {len(tree.tips)} tips"
     return f"traced: {len(tree.roots)} trees, {size}"
-
-
-@contextlib.contextmanager
-def _warnings(show: Callable[[str], None]) -> Iterator[list[str]]:
-    """Collect what is warned of meanwhile, and show it."""
-    collected: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            collected.append(record.getMessage())
-            show(record.getMessage())
-
-    handler, logger = Collector(logging.WARNING), logging.getLogger("distill3d")
-    logger.addHandler(handler)
-    try:
-        yield collected
-    finally:
-        logger.removeHandler(handler)

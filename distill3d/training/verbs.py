@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill3d.terminal import AllowPlugins, parsed_spacing, show_all, show_next, stdout
+from distill3d.terminal import AllowPlugins, Scheduler, Workers, parsed_spacing, show_all, show_next, stdout
 from distill3d.volumes.memory import allow_gib
 
 run_app = typer.Typer(rich_markup_mode=None)
@@ -95,20 +95,21 @@ def predict(
         typer.Argument(metavar="RUN STACK...", help=f"{RUN_OR_MODEL}; then files, folders, patterns in quotes"),
     ],
     *,
-    more: Annotated[
-        list[Path] | None, typer.Option("--run", metavar="RUN", help="another run; the mean of all is taken")
-    ] = None,
+    more: Annotated[list[Path] | None, typer.Option("--run", metavar="RUN", help="another; the mean is taken")] = None,
     model: Model = None,
     out: Annotated[Path, typer.Option(help="folder for the probability stacks")] = Path("prob"),
     spacing: SpacingOfRun = None,
     channel: Channel = None,
     tta: Flips = False,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     allow_plugins: AllowPlugins = False,
     max_gib: MaxGib = None,
 ) -> None:
     """Predict stacks as the run's data were read; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
     from distill3d.storage.models import chosen, is_run
+    from distill3d.training.cluster import workers as started
     from distill3d.training.networks import networks_of
     from distill3d.training.predict import predict_all
     from distill3d.volumes.inputs import expand
@@ -120,8 +121,9 @@ def predict(
         raise typer.BadParameter("no stack is given; accepted: RUN STACK..., or --model NAME STACK...")
     files, size, console = expand(places[first:]), parsed_spacing(spacing), stdout()
     networks = networks_of(used, channel=channel, spacing_um=size, flips=tta, allow_plugins=allow_plugins)
-    for written in predict_all(networks, files, out=out, overwrite=overwrite):
-        console.print(str(written), soft_wrap=True)
+    with started(workers, scheduler) as elsewhere:
+        for written in predict_all(networks, files, out=out, overwrite=overwrite, workers=elsewhere):
+            console.print(str(written), soft_wrap=True)
     show_next(f"distill3d trace {out} --out trees")
 
 

@@ -22,6 +22,11 @@ def allow_gib(gib: float | None) -> None:
     _chosen[:] = [] if gib is None else [gib]
 
 
+def chosen_gib() -> float | None:
+    """Return the limit that was set, for a process that is not forked."""
+    return _chosen[0] if _chosen else None
+
+
 def require_room(
     what: Path | str, n_bytes: float, *, stored: int | None = None, expansion: float = 1.0, claims: str = "claims"
 ) -> None:

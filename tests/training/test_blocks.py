@@ -11,7 +11,7 @@ from torch import nn
 from distill3d.config.schema import InferenceConfig, PatchConfig
 from distill3d.training.background import Background
 from distill3d.training.blocks import Way, finish_block, piece, receivers, run_block
-from distill3d.training.blocks_on_disk import Leavings, block_size, predict_blocks
+from distill3d.training.blocks_on_disk import Blockwise, Leavings, block_size
 from distill3d.training.inference import mean_prob, predict_prob, ways_of
 from distill3d.training.windows import plan
 from distill3d.volumes.intensity import intensity_range, sampled_range
@@ -58,7 +58,7 @@ def by_blocks(data, ways, size, *, backwards=False):
     prob = np.full(data.shape, np.nan, np.float32)
     for block in blocks:
         prob[block.region] = finish_block(
-            block, own[block.number], [piece(own[number], blocks[number], block) for number in block.needs]
+            block, [piece(own[number], blocks[number], block) for number in (block.number, *block.needs)]
         )
     return prob
 
@@ -108,7 +108,7 @@ def test_blocks_hold_every_voxel_and_every_window_once_and_need_only_earlier_one
     corners = [corner for block in blocks for corner in block.corners(0)]
     assert len(set(corners)) == len(corners) == way.grid.count(shape) == sum(block.n_windows for block in blocks)
     given = {(block.number, other.number) for block in blocks for other in receivers(blocks)[block.number]}
-    assert given == {(number, block.number) for block in blocks for number in block.needs}
+    assert given == {(number, block.number) for block in blocks for number in (block.number, *block.needs)}
 
 
 # ------------------------------------------------------------ intensities
@@ -215,9 +215,9 @@ def test_one_hot_voxel_is_background_and_a_small_cube_is_not():
 def stored(image, network, folder, sink, *, size=(8, 16, 16), on_window=None):
     """Predict by blocks into ``sink``; what is there counts."""
     ways = [Way(module=network)]
-    blocks = plan(image.shape, [way.grid for way in ways], size)
-    predict_blocks(image, sink, ways, blocks, Leavings(folder), on_window=on_window)
-    return blocks
+    work = Blockwise(image, sink, ways, size, Leavings(folder))
+    work.all(on_window)
+    return work.blocks
 
 
 def test_a_killed_prediction_goes_on_with_the_blocks_that_are_missing(tmp_path):
@@ -247,6 +247,25 @@ def test_a_killed_prediction_goes_on_with_the_blocks_that_are_missing(tmp_path):
     done = sum(block.n_windows for block in blocks)
     lost = max(block.n_windows for block in blocks)  # of the block that it was killed in
     assert done < sum(forwards) <= done + lost * len(runs)
+
+
+def test_blocks_that_others_run_in_any_order_and_run_again_are_the_same_and_no_window_is_run_twice(tmp_path):
+    image = np.random.default_rng(0).random((20, 37, 45), dtype=np.float32)
+    once, sink = np.zeros(image.shape, np.uint8), np.zeros(image.shape, np.uint8)
+    blocks = stored(image, alone := Small(), tmp_path / "once", once)
+    network, leavings = Small(), Leavings(tmp_path / "shared")
+    one, other = (Blockwise(image, sink, [Way(module=network)], (8, 16, 16), leavings) for _ in range(2))
+    with pytest.raises(FileNotFoundError):
+        one.finish(len(blocks) - 1)  # what it needs was not run
+    for block in blocks[::-1]:
+        one.run(block.number)
+        other.run(block.number)
+    for block in blocks[::-1]:
+        other.finish(block.number)
+        one.finish(block.number)
+    assert network.n_windows == alone.n_windows
+    assert np.array_equal(sink, once)
+    assert not list((tmp_path / "shared" / "pieces").iterdir())
 
 
 def test_blocks_are_of_whole_chunks_and_never_larger_than_memory():

@@ -12,7 +12,7 @@ from distill3d.errors import InputError
 from distill3d.storage import models as models_module
 from distill3d.storage.checkpoint import read_checkpoint
 from distill3d.storage.models import chosen, find_model, models
-from distill3d.training import predict as predict_module
+from distill3d.training import predict_whole as predict_module
 from distill3d.training.export import export
 from distill3d.training.module import fresh_module
 from distill3d.training.networks import networks_of
@@ -100,7 +100,7 @@ def bright(finished_once, monkeypatch):
     (module,) = networks.modules()
     assert module.trained_um == ((2.0, 1.0, 1.0),)
     module.student = Brightness()
-    monkeypatch.setattr(type(networks), "modules", lambda _: [module])
+    monkeypatch.setattr(type(networks), "modules", lambda _, **__: [module])
     shapes, mean_prob = [], predict_module.mean_prob
 
     def noted(modules, data, **how):
@@ -150,7 +150,7 @@ def test_every_network_of_several_sees_its_own_voxels(bright, tmp_path, monkeypa
     networks, module, shapes = bright
     other = copy.copy(module)
     other.trained_um = ((4.0, 0.4, 0.4),)
-    monkeypatch.setattr(type(networks), "modules", lambda _: [module, other])
+    monkeypatch.setattr(type(networks), "modules", lambda _, **__: [module, other])
     monkeypatch.setattr(predict_module, "mean_prob", lambda group, data, **_: shapes.append(data.shape) or data / 200)
     mask = _tube(tmp_path / "a.tif", (4.0, 0.4, 0.4))
     (written,) = predict_all(networks, [tmp_path / "a.tif"], out=tmp_path)

@@ -13,7 +13,7 @@ from PIL import Image
 from distill3d.cli import app
 from distill3d.errors import InputError, SomeFailedError
 from distill3d.training import networks as networks_module
-from distill3d.training import predict as predict_module
+from distill3d.training import predict_whole as predict_module
 from distill3d.training import reconstruct as reconstruct_module
 from distill3d.training.networks import networks_of
 from distill3d.types import Prediction
@@ -38,7 +38,7 @@ def run(finished_once, monkeypatch):
     """A finished run whose network finds every tube."""
     load = networks_module.load_module
 
-    def bright(path):
+    def bright(path, **_):
         module = load(path)
         module.student = Brightness()
         return module
