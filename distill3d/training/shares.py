@@ -55,7 +55,7 @@ def deal(sizes: Sequence[int], world: int) -> list[list[int]]:
 
     Example:
         >>> deal([2, 9, 3, 3], 2), deal([5], 3)
-        ([[0, 2, 3], [1]], [[0], [], []])
+        ([[1], [0, 2, 3]], [[0], [], []])
     """
     shares: list[list[int]] = [[] for _ in range(world)]
     totals = [0] * world

@@ -14,7 +14,7 @@ from distill3d.config.schema import Experiment, Pretraining
 from distill3d.errors import ConfigError
 from distill3d.experiment import load_experiment
 
-NAMES = {"folder", "swc_folder", "path", "run", "runs", "cache", "backgrounds", "hard_backgrounds"}
+NAMES = {"folder", "swc_folder", "path", "model", "run", "runs", "cache", "backgrounds", "hard_backgrounds"}
 
 
 def settings(config, above=""):
