@@ -21,9 +21,8 @@ from distill3d.evaluation.metrics.voxel import (
     VoxelScores,
     count_within,
     diagonal_um,
-    larger_percentile,
+    scores_of_counts,
     scores_of_empty,
-    share_within,
 )
 from distill3d.volumes.parts import Box, box_around, box_shape, boxes, grown, within
 from distill3d.volumes.pieces import Pieces
@@ -144,32 +143,18 @@ class _Sums:
 
 
 def _voxel_scores(sums: _Sums, surface_um: float) -> VoxelScores:
-    sizes = [len(sums.pred.voxels), len(sums.gold.voxels)]
+    sizes = len(sums.pred.voxels), len(sums.gold.voxels)
     if not all(sizes):
         diagonal = diagonal_um(sums.pred.shape, sums.spacing_um)
         return scores_of_empty(sizes[0], sizes[1], diagonal, in_um=sums.tolerance_um is not None)
     of_pred, of_gold = (np.concatenate(each) for each in sums.surfaces)
-    to_gold, to_pred = _surface_distances(of_pred, of_gold, sums)
-    in_vox = [(sums.both + near) / size for near, size in zip(sums.near_vox, sizes, strict=True)]
-    in_um: list[float | None] = [None, None]
-    if sums.tolerance_um is not None:
-        in_um = [(sums.both + near) / size for near, size in zip(sums.near_um, sizes, strict=True)]
-    return VoxelScores(
-        dice=2 * sums.both / sum(sizes),
-        precision=sums.both / sizes[0],
-        recall=sums.both / sizes[1],
-        dice_tol=harmonic_mean(in_vox[0], in_vox[1]),
-        precision_tol=in_vox[0],
-        recall_tol=in_vox[1],
-        dice_tol_um=None if in_um[0] is None or in_um[1] is None else harmonic_mean(in_um[0], in_um[1]),
-        precision_tol_um=in_um[0],
-        recall_tol_um=in_um[1],
-        nsd=share_within(to_gold, to_pred, surface_um),
-        hd95_um=larger_percentile(to_gold, to_pred),
-        asd_um=float((to_gold.sum() + to_pred.sum()) / (len(to_gold) + len(to_pred))),
-        missed=False,
-        n_pred=sizes[0],
-        n_gold=sizes[1],
+    return scores_of_counts(
+        both=sums.both,
+        sizes=sizes,
+        near_vox=(sums.near_vox[0], sums.near_vox[1]),
+        near_um=None if sums.tolerance_um is None else (sums.near_um[0], sums.near_um[1]),
+        distances_um=_surface_distances(of_pred, of_gold, sums),
+        surface_um=surface_um,
     )
 
 

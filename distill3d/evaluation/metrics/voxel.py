@@ -100,26 +100,55 @@ def voxel_scores(
         return scores_of_empty(n_pred, n_gold, diagonal_um(pred.shape, spacing_um), in_um=tolerance_um is not None)
     box = box_of(pred | gold)
     pred, gold = padded(pred[box]), padded(gold[box])
-    both = int(np.count_nonzero(pred & gold))
-    in_vox = _overlap_within(pred, gold, (1.0, 1.0, 1.0), tolerance_vox)
-    in_um = (None, None, None) if tolerance_um is None else _overlap_within(pred, gold, spacing_um, tolerance_um)
     to_gold, to_pred = surface_distances(pred=pred, gold=gold, spacing=spacing_um)
+    return scores_of_counts(
+        both=int(np.count_nonzero(pred & gold)),
+        sizes=(n_pred, n_gold),
+        near_vox=_near(pred, gold, (1.0, 1.0, 1.0), tolerance_vox),
+        near_um=None if tolerance_um is None else _near(pred, gold, spacing_um, tolerance_um),
+        distances_um=(to_gold, to_pred),
+        surface_um=surface_um,
+    )
+
+
+def scores_of_counts(
+    *,
+    both: int,
+    sizes: tuple[int, int],
+    near_vox: tuple[int, int],
+    near_um: tuple[int, int] | None,
+    distances_um: tuple[np.ndarray, np.ndarray],
+    surface_um: float,
+) -> VoxelScores:
+    """Score a pair of masks of which none is empty, from what was counted of both.
+
+    Args:
+        both: voxels that are in both masks.
+        sizes: voxels of the prediction and of gold.
+        near_vox: those of each that are not in the other, but near one that is.
+        near_um: likewise by the tolerance in um; None leaves its scores out.
+        distances_um: of the surface voxels of each to the other's.
+        surface_um: tolerance of ``nsd``.
+    """
+    to_gold, to_pred = distances_um
+    precision_tol, recall_tol = ((both + near) / size for near, size in zip(near_vox, sizes, strict=True))
+    in_um = None if near_um is None else [(both + near) / size for near, size in zip(near_um, sizes, strict=True)]
     return VoxelScores(
-        dice=2 * both / (n_pred + n_gold),
-        precision=both / n_pred,
-        recall=both / n_gold,
-        dice_tol=in_vox[0],
-        precision_tol=in_vox[1],
-        recall_tol=in_vox[2],
-        dice_tol_um=in_um[0],
-        precision_tol_um=in_um[1],
-        recall_tol_um=in_um[2],
+        dice=2 * both / sum(sizes),
+        precision=both / sizes[0],
+        recall=both / sizes[1],
+        dice_tol=harmonic_mean(precision_tol, recall_tol),
+        precision_tol=precision_tol,
+        recall_tol=recall_tol,
+        dice_tol_um=None if in_um is None else harmonic_mean(*in_um),
+        precision_tol_um=None if in_um is None else in_um[0],
+        recall_tol_um=None if in_um is None else in_um[1],
         nsd=share_within(to_gold, to_pred, surface_um),
         hd95_um=larger_percentile(to_gold, to_pred),
         asd_um=float((to_gold.sum() + to_pred.sum()) / (len(to_gold) + len(to_pred))),
         missed=False,
-        n_pred=n_pred,
-        n_gold=n_gold,
+        n_pred=sizes[0],
+        n_gold=sizes[1],
     )
 
 
@@ -162,16 +191,9 @@ def share_within(to_gold: np.ndarray, to_pred: np.ndarray, tolerance: float) -> 
     return near / (len(to_gold) + len(to_pred))
 
 
-def _overlap_within(
-    pred: np.ndarray, gold: np.ndarray, spacing: Sequence[float], tolerance: float
-) -> tuple[float, float, float]:
-    """Return Dice, precision and recall of two padded masks, where a voxel is right at most so far from the other."""
-    both = int(np.count_nonzero(pred & gold))
-    precision, recall = (
-        (both + count_within(mask & ~other, other, spacing, tolerance)) / int(np.count_nonzero(mask))
-        for mask, other in ((pred, gold), (gold, pred))
-    )
-    return harmonic_mean(precision, recall), precision, recall
+def _near(pred: np.ndarray, gold: np.ndarray, spacing: Sequence[float], tolerance: float) -> tuple[int, int]:
+    """Count the voxels of each of two padded masks that are not in the other, but at most so far from it."""
+    return count_within(pred & ~gold, gold, spacing, tolerance), count_within(gold & ~pred, pred, spacing, tolerance)
 
 
 def count_within(points: np.ndarray, of: np.ndarray, spacing: Sequence[float], tolerance: float) -> int:
