@@ -48,10 +48,15 @@ def report(
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="such as README.md: a table is written between its markers")
     ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="copy what this report needs of every run, to commit it: no data"),
+    ] = None,
 ) -> None:
     """Compare finished runs: statistics, an equal-budget check, and one page; exits 1 if damaged runs are left out."""
     from distill3d.report.build import write_report
-    from distill3d.report.comparison.compare import as_json
+    from distill3d.report.comparison.compare import as_json, run_folders
+    from distill3d.report.keep import keep_runs
     from distill3d.report.text.results import write_results
     from distill3d.report.text.summary import write_summary
     from distill3d.report.text.terminal import renderables
@@ -65,6 +70,9 @@ def report(
         write_results(results, comparison)
         files.append(results)
     files += [] if markdown is None else [markdown]
+    if keep is not None:
+        keep_runs([folder for folders in run_folders(comparison).values() for folder in folders], keep)
+        files.append(keep)
     for part in renderables(comparison):
         console.print(part)
     for file in files:

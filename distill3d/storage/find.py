@@ -12,6 +12,8 @@ from distill3d.errors import InputError
 from distill3d.storage.links import link_out
 from distill3d.storage.run_folder import RunFolder
 
+KEPT = Path("experiments/results")  # where ``report --keep`` puts what of a sweep's runs is committed
+
 
 def find_runs(
     places: Sequence[str | Path], *, patterns: Sequence[str] = (), sweeps: Sequence[str] = (), runs: Path = Path("runs")
@@ -22,7 +24,7 @@ def find_runs(
         places: a run's folder, a folder of an experiment (all its seeds), or a folder that holds such; an experiment's
             name stands for ``runs/<name>``; a glob pattern stands for what it matches.
         patterns: more glob patterns.
-        sweeps: names of sweeps, whose trials are under ``runs/sweeps/<name>/trials``.
+        sweeps: names of sweeps, whose trials are under ``runs/sweeps/<name>/trials``, or else kept in `KEPT`.
         runs: folder of runs.
 
     Returns:
@@ -33,10 +35,10 @@ def find_runs(
     """
     roots: list[Path] = [path for place in [*places, *patterns] for path in matches(str(place), runs)]
     for name in sweeps:
-        trials = runs / "sweeps" / Path(name).stem / "trials"
-        if not trials.is_dir():
-            raise InputError(f"{trials}: no such sweep here; accepted: a name under {runs / 'sweeps'}")
-        roots.append(trials)
+        trials, kept = runs / "sweeps" / Path(name).stem / "trials", KEPT / Path(name).stem
+        if not trials.is_dir() and not kept.is_dir():
+            raise InputError(f"{trials}: no such sweep here; accepted: a name under {runs / 'sweeps'} or {KEPT}")
+        roots.append(trials if trials.is_dir() else kept)
     folders: dict[Path, Path] = {}
     for root in roots:
         inside = list(walk_runs(root))

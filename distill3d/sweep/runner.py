@@ -14,7 +14,8 @@ from typing import final
 import optuna
 from optuna.trial import TrialState
 
-from distill3d.errors import ConfigError, UserError
+from distill3d.config.plain import as_plain
+from distill3d.errors import ConfigError, InputError, UserError
 from distill3d.storage.achieved import LOGGED, best, scores
 from distill3d.storage.curves import history
 from distill3d.sweep.machine import Slot, owner
@@ -42,6 +43,18 @@ class _Current:
     started: float = field(default_factory=time.monotonic)
     reported: int = 0
     pruned: str = ""  # why it is being stopped early
+
+
+def _is_done(trial: Trial, *, attempt: int, resumes: bool) -> bool:
+    """Whether a trial's run is complete: one that is resumed, or one of the same settings that was brought here."""
+    if not trial.run.done.is_file() or resumes:
+        return trial.run.done.is_file()
+    from distill3d.training.claim import finished_or_refused  # noqa: PLC0415 - seconds, for what is rare
+
+    try:
+        return attempt == 1 and finished_or_refused(trial.run, as_plain(trial.experiment), resume=False)
+    except InputError:
+        return False  # the trial itself says what is in its way
 
 
 @final
@@ -142,7 +155,7 @@ class Runner:
             return
         if attrs["attempt"] > 1:
             end_survivors(trial.folder)
-        if attrs["resumes"] and trial.run.done.is_file():
+        if _is_done(trial, attempt=attrs["attempt"], resumes=attrs["resumes"]):
             self._finished(attempt, trial, seconds=None)
             return
         flags = [] if attrs["attempt"] == 1 else ["--resume" if attrs["resumes"] else "--overwrite"]

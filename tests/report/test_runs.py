@@ -1,13 +1,20 @@
 """Which runs are found, what is read of them, and what is said of those that cannot be used."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from comparisons import read_runs
+from typer.testing import CliRunner
 
 from distill3d.errors import InputError
+from distill3d.report.build import compare_places
+from distill3d.report.comparison.compare import as_json
 from distill3d.report.comparison.grouping import choose_baseline, group_runs
 from distill3d.report.comparison.runs import read_run
+from distill3d.report.keep import keep_runs
+from distill3d.report.verbs import report_app
 from distill3d.storage.find import find_runs
 
 
@@ -38,6 +45,24 @@ def test_the_trials_of_a_sweep_are_found_by_its_name(write_run, tmp_path):
     assert len(find_runs([], sweeps=["lr"], runs=tmp_path / "runs")[0]) == 2
     with pytest.raises(InputError, match="no such sweep"):
         find_runs([], sweeps=["lrr"], runs=tmp_path / "runs")
+
+
+def test_what_is_kept_of_a_sweep_makes_the_same_report(write_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for trial, (arm, seed) in enumerate((arm, seed) for arm in ("scratch", "kd") for seed in range(3)):
+        settings = {"strategy": {"name": "features"}} if arm == "kd" else {}
+        folder = write_run(arm, seed, settings=settings, root=Path("runs/sweeps/lr/trials") / f"{trial:04}")
+        (folder / "prob").mkdir()
+        (folder / "prob" / "case_0.tif").write_bytes(b"data")
+    said = as_json(compare_places([], sweeps=["lr"]))
+    kept = Path("experiments/results/lr")
+    assert CliRunner().invoke(report_app, ["report", "--sweep", "lr", "--keep", str(kept)]).exit_code == 0
+    assert not list(kept.rglob("*.tif"))
+    shutil.rmtree("runs")
+    again = as_json(compare_places([], sweeps=["lr"]))
+    assert json.dumps(again["arms"]) == json.dumps(said["arms"]).replace("runs/sweeps/lr/trials", str(kept))
+    keep_runs(find_runs([kept])[0], kept)  # of what is kept already
+    assert as_json(compare_places([], sweeps=["lr"]))["arms"] == again["arms"]
 
 
 def test_unfinished_runs_are_left_out_and_named(write_run, tmp_path):

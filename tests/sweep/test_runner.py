@@ -3,12 +3,15 @@
 import io
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 from launched import wait_for
 from rich.console import Console
 
+from distill3d.config.plain import as_plain
 from distill3d.errors import ConfigError, InputError
+from distill3d.storage.run_folder import write_yaml
 from distill3d.sweep import control, search
 from distill3d.sweep.machine import survivors
 
@@ -183,6 +186,22 @@ def test_a_trial_that_finished_while_no_runner_was_there_is_not_repeated(sweep, 
     (run / "metrics.json").write_text(json.dumps({"mean": {"dice": 0.9}}))
     (run / "done.json").write_text("{}")
     assert sweep("resume")[0] == 0
+    assert rows()[0].value == 0.9
+    assert sorted(calls()) == [1, 2]
+
+
+def test_runs_that_were_brought_here_without_their_study_are_not_repeated(sweep, rows, calls, sweep_file, tmp_path):
+    folder = tmp_path / "runs/sweeps/fakes"
+    for trial in control.known_trials(control.read_sweep(sweep_file(LRS)), folder):
+        if trial.number == 1:
+            continue
+        lr = 0.5 if trial.number == 2 else trial.experiment.optimizer.lr  # of other settings: it is in the way
+        experiment = replace(trial.experiment, optimizer=replace(trial.experiment.optimizer, lr=lr))
+        trial.run.path.mkdir(parents=True)
+        write_yaml(trial.run.config, as_plain(experiment))
+        trial.run.metrics.write_text(json.dumps({"mean": {"dice": 0.9}}))
+        trial.run.done.write_text("{}")
+    assert sweep()[0] == 0
     assert rows()[0].value == 0.9
     assert sorted(calls()) == [1, 2]
 
