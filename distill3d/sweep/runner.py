@@ -14,7 +14,7 @@ from typing import final
 import optuna
 from optuna.trial import TrialState
 
-from distill3d.config.plain import as_plain
+from distill3d.config.plain import as_plain, flatten
 from distill3d.errors import ConfigError, InputError, UserError
 from distill3d.storage.achieved import LOGGED, best, scores
 from distill3d.storage.curves import history
@@ -49,12 +49,11 @@ def _is_done(trial: Trial, *, attempt: int, resumes: bool) -> bool:
     """Whether a trial's run is complete: one that is resumed, or one of the same settings that was brought here."""
     if not trial.run.done.is_file() or resumes:
         return trial.run.done.is_file()
-    from distill3d.training.claim import finished_or_refused  # noqa: PLC0415 - seconds, for what is rare
-
     try:
-        return attempt == 1 and finished_or_refused(trial.run, as_plain(trial.experiment), resume=False)
+        then, now = flatten(trial.run.read_config()), flatten(as_plain(trial.experiment))
     except InputError:
         return False  # the trial itself says what is in its way
+    return attempt == 1 and all(then.get(key) == now.get(key) for key in {*then, *now} - {"runs", "cache"})
 
 
 @final
