@@ -170,7 +170,7 @@ def background(data_dir, tmp_path_factory):
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", STEPPED)
 def test_it_takes_real_steps(name, cache, tmp_path, request, monkeypatch):
-    if name.startswith("op_"):
+    if name.startswith(("op_", "twin_")):
         request.getfixturevalue("data_dir")
     overrides = (*SMALL, *_less(name))
     if name.startswith("op_hard_"):

@@ -58,7 +58,8 @@ def _lacks(folder: RunFolder) -> str:
     if link := link_out(folder.path, folder.path):
         return f"{link.name} links to a place outside of it"
     try:
-        return "" if folder.read_json(folder.done).get("cases", 1) else "no test case"
+        cases = folder.read_json(folder.done).get("cases")
+        return "no test case" if cases == 0 and type(cases) is int else ""
     except InputError:
         return ""  # whoever reads the run says what is damaged
 

@@ -82,6 +82,8 @@ def test_runs_without_a_test_case_are_left_out_and_named(write_run, tmp_path):
     folders, left_out = find_runs([tmp_path / "runs"])
     assert len(folders) == 1
     assert left_out == [f"{unscored.as_posix()}: no test case, left out"]
+    (unscored / "done.json").write_text('{"cases": []}')  # damaged, which whoever reads it says
+    assert find_runs([tmp_path / "runs"]) == ([tmp_path / "runs/scratch/seed0", unscored], [])
 
 
 def test_smoke_runs_are_not_results(write_run, tmp_path):

@@ -40,7 +40,7 @@ def reference(tmp_path_factory, tiny_file_in):
 
 @pytest.fixture
 def interrupted(reference, tiny_file, tmp_path):
-    """Train till something happens, resume, and compare; returns the exit code that it ended with."""
+    """Train till something happens, resume where that ended it, and compare; returns how it ended."""
     count = 0
 
     def train(kind, **fault):
@@ -48,11 +48,10 @@ def interrupted(reference, tiny_file, tmp_path):
         count += 1
         place = Place(tmp_path / str(count), tiny_file, RUNS[kind])
         ended = place.train(**fault)
-        if ended.code == 0:
-            return ended
-        assert "Traceback" not in ended.printed or fault["how"] in {"full", "shut"}, (fault, ended)
-        resumed = place.resume()
-        assert resumed.code == 0, (fault, ended, resumed)
+        if ended.code != 0:
+            assert "Traceback" not in ended.printed or fault["how"] in {"full", "shut"}, (fault, ended)
+            resumed = place.resume()
+            assert resumed.code == 0, (fault, ended, resumed)
         _, files, results = reference(kind)
         assert place.files() == files, (fault, place.files() ^ files)
         again = place.results()
@@ -89,4 +88,5 @@ def test_a_run_whose_disk_is_full_from_a_file_operation_on_is_resumed_to_the_sam
     for number in range(10):
         at = 1 + int((number + draw.random()) * operations / 10)
         ended = interrupted(kind, how=("full", "shut")[number % 2], at=at)
-        assert ended.code in {1, 2}, (at, ended)
+        # What comes after the last thing that is written, such as a folder deleted, needs no room: that run is whole.
+        assert ended.code in {1, 2} or at > 0.95 * operations, (at, ended)
