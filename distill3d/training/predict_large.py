@@ -18,8 +18,9 @@ from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks
 from distill3d.training.predict_elsewhere import blocks_by_workers
 from distill3d.volumes.intensity import WHOLE
-from distill3d.volumes.lazy import LazyVolume, shape_on_disk
+from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.origin import origin_of
+from distill3d.volumes.parts import shape_on_disk
 from distill3d.volumes.prob import CHUNKS, begin_prob
 from distill3d.volumes.stack_files import names_folder, split_inside
 

@@ -31,9 +31,9 @@ from distill3d.training.networks import Networks
 from distill3d.training.predict import StackBars, predict_stack, prob_name, require_free
 from distill3d.training.summary import SCORES, Row, Summary
 from distill3d.volumes.inputs import targets_of
-from distill3d.volumes.lazy import Blocks, LazyVolume, shape_on_disk
+from distill3d.volumes.lazy import Blocks, LazyVolume
 from distill3d.volumes.origin import as_notes, note_picture, origin_of, stated_notes
-from distill3d.volumes.parts import Parted, computed, extremes, is_large
+from distill3d.volumes.parts import Parted, computed, extremes, is_large, shape_on_disk
 from distill3d.volumes.prob import open_prob, read_prob
 from distill3d.volumes.reading import in_words
 from distill3d.volumes.stack_files import stem_of

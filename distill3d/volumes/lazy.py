@@ -12,7 +12,7 @@ import numpy as np
 
 from distill3d.volumes.blocks import StoredBlocks, require_level
 from distill3d.volumes.geometry import Spacing, Stated
-from distill3d.volumes.stack_files import split_inside, suffix_of
+from distill3d.volumes.stack_files import split_inside
 
 
 class Blocks(Protocol):
@@ -99,18 +99,3 @@ OPENERS: dict[str, Callable[[Path, int, int], Opened]] = {
     ".zarr": _open_zarr,
     ".n5": _open_n5,
 }
-
-
-def shape_on_disk(path: Path, *, channel: int) -> tuple[int, int, int] | None:
-    """Return the shape of a stack of which parts can be read; None of another, and of one that cannot be opened.
-
-    Raises:
-        InputError: a suffix that no stack has.
-    """
-    if (suffix := suffix_of(path)) not in OPENERS:
-        return None
-    try:
-        blocks, _, _ = OPENERS[suffix](path, channel, 0)
-    except Exception:  # noqa: BLE001 - whoever reads it says so
-        return None
-    return blocks.shape

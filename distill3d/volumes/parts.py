@@ -6,12 +6,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.volumes.lazy import Blocks
+from distill3d.volumes.lazy import OPENERS, Blocks
+from distill3d.volumes.stack_files import suffix_of
 
 Box: TypeAlias = tuple[slice, slice, slice]
 PART = (64, 512, 512)  # whole chunks of what is usual; 16 MB of uint8
@@ -21,6 +23,21 @@ LARGE = 1 << 26  # voxels from which on a volume that stays on disk is worked on
 def is_large(shape: Sequence[int]) -> bool:
     """Whether a volume that can be read by part should be, because many arrays of its size are more than there is."""
     return math.prod(shape) > LARGE
+
+
+def shape_on_disk(path: Path, *, channel: int) -> tuple[int, int, int] | None:
+    """Return the shape of a stack of which parts can be read; None of another, and of one that cannot be opened.
+
+    Raises:
+        InputError: a suffix that no stack has.
+    """
+    if (suffix := suffix_of(path)) not in OPENERS:
+        return None
+    try:
+        blocks, _, _ = OPENERS[suffix](path, channel, 0)
+    except Exception:  # noqa: BLE001 - whoever reads it says so
+        return None
+    return blocks.shape
 
 
 def boxes(shape: Sequence[int], size: Sequence[int] = PART, *, shared: int = 0) -> list[Box]:

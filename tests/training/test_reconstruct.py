@@ -224,7 +224,7 @@ def made(networks, folder, out, monkeypatch, *, large):
     return {key: row[key] for key in row if key != "seconds"}, own, pixels
 
 
-@pytest.mark.parametrize("gold", ["none", "tree", "mask", "partly known"])
+@pytest.mark.parametrize("gold", ["none", "tree", "mask", "partly known", "all unknown", "other shape"])
 def test_a_large_stack_stays_on_disk_and_gives_the_same(run, tmp_path, monkeypatch, gold):
     monkeypatch.setattr("distill3d.volumes.parts.boxes.__defaults__", ((7, 16, 24),))
     monkeypatch.setattr("distill3d.volumes.prob.CHUNKS", (8, 16, 16))
@@ -235,10 +235,15 @@ def test_a_large_stack_stays_on_disk_and_gives_the_same(run, tmp_path, monkeypat
         (folder / "cell.swc").write_text(GOLD.replace("57 16", "50 20"))
     if gold in {"mask", "partly known"}:
         labels = np.roll(mask, 5, axis=2).astype(np.uint8)
-        labels[:, :10, 50:] = 2
+        labels[:, :17, 50:] = 2
+    if gold == "all unknown":
+        labels = np.full(SHAPE, 2, np.uint8)
+    if gold == "other shape":
+        labels = np.ones((3, 4, 5), np.uint8)
+    if gold not in {"none", "tree"}:
         write_volume(folder / "cell_mask.zarr", Volume(labels, SPACING))
     networks = networks_of([run])
-    if gold == "partly known":
+    if "known" in gold:
         networks = replace(networks, gold=replace(networks.gold, unknown_label=2))
     whole = made(networks, folder, tmp_path / "whole", monkeypatch, large=False)
     parted = made(networks, folder, tmp_path / "parted", monkeypatch, large=True)
@@ -251,8 +256,9 @@ def test_a_large_stack_stays_on_disk_and_gives_the_same(run, tmp_path, monkeypat
     ]
     assert parted[:2] == whole[:2]
     np.testing.assert_array_equal(parted[2], whole[2])
-    scores = {"none": set(), "tree": {"tree_f1"}, "mask": {"dice", "hd95_um"}, "partly known": {"dice", "hd95_um"}}
-    assert scores[gold] <= set(whole[0])
+    scores = {"tree": {"tree_f1"}, "mask": {"dice", "hd95_um"}, "partly known": {"dice", "hd95_um"}}
+    assert scores.get(gold, set()) <= set(whole[0])
+    assert ("gold is not used" in whole[0]["warnings"]) == (gold in {"all unknown", "other shape"})
 
 
 def test_a_run_s_tuned_trace_is_used(finished):
