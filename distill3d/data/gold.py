@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, final
+from typing import Literal, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,14 @@ from distill3d.data.case_files import CaseFiles, case_files_of
 from distill3d.errors import InputError
 from distill3d.volumes.alignment import detect_flip, flip_y
 from distill3d.volumes.geometry import Stated
+from distill3d.volumes.lazy import Blocks, LazyVolume
 from distill3d.volumes.origin import stated_notes
+from distill3d.volumes.parts import computed, parts_of
 from distill3d.volumes.placement import brought_to, contradict
 from distill3d.volumes.stack_files import entries, split_inside, stem_of
 from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree
-from distill3d.volumes.volume import Volume, read_volume
+from distill3d.volumes.volume import Volume, open_volume, read_volume
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,6 +37,15 @@ class Gold:
     known: NDArray[np.bool_]
     stated: Stated = Stated()  # noqa: RUF009 - immutable
     remarks: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class LargeGold:
+    """What is known of an image that stays on disk, bool [Z, Y, X] read by part; see `Gold`."""
+
+    mask: Blocks
+    known: Blocks
 
 
 @final
@@ -56,7 +67,7 @@ class GoldRules:
         traced = case.tree is not None and "made_from" in stated_notes(case.tree)
         return CaseFiles(stack, None, case.mask) if traced else case
 
-    def read_tree(self, path: Path, volume: Volume) -> Tree:
+    def read_tree(self, path: Path, volume: Volume | LazyVolume) -> Tree:
         """Read the gold tree of a volume, mirrored in y where the rules say so.
 
         Raises:
@@ -82,6 +93,16 @@ class GoldRules:
         """Read the gold mask of a volume as `read_gold` does."""
         return read_gold(path, volume, image=image, labels=self.labels, unknown_label=self.unknown_label)
 
+    def open_mask(self, path: Path, volume: LazyVolume, *, image: Path) -> LargeGold:
+        """Open the gold mask of a volume that stays on disk; it is that of `read_mask`."""
+        stored = open_volume(path, spacing_um=volume.spacing_um, allow_blank=True)
+        values = _on_voxels_of(volume, stored, names=(str(image), str(path))).data
+        known: Blocks = np.broadcast_to(np.True_, volume.shape)
+        if self.unknown_label is not None:
+            known = computed(lambda part: part != self.unknown_label, values)
+        _require_known(path, known, self.unknown_label)
+        return LargeGold(computed(lambda part, known: _is_neuron(part, self.labels) & known, values, known), known)
+
 
 def read_gold(path: Path, volume: Volume, *, image: Path, labels: Sequence[int], unknown_label: int | None) -> Gold:
     """Read a mask, turned to its image where both headers say how they lie in space.
@@ -97,20 +118,38 @@ def read_gold(path: Path, volume: Volume, *, image: Path, labels: Sequence[int],
         InputError: the mask cannot be read, lies elsewhere, has another shape, or has no known voxel.
     """
     stored = read_volume(path, spacing_um=volume.spacing_um, allow_blank=True)
-    brought = brought_to(volume, stored, names=(str(image), str(path)))
-    values = brought.data
-    if values.shape != volume.shape:
+    brought = _on_voxels_of(volume, stored, names=(str(image), str(path)))
+    known = np.ones(volume.shape, bool) if unknown_label is None else brought.data != unknown_label
+    _require_known(path, known, unknown_label)
+    mask = _is_neuron(brought.data, labels)
+    turned = ("the mask is stored with other axes than the image: turned as both headers say",)
+    return Gold(mask & known, known, brought.stated, () if brought is stored else turned)
+
+
+@overload
+def _on_voxels_of(volume: Volume, stored: Volume, *, names: tuple[str, str]) -> Volume: ...
+@overload
+def _on_voxels_of(volume: LazyVolume, stored: LazyVolume, *, names: tuple[str, str]) -> LazyVolume: ...
+def _on_voxels_of(
+    volume: Volume | LazyVolume, stored: Volume | LazyVolume, *, names: tuple[str, str]
+) -> Volume | LazyVolume:
+    brought = brought_to(volume, stored, names=names)
+    if brought.shape != volume.shape:
         raise InputError(
-            f"{path}: mask of shape {values.shape} for a volume of shape {volume.shape}; accepted: the same"
+            f"{names[1]}: mask of shape {brought.shape} for a volume of shape {volume.shape}; accepted: the same"
         )
-    known = np.ones(volume.shape, bool) if unknown_label is None else values != unknown_label
-    if not known.any():
+    return brought
+
+
+def _require_known(path: Path, known: Blocks, unknown_label: int | None) -> None:
+    if unknown_label is not None and not any(part.any() for part in parts_of(known)):
         raise InputError(
             f"{path}: every voxel is {unknown_label}, the unknown label; accepted: a mask with known voxels"
         )
-    mask = np.isin(values, labels) if labels else values != 0
-    turned = ("the mask is stored with other axes than the image: turned as both headers say",)
-    return Gold(mask & known, known, brought.stated, () if brought is stored else turned)
+
+
+def _is_neuron(values: NDArray[np.number], labels: Sequence[int]) -> NDArray[np.bool_]:
+    return np.isin(values, labels) if labels else values != 0
 
 
 def spacing_doubts(stated: Mapping[str, Stated]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from distill3d.tracing.trace import trace_volume
 from distill3d.volumes.inputs import expand, name_of
 from distill3d.volumes.lazy import Blocks
 from distill3d.volumes.meaning import neuron_mask
-from distill3d.volumes.parts import boxes
+from distill3d.volumes.parts import boxes, computed
 from distill3d.volumes.pieces import find_pieces
 from distill3d.volumes.placement import brought_to, same_spacing
 from distill3d.volumes.stack_files import VOLUME_SUFFIXES, stem_of
@@ -222,11 +222,7 @@ def _mask_files(
         for path, volume, is_gold in zip((pred, gold), volumes, (False, True), strict=True)
     ]
     how = {"spacing_um": spacing, "tolerance_um": evaluation.mask_um, "surface_um": evaluation.surface_um}
-    in_memory = [mask for mask in masks if isinstance(mask, np.ndarray)]
-    if len(in_memory) == len(masks):
-        scores = mask_scores(pred=in_memory[0], gold=in_memory[1], **how)
-    else:
-        scores = _scores_by_part(masks[0], masks[1], volumes[1].shape, how)
+    scores = scores_of_masks(pred=masks[0], gold=masks[1], **how)
     named = {
         "f1": scores["dice"],  # the harmonic mean of precision and recall
         "hd95": scores.pop("hd95_um"),
@@ -238,10 +234,14 @@ def _mask_files(
     return {"pred": str(pred), "gold": str(gold), "kind": "masks", "spacing_um": list(spacing), **scores, **named}
 
 
-def _scores_by_part(
-    pred: Blocks, gold: Blocks, shape: tuple[int, int, int], how: Mapping[str, Any]
-) -> dict[str, float]:
-    """Score masks that are read by part; of both only the marked voxels are kept."""
+def scores_of_masks(*, pred: Blocks, gold: Blocks, known: Blocks | None = None, **how: Any) -> dict[str, float]:  # noqa: ANN401 - as `mask_scores` has them
+    """Score a mask against gold as `mask_scores` does; where one is read by part, only marked voxels are kept."""
+    if isinstance(pred, np.ndarray) and isinstance(gold, np.ndarray):
+        return mask_scores(pred=pred, gold=gold, known=None if known is None else np.asarray(known), **how)
+    if known is not None:
+        pred, gold = (computed(np.logical_and, mask, known) for mask in (pred, gold))
+    z, y, x = gold.shape
+    shape = (z, y, x)
     with progress_bar(stderr()) as bar:
         pieces = []
         for name, mask in (("prediction", pred), ("gold", gold)):

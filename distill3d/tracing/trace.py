@@ -74,12 +74,16 @@ def trace(
 
 
 def trace_volume(
-    volume: Volume | LazyVolume, config: TraceConfig, *, percentiles: tuple[float, float] | None = None
+    volume: Volume | LazyVolume,
+    config: TraceConfig,
+    *,
+    max_share: float = 1.0,
+    percentiles: tuple[float, float] | None = None,
 ) -> Tree:
     """Trace a volume, by part if it stays on disk; see `trace` and `trace_by_part`."""
     if isinstance(volume, LazyVolume):
-        return trace_by_part(volume, config, percentiles=percentiles)
-    return trace(volume.data, volume.spacing_um, config, percentiles=percentiles)
+        return trace_by_part(volume, config, max_share=max_share, percentiles=percentiles)
+    return trace(volume.data, volume.spacing_um, config, max_share=max_share, percentiles=percentiles)
 
 
 def trace_file(

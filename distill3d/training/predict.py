@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.progress import Progress
@@ -12,12 +13,14 @@ from distill3d.errors import InputError, for_each
 from distill3d.terminal import progress_bar, stderr
 from distill3d.training.cluster import Workers
 from distill3d.training.inference import total_windows
+from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks, networks_of
 from distill3d.training.predict_elsewhere import stacks_by_workers
 from distill3d.training.predict_large import stays_on_disk, write_by_blocks
 from distill3d.training.predict_whole import require_same_voxels, write_prediction
 from distill3d.volumes.geometry import Spacing
 from distill3d.volumes.inputs import PROB, targets_of
+from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.origin import is_taken
 from distill3d.volumes.stack_files import is_stack, stem_of
 from distill3d.volumes.volume import Volume
@@ -73,13 +76,35 @@ def predict_all(
     """
 
     def name(stack: Path) -> str:
-        by_block = stays_on_disk(stack, channel=networks.reading.channel)
-        return f"{stem_of(stack)}{PROB}.{'zarr' if by_block else 'tif'}"
+        return prob_name(stack, by_block=stays_on_disk(stack, channel=networks.reading.channel))
 
     targets = targets_of([Path(volume) for volume in volumes], Path(out), "", name)
     if not overwrite:
         require_free(targets, networks)
     return _predicted(targets, networks, workers)
+
+
+def prob_name(stack: Path, *, by_block: bool) -> str:
+    """Return the name of a stack's probability."""
+    return f"{stem_of(stack)}{PROB}.{'zarr' if by_block else 'tif'}"
+
+
+def predict_stack(
+    target: Path,
+    stack: Path,
+    image: Volume | LazyVolume,
+    networks: Networks,
+    modules: Sequence[DistillModule],
+    begin: Callable[[int], Callable[[int], None]],
+    workers: Workers | None = None,
+) -> None:
+    """Predict a stack, by block if it stays on disk: `write_prediction` or `write_by_blocks`."""
+    if isinstance(image, Volume):
+        write_prediction(target, stack, image, networks, modules, begin)
+        return
+    require_same_voxels(stack, image, networks, modules)
+    windows = begin(total_windows(modules, image.shape, flips=networks.flips))
+    write_by_blocks(target, stack, image, networks, modules, windows, workers)
 
 
 def require_free(targets: Mapping[Path, Path], networks: Networks) -> None:
@@ -122,6 +147,15 @@ class StackBars:
 
         return advance
 
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Leave the terminal to other bars."""
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
+
     def next_stack(self) -> None:
         """A stack is through, predicted or not."""
         self._through += 1
@@ -142,12 +176,7 @@ def _predicted(targets: Mapping[Path, Path], networks: Networks, workers: Worker
                 return
             image = networks.read(stack) if target in whole else networks.open(stack)
             begin = functools.partial(bars.windows, stem_of(stack))
-            if isinstance(image, Volume):
-                write_prediction(target, stack, image, networks, modules(), begin)
-            else:
-                require_same_voxels(stack, image, networks, modules())
-                windows = begin(total_windows(modules(), image.shape, flips=networks.flips))
-                write_by_blocks(target, stack, image, networks, modules(), windows, workers)
+            predict_stack(target, stack, image, networks, modules(), begin, workers)
 
         def work(item: tuple[Path, Path]) -> Path:
             try:

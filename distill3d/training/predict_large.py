@@ -18,10 +18,11 @@ from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks
 from distill3d.training.predict_elsewhere import blocks_by_workers
 from distill3d.volumes.intensity import WHOLE
-from distill3d.volumes.lazy import OPENERS, LazyVolume
+from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.origin import origin_of
+from distill3d.volumes.parts import shape_on_disk
 from distill3d.volumes.prob import CHUNKS, begin_prob
-from distill3d.volumes.stack_files import names_folder, split_inside, suffix_of
+from distill3d.volumes.stack_files import names_folder, split_inside
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,13 +32,7 @@ def stays_on_disk(stack: Path, *, channel: int) -> bool:
     file, _ = split_inside(stack)
     if names_folder(file):
         return True
-    if suffix_of(stack) not in OPENERS:
-        return False
-    try:
-        blocks, _, _ = OPENERS[suffix_of(stack)](stack, channel, 0)
-    except Exception:  # noqa: BLE001 - whoever reads it says so
-        return False
-    return math.prod(blocks.shape) > WHOLE
+    return math.prod(shape_on_disk(stack, channel=channel) or ()) > WHOLE
 
 
 def write_by_blocks(

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.data.gold import Gold
+from distill3d.data.gold import Gold, LargeGold
 from distill3d.errors import InputError, for_each
+from distill3d.evaluation.figures.canvas import Spacing, Stack
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.traced import traced_figure
 from distill3d.evaluation.figures.tree import tree_figure
 from distill3d.evaluation.figures.tree_page import tree_page
+from distill3d.evaluation.file_scores import scores_of_masks
 from distill3d.evaluation.metrics.tree import tree_scores
-from distill3d.evaluation.scores import mask_scores
 from distill3d.terminal import progress_bar, stderr, warnings_of
-from distill3d.tracing.trace import MAX_SHARE, trace
+from distill3d.tracing.trace import MAX_SHARE, trace_volume
 from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks
-from distill3d.training.predict import StackBars, require_free
-from distill3d.training.predict_whole import write_prediction
+from distill3d.training.predict import StackBars, predict_stack, prob_name, require_free
 from distill3d.training.summary import SCORES, Row, Summary
-from distill3d.volumes.inputs import PROB, targets_of
+from distill3d.volumes.inputs import targets_of
+from distill3d.volumes.lazy import Blocks, LazyVolume
 from distill3d.volumes.origin import as_notes, note_picture, origin_of, stated_notes
-from distill3d.volumes.prob import read_prob
+from distill3d.volumes.parts import Parted, computed, extremes, is_large, shape_on_disk
+from distill3d.volumes.prob import open_prob, read_prob
 from distill3d.volumes.reading import in_words
 from distill3d.volumes.stack_files import stem_of
 from distill3d.volumes.swc import MICROMETERS, write_swc
@@ -39,7 +42,7 @@ from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import Volume
 
 _LOG = logging.getLogger(__name__)
-_ENDS = (f"{PROB}.tif", ".swc", "_3d.html", ".png")
+_ENDS = (".swc", "_3d.html", ".png")
 
 
 @final
@@ -57,7 +60,7 @@ class _GoldOf(NamedTuple):
     """What is known of a stack."""
 
     tree: Tree | None = None
-    mask: Gold | None = None
+    mask: Gold | LargeGold | None = None
 
 
 def reconstruct(
@@ -65,6 +68,7 @@ def reconstruct(
 ) -> Iterator[tuple[Row, Path]]:
     """Predict, trace and draw stacks; write ``<stem>_prob.tif``, ``.swc``, ``.png``, ``_3d.html`` and ``summary.csv``.
 
+    A large stack of which parts can be read stays on disk, and so does its probability, ``<stem>_prob.zarr``.
     What an earlier call has made of the same stack, networks and settings counts as done. A stack that cannot be used
     has its row too and does not stop the others, see `distill3d.errors.for_each`.
 
@@ -80,7 +84,11 @@ def reconstruct(
     Raises:
         InputError: two stacks would give one file, or one is there that came from elsewhere or is gold.
     """
-    targets = [targets_of(stacks, out, end) for end in _ENDS]
+
+    def prob(stack: Path) -> str:
+        return prob_name(stack, by_block=is_large(shape_on_disk(stack, channel=networks.reading.channel) or ()))
+
+    targets = [targets_of(stacks, out, "", prob), *(targets_of(stacks, out, end) for end in _ENDS)]
     _require_no_gold(targets[1], networks)
     if not overwrite:
         for each in targets:
@@ -144,28 +152,36 @@ def _make(
     anew: bool,
 ) -> None:
     """Make all of one stack; fill in its row on the way."""
-    image = networks.read(stack)
+    image = networks.open(stack) if target.prob.suffix == ".zarr" else networks.read(stack)
     spacing = f"{in_words(image.spacing_um)}{'' if networks.knows_spacing(image) else ' assumed'}"
     row |= {"shape_zyx": "x".join(map(str, image.shape)), "spacing_zyx_um": spacing}
     origin = networks.origin(stack)
     predicted = {"made_from": origin, "made_with": networks.manner}
     if anew or not predicted.items() <= stated_notes(target.prob).items():
-        begin = functools.partial(bars.windows, stem_of(stack))
-        write_prediction(target.prob, stack, image, networks, modules(), begin)
-    prob = read_prob(target.prob)
-    tree = trace(prob, image.spacing_um, networks.trace, max_share=MAX_SHARE)
+        predict_stack(target.prob, stack, image, networks, modules(), functools.partial(bars.windows, stem_of(stack)))
+    with contextlib.nullcontext() if isinstance(image, Volume) else bars.hidden():  # what is large has its own bars
+        _trace(stack, target, image, networks, row, origin)
+
+
+def _trace(
+    stack: Path, target: _Outputs, image: Volume | LazyVolume, networks: Networks, row: Row, origin: str
+) -> None:
+    """Make of a probability all that is made of it."""
+    prob = read_prob(target.prob) if isinstance(image, Volume) else open_prob(target.prob)
+    tree = trace_volume(replace(image, data=prob), networks.trace, max_share=MAX_SHARE)
     if not tree.n_nodes:
-        _LOG.warning("%s: no neuron found; probabilities up to %.2f", stack, prob.max())
+        _LOG.warning("%s: no neuron found; probabilities up to %.2f", stack, extremes(prob)[1])
     write_swc(target.swc, tree, spacing_um=MICROMETERS, notes=as_notes(made_from=origin))
     counts = {"branches": len(tree.branch_points), "tips": len(tree.tips), "trees": len(tree.roots)}
     row |= {"length_um": f"{tree.length_um:.1f}", **{key: str(count) for key, count in counts.items()}}
     gold = _read_gold(stack, image, networks)
-    row |= _scores(tree, prob >= networks.threshold, gold, image)
+    row |= _scores(tree, computed(lambda part: part >= networks.threshold, prob), gold, image)
+    seen = image.data if isinstance(image, Volume) else Parted(_drawable, image.data)
     tree_page(
         target.page,
         stem_of(stack),
         _in_words(tree),
-        image=image.data,
+        image=seen,
         gold=gold.tree,
         pred=tree,
         spacing_um=image.spacing_um,
@@ -173,10 +189,15 @@ def _make(
     )
     drawn = target.picture.with_name(f".{target.picture.stem}.{os.getpid()}.png")
     try:
-        _draw(drawn, stem_of(stack), image, tree, prob, gold, networks.threshold)
+        _draw(drawn, stem_of(stack), seen, image.spacing_um, tree, prob, gold, networks.threshold)
         note_picture(drawn, target.picture, as_notes(made_from=origin, made_with=_manner(stack, networks)))
     finally:
         drawn.unlink(missing_ok=True)
+
+
+def _drawable(part: NDArray[np.number]) -> NDArray[np.number]:
+    """Return intensities in the type that `Volume` gives those of a mask."""
+    return part.astype(np.uint8) if part.dtype == bool else part
 
 
 def _manner(stack: Path, networks: Networks) -> str:
@@ -195,23 +216,25 @@ def _is_whole(stack: Path, target: _Outputs, networks: Networks) -> bool:
     return all(each.get("made_from") == origin for each in notes) and notes[-1].get("made_with") == manner
 
 
-def _read_gold(stack: Path, image: Volume, networks: Networks) -> _GoldOf:
+def _read_gold(stack: Path, image: Volume | LazyVolume, networks: Networks) -> _GoldOf:
     """Read what lies beside a stack; gold that cannot be used is warned of and left out."""
-    files = networks.gold.beside(stack)
+    files, rules = networks.gold.beside(stack), networks.gold
     try:
-        return _GoldOf(
-            None if files.tree is None else networks.gold.read_tree(files.tree, image),
-            None if files.mask is None else networks.gold.read_mask(files.mask, image, image=stack),
-        )
+        tree = None if files.tree is None else rules.read_tree(files.tree, image)
+        if files.mask is None:
+            return _GoldOf(tree)
+        if isinstance(image, Volume):
+            return _GoldOf(tree, rules.read_mask(files.mask, image, image=stack))
+        return _GoldOf(tree, rules.open_mask(files.mask, image, image=stack))
     except InputError as error:
         _LOG.warning("gold is not used: %s", error)
         return _GoldOf()
 
 
-def _scores(tree: Tree, mask: NDArray[np.bool_], gold: _GoldOf, image: Volume) -> Row:
+def _scores(tree: Tree, mask: Blocks, gold: _GoldOf, image: Volume | LazyVolume) -> Row:
     scores: dict[str, float] = {}
     if gold.mask is not None:
-        scores |= mask_scores(pred=mask, gold=gold.mask.mask, known=gold.mask.known, spacing_um=image.spacing_um)
+        scores |= scores_of_masks(pred=mask, gold=gold.mask.mask, known=gold.mask.known, spacing_um=image.spacing_um)
     if gold.tree is not None:
         of_tree = tree_scores(pred=tree, gold=gold.tree, spacing_um=image.spacing_um, shape_zyx=image.shape)
         scores |= {f"tree_{name}": value for name, value in asdict(of_tree).items()}
@@ -219,9 +242,9 @@ def _scores(tree: Tree, mask: NDArray[np.bool_], gold: _GoldOf, image: Volume) -
 
 
 def _draw(
-    path: Path, title: str, image: Volume, tree: Tree, prob: NDArray[np.float32], gold: _GoldOf, threshold: float
+    path: Path, title: str, image: Stack, spacing_um: Spacing, tree: Tree, prob: Stack, gold: _GoldOf, threshold: float
 ) -> None:
-    where = {"image": image.data, "spacing_um": image.spacing_um}
+    where = {"image": image, "spacing_um": spacing_um}
     if gold.tree is not None:
         tree_figure(path, title, pred=tree, gold=gold.tree, **where)
     elif gold.mask is not None:

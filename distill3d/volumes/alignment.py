@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill3d.errors import InputError
+from distill3d.volumes.lazy import Blocks, LazyVolume
+from distill3d.volumes.parts import gather, parts_of
+from distill3d.volumes.sample import sample
 from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import Volume
 
@@ -15,6 +20,7 @@ MIN_RATIO = 1.5  # one orientation's contrast must be this many times the other'
 MIN_SIGMAS = 4.0  # and the two means must differ by this many standard errors
 _BLOCK = 4  # voxels a side; nodes in one block see the same noise and count as one for the error
 _SAMPLE = 1 << 22  # voxels that estimate background and noise of a larger volume
+_PARTS = 64  # likewise, of one that stays on disk
 
 
 @final
@@ -45,7 +51,7 @@ class FlipReport:
         )
 
 
-def detect_flip(volume: Volume, tree: Tree) -> FlipReport:
+def detect_flip(volume: Volume | LazyVolume, tree: Tree) -> FlipReport:
     """Compare the image's brightness at the nodes as they are and with y mirrored (y -> Y-1-y).
 
     An orientation wins when its contrast (mean minus background) is at least ``MIN_RATIO`` times the other's, and the
@@ -58,24 +64,31 @@ def detect_flip(volume: Volume, tree: Tree) -> FlipReport:
     """
     voxels = np.floor(tree.points_zyx_um / volume.spacing_um + 0.5).astype(np.int64)
     inside = voxels[((voxels >= 0) & (voxels < volume.shape)).all(axis=1)]
-    z, y, x = inside.T
     if not len(inside):
-        raise InputError(f"volume and tree do not overlap: none of {tree.n_nodes} nodes lies in {volume.size_um} um")
-    as_is, flipped = float(volume.data[z, y, x].mean()), float(volume.data[z, volume.shape[1] - 1 - y, x].mean())
-    sample = volume.data.reshape(-1)[:: volume.data.size // _SAMPLE | 1]  # odd, so that it walks through all columns
-    background = float(np.median(sample))
-    error = float(sample.std(dtype=np.float64)) / np.sqrt(len(np.unique(inside // _BLOCK, axis=0)))
+        size = tuple(n * s for n, s in zip(volume.shape, volume.spacing_um, strict=True))
+        raise InputError(f"volume and tree do not overlap: none of {tree.n_nodes} nodes lies in {size} um")
+    mirrored = np.where([False, True, False], volume.shape[1] - 1 - inside, inside)
+    as_is, flipped = (float(gather(volume.data, places).mean()) for places in (inside, mirrored))
+    known = _sample(volume.data)
+    background = float(np.median(known))
+    error = float(known.std(dtype=np.float64)) / np.sqrt(len(np.unique(inside // _BLOCK, axis=0)))
     return FlipReport(
         verdict=_verdict(as_is - background, flipped - background, least_difference=MIN_SIGMAS * error),
         mean_as_is=as_is,
         mean_flipped=flipped,
-        volume_mean=float(volume.data.mean(dtype=np.float64)),
+        volume_mean=sum(float(part.sum(dtype=np.float64)) for part in parts_of(volume.data)) / math.prod(volume.shape),
         background=background,
         n_inside=len(inside),
     )
 
 
-def flip_y(tree: Tree, volume: Volume) -> Tree:
+def _sample(data: Blocks) -> NDArray[np.number]:
+    if not isinstance(data, np.ndarray):
+        return sample(data, _PARTS)
+    return data.reshape(-1)[:: data.size // _SAMPLE | 1]  # odd, so that it walks through all columns
+
+
+def flip_y(tree: Tree, volume: Volume | LazyVolume) -> Tree:
     """Return the tree with y mirrored within the volume, voxel y -> Y-1-y.
 
     >>> tree = Tree(np.array([[0.0, 2.0, 0.0]]), np.ones(1), np.array([-1]), np.ones(1))

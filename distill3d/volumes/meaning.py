@@ -6,14 +6,14 @@ import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, final, overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
 from distill3d.volumes.lazy import Blocks
-from distill3d.volumes.parts import extremes, parts_of
+from distill3d.volumes.parts import computed, extremes, parts_of
 from distill3d.volumes.prob import says_prob
 
 _LOG = logging.getLogger(__name__)
@@ -83,18 +83,7 @@ def neuron_mask(
         InputError: the values are neither, or they do not reach half of the full scale and nobody chose a threshold.
     """
     rule = _neuron_rule(path, data, threshold, gold=gold)
-    return rule(data) if isinstance(data, np.ndarray) else _Marked(data, rule)
-
-
-@final
-class _Marked:
-    """A mask of a volume that is read by part."""
-
-    def __init__(self, data: Blocks, rule: Rule) -> None:
-        self.data, self.rule, self.shape, self.dtype = data, rule, data.shape, np.dtype(bool)
-
-    def __getitem__(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
-        return self.rule(np.asarray(self.data[box]))
+    return computed(rule, data)
 
 
 def _neuron_rule(path: Path, data: Blocks, threshold: float | None, *, gold: bool) -> Rule:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.volumes.lazy import Blocks
+from distill3d.volumes.lazy import OPENERS, Blocks
+from distill3d.volumes.stack_files import suffix_of
 
 Box: TypeAlias = tuple[slice, slice, slice]
 PART = (64, 512, 512)  # whole chunks of what is usual; 16 MB of uint8
@@ -20,6 +23,21 @@ LARGE = 1 << 26  # voxels from which on a volume that stays on disk is worked on
 def is_large(shape: Sequence[int]) -> bool:
     """Whether a volume that can be read by part should be, because many arrays of its size are more than there is."""
     return math.prod(shape) > LARGE
+
+
+def shape_on_disk(path: Path, *, channel: int) -> tuple[int, int, int] | None:
+    """Return the shape of a stack of which parts can be read; None of another, and of one that cannot be opened.
+
+    Raises:
+        InputError: a suffix that no stack has.
+    """
+    if (suffix := suffix_of(path)) not in OPENERS:
+        return None
+    try:
+        blocks, _, _ = OPENERS[suffix](path, channel, 0)
+    except Exception:  # noqa: BLE001 - whoever reads it says so
+        return None
+    return blocks.shape
 
 
 def boxes(shape: Sequence[int], size: Sequence[int] = PART, *, shared: int = 0) -> list[Box]:
@@ -89,6 +107,44 @@ def extremes(data: Blocks) -> tuple[float, float]:
 def parts_of(data: Blocks) -> Iterator[NDArray[Any]]:
     """Yield the parts of a volume one after the other."""
     return (np.asarray(data[box]) for box in boxes(data.shape))
+
+
+@final
+class Parted:
+    """A volume that a rule makes of others, voxel by voxel, as it is read by part.
+
+    Args:
+        rule: takes parts of the volumes, and returns one of the same shape.
+        volumes: one or more of one shape.
+    """
+
+    def __init__(self, rule: Callable[..., NDArray[Any]], *volumes: Blocks) -> None:
+        self._rule, self._volumes = rule, volumes
+        self.shape = volumes[0].shape
+        self.dtype = rule(*(np.empty((0, 0, 0), volume.dtype) for volume in volumes)).dtype
+
+    def __getitem__(self, box: Box) -> NDArray[Any]:
+        return self._rule(*(np.asarray(volume[box]) for volume in self._volumes))
+
+    def max(self, axis: int) -> NDArray[Any]:
+        """Return the maximum projection along an axis; the volume is read once for all three."""
+        return self._maxima[axis]
+
+    @functools.cached_property
+    def _maxima(self) -> list[NDArray[Any]]:
+        flats = [np.empty([*self.shape[:axis], *self.shape[axis + 1 :]], self.dtype) for axis in range(3)]
+        for box in boxes(self.shape):
+            part = self[box]
+            for axis, flat in enumerate(flats):
+                own, place = part.max(axis=axis), (*box[:axis], *box[axis + 1 :])
+                flat[place] = own if box[axis].start == 0 else np.maximum(flat[place], own)
+        return flats
+
+
+def computed(rule: Callable[..., NDArray[Any]], *volumes: Blocks) -> NDArray[Any] | Parted:
+    """Return what a rule makes of volumes: now where all are in memory, else as it is read; see `Parted`."""
+    in_memory = all(isinstance(volume, np.ndarray) for volume in volumes)
+    return rule(*volumes) if in_memory else Parted(rule, *volumes)
 
 
 def _box(ends: Any) -> Box:  # noqa: ANN401 - an iterable of three pairs

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from distill3d.volumes.geometry import Grid, Spacing, Stated, grid_in_words
 from distill3d.volumes.origin import as_notes, stated_notes
-from distill3d.volumes.volume import Volume, read_volume, write_volume
+from distill3d.volumes.parts import Parted
+from distill3d.volumes.volume import Volume, open_volume, read_volume, write_volume
 
 FULL = 255  # a probability of 1 on disk
 CHUNKS = (64, 128, 128)  # voxels that are a file of an OME-Zarr
@@ -66,6 +67,15 @@ def says_prob(path: Path) -> bool:
     return stated_notes(path).get("holds") == _HOLDS
 
 
+def open_prob(path: Path) -> Parted:
+    """Open what `write_prob` or `begin_prob` wrote, as probability in [0, 1] that is read by part."""
+    return Parted(_from_stored, open_volume(path).data)
+
+
 def read_prob(path: Path) -> NDArray[np.float32]:
     """Read what `write_prob` wrote, as probability in [0, 1]."""
-    return read_volume(path, allow_blank=True).data.astype(np.float32) / np.float32(FULL)
+    return _from_stored(read_volume(path, allow_blank=True).data)
+
+
+def _from_stored(data: NDArray[np.number]) -> NDArray[np.float32]:
+    return data.astype(np.float32) / np.float32(FULL)

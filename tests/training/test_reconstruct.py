@@ -205,6 +205,62 @@ def test_more_foreground_than_a_neuron_has_is_an_error_of_its_stack(run, tmp_pat
     assert [row["spacing_zyx_um"] for row in rows(tmp_path / "out")] == ["1x1x1 assumed"]
 
 
+def made(networks, folder, out, monkeypatch, *, large):
+    """Row and products of ``cell.zarr`` in a folder."""
+    with monkeypatch.context() as patched:
+        if large:
+            patched.setattr("distill3d.volumes.parts.LARGE", 1000)
+            for whole in (
+                "volumes.blocks.StoredBlocks.whole",
+                "tracing.trace.trace",
+                "evaluation.file_scores.mask_scores",
+            ):
+                patched.setattr(f"distill3d.{whole}", None)
+        ((row, _),) = reconstruct_module.reconstruct([folder / "cell.zarr"], networks, out=out)
+    with Image.open(out / "cell.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    texts = ((out / name).read_text().splitlines() for name in ("cell.swc", "cell_3d.html"))
+    own = [line for text in texts for line in text if "distill3d_" not in line]
+    return {key: row[key] for key in row if key != "seconds"}, own, pixels
+
+
+@pytest.mark.parametrize("gold", ["none", "tree", "mask", "partly known", "all unknown", "other shape"])
+def test_a_large_stack_stays_on_disk_and_gives_the_same(run, tmp_path, monkeypatch, gold):
+    monkeypatch.setattr("distill3d.volumes.parts.boxes.__defaults__", ((7, 16, 24),))
+    monkeypatch.setattr("distill3d.volumes.prob.CHUNKS", (8, 16, 16))
+    monkeypatch.setattr("distill3d.training.predict_large.CHUNKS", (8, 16, 16))
+    folder = tmp_path / "s"
+    mask = stack(folder / "cell.zarr")
+    if gold == "tree":
+        (folder / "cell.swc").write_text(GOLD.replace("57 16", "50 20"))
+    if gold in {"mask", "partly known"}:
+        labels = np.roll(mask, 5, axis=2).astype(np.uint8)
+        labels[:, :17, 50:] = 2
+    if gold == "all unknown":
+        labels = np.full(SHAPE, 2, np.uint8)
+    if gold == "other shape":
+        labels = np.ones((3, 4, 5), np.uint8)
+    if gold not in {"none", "tree"}:
+        write_volume(folder / "cell_mask.zarr", Volume(labels, SPACING))
+    networks = networks_of([run])
+    if "known" in gold:
+        networks = replace(networks, gold=replace(networks.gold, unknown_label=2))
+    whole = made(networks, folder, tmp_path / "whole", monkeypatch, large=False)
+    parted = made(networks, folder, tmp_path / "parted", monkeypatch, large=True)
+    assert sorted(path.name for path in (tmp_path / "parted").iterdir()) == [
+        "cell.png",
+        "cell.swc",
+        "cell_3d.html",
+        "cell_prob.zarr",
+        "summary.csv",
+    ]
+    assert parted[:2] == whole[:2]
+    np.testing.assert_array_equal(parted[2], whole[2])
+    scores = {"tree": {"tree_f1"}, "mask": {"dice", "hd95_um"}, "partly known": {"dice", "hd95_um"}}
+    assert scores.get(gold, set()) <= set(whole[0])
+    assert ("gold is not used" in whole[0]["warnings"]) == (gold in {"all unknown", "other shape"})
+
+
 def test_a_run_s_tuned_trace_is_used(finished):
     before = networks_of([finished.path]).trace
     finished.tuned.write_text(json.dumps({"best": {"threshold": 0.7, "gap_um": 3.0}}))

@@ -5,6 +5,8 @@ import pytest
 
 from distill3d.errors import InputError
 from distill3d.volumes.alignment import detect_flip, flip_y
+from distill3d.volumes.lazy import LazyVolume
+from distill3d.volumes.parts import Parted
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import Tree, read_swc
 from distill3d.volumes.volume import Volume, read_volume
@@ -28,6 +30,16 @@ def test_a_tree_on_its_image_is_fine_and_mirrored_is_flipped():
     assert report.verdict == "flipped"
     assert report.mean_flipped == pytest.approx(1100, abs=10)
     assert report.background == pytest.approx(1000, abs=2)
+
+
+def test_an_image_that_stays_on_disk_is_judged_alike():
+    volume, tree = simulated()
+    lazy = LazyVolume(Parted(np.copy, volume.data), volume.spacing_um)
+    for own in (tree, flip_y(tree, lazy)):
+        whole, parted = detect_flip(volume, own), detect_flip(lazy, own)
+        assert (parted.verdict, parted.mean_as_is, parted.n_inside) == (whole.verdict, whole.mean_as_is, whole.n_inside)
+        assert parted.volume_mean == pytest.approx(whole.volume_mean)
+        assert parted.background == pytest.approx(whole.background, abs=3)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distill3d.errors import printable
+from distill3d.volumes.parts import Parted
 
 # Okabe and Ito's colors, which color-blind readers can tell apart.
 GREEN, ORANGE, BLUE, YELLOW = (0.0, 0.62, 0.45), (0.90, 0.38, 0.0), (0.34, 0.71, 0.91), (0.94, 0.89, 0.26)
@@ -25,6 +26,7 @@ Rgb = tuple[float, float, float]
 Reals, Flags = NDArray[np.floating], NDArray[np.bool_]
 Spacing = tuple[float, float, float]
 Shape = tuple[int, ...]
+Stack = NDArray[np.number] | Parted  # that is drawn
 
 
 def dim_window(flat: NDArray[np.number]) -> tuple[float, float]:
@@ -33,9 +35,9 @@ def dim_window(flat: NDArray[np.number]) -> tuple[float, float]:
     return black, max(white, black + 1e-6)
 
 
-def gray(image: NDArray[np.number], axis: int = 0) -> NDArray[np.uint8]:
+def gray(image: Stack, axis: int = 0) -> NDArray[np.uint8]:
     """Project a stack [Z, Y, X] along an axis (0 is z) to shades, with dim structures lifted."""
-    flat = np.asarray(image).max(axis=axis).astype(np.float32)
+    flat = np.asarray(image.max(axis=axis)).astype(np.float32)
     black, white = dim_window(flat)
     return np.rint(255 * np.clip((flat - black) / (white - black), 0, 1) ** GAMMA).astype(np.uint8)
 

@@ -11,21 +11,25 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, UNKNOWN, Flags, Reals, Spacing, save
+from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, UNKNOWN, Flags, Reals, Spacing, Stack, save
+from distill3d.volumes.lazy import Blocks
+from distill3d.volumes.parts import computed, parts_of
 
 # Kinds of a pixel of an error projection, and their colors.
 NOTHING, IS_UNKNOWN, IS_FALSE, IS_LOST, IS_HIT = range(5)
 KIND_COLORS = np.array([(0, 0, 0), UNKNOWN, FALSE, LOST, HIT], np.float32)
+
+_OF_KINDS = np.array([IS_UNKNOWN, NOTHING, IS_FALSE, IS_LOST, IS_HIT], np.uint8)
 
 
 def case_figure(
     path: Path,
     title: str,
     *,
-    image: Reals,
-    gold: Flags,
-    known: Flags,
-    prob: Reals,
+    image: Stack,
+    gold: Blocks,
+    known: Blocks,
+    prob: Stack,
     threshold: float,
     spacing_um: Spacing,
 ) -> Path:
@@ -44,7 +48,8 @@ def case_figure(
     Returns:
         ``path``.
     """
-    columns = {"image": (image, "gray"), "gold": (gold.astype(np.float32), "gray"), "probability": (prob, "magma")}
+    columns = {"image": (image, "gray"), "gold": (computed(_as_real, gold), "gray"), "probability": (prob, "magma")}
+    kinds = computed(_kinds, computed(lambda part: part >= threshold, prob), gold, known)
     height = 3.2 + 3.2 * image.shape[0] * spacing_um[0] / (image.shape[1] * spacing_um[1])
     figure = Figure(figsize=(13, min(height, 7.5) + 0.8), layout="constrained")
     ratios = [image.shape[1] * spacing_um[1], image.shape[0] * spacing_um[0]]
@@ -55,10 +60,10 @@ def case_figure(
             flat = volume.max(axis=axis)
             low, high = _window(flat) if name == "image" else (0, 1)
             _panel(ax, f"{name}, {along}", flat, aspect=aspect, cmap=colors, vmin=low, vmax=high)
-        errors = error_projection(pred=prob >= threshold, gold=gold, known=known, axis=axis)
+        errors = KIND_COLORS[_OF_KINDS[kinds.max(axis=axis)]]
         _panel(axes[row][3], f"errors, {along}", errors, aspect=aspect)
     legend = [Patch(color=HIT, label="found"), Patch(color=FALSE, label="false"), Patch(color=LOST, label="missed")]
-    if not known.all():
+    if not all(part.all() for part in parts_of(known)):
         legend.append(Patch(color=UNKNOWN, label="not labelled"))
     figure.legend(handles=legend, loc="outside lower right", ncols=4, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
@@ -93,8 +98,13 @@ def error_kinds(*, pred: Flags, gold: Flags, known: Flags, axis: int) -> NDArray
     Returns:
         [...], places in `KIND_COLORS`; unknown where no voxel of the ray is labelled.
     """
-    kinds = np.where(known.any(axis=axis), NOTHING, IS_UNKNOWN).astype(np.uint8)
-    kinds[(pred & ~gold & known).any(axis=axis)] = IS_FALSE
-    kinds[(gold & ~pred & known).any(axis=axis)] = IS_LOST
-    kinds[(gold & pred & known).any(axis=axis)] = IS_HIT
-    return kinds
+    return _OF_KINDS[_kinds(pred, gold, known).max(axis=axis)]
+
+
+def _kinds(pred: Flags, gold: Flags, known: Flags) -> NDArray[np.uint8]:
+    """Return places of voxels in `_OF_KINDS`: what wins along a ray is the highest."""
+    return known * (np.uint8(1) + pred + np.uint8(2) * gold)
+
+
+def _as_real(mask: Flags) -> NDArray[np.float32]:
+    return mask.astype(np.float32)

@@ -12,7 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from distill3d.evaluation.figures.canvas import GAMMA, Flags, Rgb, Spacing, dim_window
+from distill3d.evaluation.figures.canvas import GAMMA, Flags, Rgb, Spacing, Stack, dim_window
 
 Plane = tuple[int, int]
 XY, XZ, ZY = (1, 2), (0, 2), (1, 0)  # axes that run down and to the right
@@ -22,14 +22,12 @@ Voxels = NDArray[np.int64]
 Box = tuple[Voxels, Voxels]  # first and last voxel
 
 
-def whole(image: NDArray[np.number]) -> Box:
+def whole(image: Stack) -> Box:
     """Return the box of a whole image."""
     return np.zeros(3, np.int64), np.array(image.shape) - 1
 
 
-def overview(
-    figure: Figure, image: NDArray[np.number], spacing_um: Spacing, left: float = LEFT
-) -> Iterator[tuple[Axes, Plane]]:
+def overview(figure: Figure, image: Stack, spacing_um: Spacing, left: float = LEFT) -> Iterator[tuple[Axes, Plane]]:
     """Draw the whole image in three planes that share one scale, from inches ``left`` on; yields each to draw on."""
     size = np.array(image.shape) * spacing_um
     inch = min(ROOM[0] / (size[2] + size[0]), ROOM[1] / (size[1] + size[0]))
@@ -52,10 +50,11 @@ def text(figure: Figure, left: float, top: float, words: str, fontsize: float = 
     figure.text(left / SIZE[0], 1 - top / SIZE[1], words, fontsize=fontsize, weight=weight)
 
 
-def show(ax: Axes, image: NDArray[np.number], spacing_um: Spacing, box: Box, plane: Plane, note: str = "") -> None:
+def show(ax: Axes, image: Stack, spacing_um: Spacing, box: Box, plane: Plane, note: str = "") -> None:
     """Draw the maximum projection of a part of the image at its place in voxels."""
     (low, high), (down, right) = box, plane
-    part = image[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
+    z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
+    part = image if (high - low + 1 == image.shape).all() else image[z, y, x]
     flat = part.max(axis=3 - down - right)
     drawn = ax.imshow(
         flat if down < right else flat.T,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from distill3d.evaluation.figures.canvas import BLUE, GREEN, ORANGE, YELLOW, Spacing, save_quantized
+from distill3d.evaluation.figures.canvas import BLUE, GREEN, ORANGE, YELLOW, Spacing, Stack, save_quantized
 from distill3d.evaluation.figures.planes import LEFT, SIZE, lines, overview, text
 from distill3d.volumes.tree import Tree
 
@@ -25,9 +25,7 @@ PALETTE = np.rint(
 ).astype(np.uint8)
 
 
-def traced_figure(
-    path: Path, title: str, *, image: NDArray[np.number], tree: Tree, spacing_um: Spacing, remark: str = ""
-) -> Path:
+def traced_figure(path: Path, title: str, *, image: Stack, tree: Tree, spacing_um: Spacing, remark: str = "") -> Path:
     """Draw maximum projections in three planes, alone and beside it with the trees, a color for each of the longest.
 
     Args:

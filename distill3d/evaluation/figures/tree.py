@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 
-from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, RIGHT, Flags, Spacing, save_quantized
+from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, RIGHT, Flags, Spacing, Stack, save_quantized
 from distill3d.evaluation.figures.planes import (
     GAP,
     LEFT,
@@ -91,7 +90,7 @@ class _Side:
 class _Scene:
     """What all panels draw from."""
 
-    image: NDArray[np.number]
+    image: Stack
     spacing_um: Spacing
     gold: _Side
     pred: _Side
@@ -101,7 +100,7 @@ def tree_figure(
     path: Path,
     title: str,
     *,
-    image: NDArray[np.number],
+    image: Stack,
     pred: Tree,
     gold: Tree,
     spacing_um: Spacing,

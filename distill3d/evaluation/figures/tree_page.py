@@ -10,7 +10,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill3d.evaluation.figures.canvas import Spacing, gray
+from distill3d.evaluation.figures.canvas import Spacing, Stack, gray
 from distill3d.evaluation.figures.scene import scene
 from distill3d.evaluation.figures.web import Picture, asset, content_policy, environment, picture
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE
@@ -40,7 +40,7 @@ def wall(shades: NDArray[np.uint8], axis: int, spacing_um: Spacing, side: int = 
     return made if len(made.uri) <= most else wall(shades, axis, spacing_um, longest * 3 // 4, most)
 
 
-def walls(image: NDArray[np.number], spacing_um: Spacing) -> dict[str, Picture]:
+def walls(image: Stack, spacing_um: Spacing) -> dict[str, Picture]:
     """Return the projections of a stack [Z, Y, X] along z, y and x, by that letter."""
     return {name: wall(gray(image, axis), axis, spacing_um) for axis, name in enumerate("zyx")}
 
@@ -50,7 +50,7 @@ def tree_page(
     title: str,
     note: str,
     *,
-    image: NDArray[np.number],
+    image: Stack,
     gold: Tree | None,
     pred: Tree | None,
     spacing_um: Spacing,
