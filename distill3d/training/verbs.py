@@ -109,9 +109,9 @@ def predict(
 ) -> None:
     """Predict stacks as the run's data were read; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
     from distill3d.storage.models import chosen, is_run
-    from distill3d.training.cluster import workers as started
     from distill3d.training.networks import networks_of
     from distill3d.training.predict import predict_all
+    from distill3d.volumes.cluster import workers as started
     from distill3d.volumes.inputs import expand
 
     allow_gib(max_gib)
