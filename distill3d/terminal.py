@@ -30,6 +30,14 @@ Workers = Annotated[
 Scheduler = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="run them on a Dask cluster, such as tcp://10.0.0.1:8786")
 ]
+WorkersByPart = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", help="share a stack too large to be read whole among N processes"),
+]
+SchedulerByPart = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="or among a Dask cluster, such as tcp://10.0.0.1:8786"),
+]
 
 
 class _TextConsole(Console):

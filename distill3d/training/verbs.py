@@ -7,9 +7,20 @@ from typing import Annotated
 
 import typer
 
-from distill3d.terminal import AllowPlugins, Scheduler, Workers, parsed_spacing, show_all, show_next, stdout
+from distill3d.terminal import (
+    AllowPlugins,
+    Scheduler,
+    SchedulerByPart,
+    Workers,
+    WorkersByPart,
+    parsed_spacing,
+    show_all,
+    show_next,
+    stdout,
+)
 from distill3d.volumes.memory import allow_gib
 
+ANEW = "begins anew"  # after it was stopped
 run_app = typer.Typer(rich_markup_mode=None)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for example input=image gap_um=5."
@@ -144,12 +155,15 @@ def trace(
     ] = None,
     channel: Channel = None,
     overwrite: Overwrite = False,
+    workers: WorkersByPart = None,
+    scheduler: SchedulerByPart = None,
     allow_plugins: AllowPlugins = False,
     max_gib: MaxGib = None,
 ) -> None:
     """Turn stacks into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
     from distill3d.config.files import trace_config
     from distill3d.tracing.trace import trace_files
+    from distill3d.volumes.cluster import workers as started
     from distill3d.volumes.inputs import expand
     from distill3d.volumes.reading import Reading
 
@@ -164,9 +178,11 @@ def trace(
 
         reading = run_reading(run, channel=channel, allow_plugins=allow_plugins)
     console = stdout()
-    for file, tree in trace_files(files, out, config, spacing_um=size, reading=reading, overwrite=overwrite):
-        length = f"length {tree.length_um:.1f} um"
-        console.print(f"{file}  trees {len(tree.roots)}, {length}, tips {len(tree.tips)}", soft_wrap=True)
+    with started(workers, scheduler, again=ANEW) as elsewhere:
+        how = {"spacing_um": size, "reading": reading, "overwrite": overwrite, "workers": elsewhere}
+        for file, tree in trace_files(files, out, config, **how):
+            length = f"length {tree.length_um:.1f} um"
+            console.print(f"{file}  trees {len(tree.roots)}, {length}, tips {len(tree.tips)}", soft_wrap=True)
     show_next(f"open the tree in Vaa3D, napari or neuTube, or distill3d evaluate --pred {out} --gold YOUR_GOLD")
 
 
@@ -185,6 +201,8 @@ def evaluate(
     mask_um: MaskUm = None,
     tree_um: TreeUm = None,
     threshold: Threshold = None,
+    workers: WorkersByPart = None,
+    scheduler: SchedulerByPart = None,
     max_gib: MaxGib = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
     allow_plugins: AllowPlugins = False,
@@ -194,16 +212,20 @@ def evaluate(
         raise typer.BadParameter("accepted: runs' folders, or --pred FILE and --gold FILE")
     if runs and threshold is not None:
         raise typer.BadParameter("a run has its own (inference.threshold); accepted: with --pred and --gold")
+    if runs and (workers, scheduler) != (None, None):
+        raise typer.BadParameter("a run is scored by one process; accepted: --workers or --scheduler with --pred")
     allow_gib(max_gib)
     given = {"surface_um": surface_um, "mask_um": mask_um, "tree_um": tree_um}.items()
     in_um = {name: value for name, value in given if value is not None}
     if pred and gold:
         from distill3d.evaluation.file_scores import score_places
         from distill3d.evaluation.tables import file_tables
+        from distill3d.volumes.cluster import workers as started
 
         how = {"spacing_um": parsed_spacing(spacing), "vaa3d_compat": vaa3d_compat, "tolerance": tolerance}
-        scores = score_places(pred, gold, tolerances_um=in_um, threshold=threshold, **how)
-        show_all(scores, file_tables, as_json=as_json)
+        with started(workers, scheduler, again=ANEW) as elsewhere:
+            scores = score_places(pred, gold, tolerances_um=in_um, threshold=threshold, workers=elsewhere, **how)
+            show_all(scores, file_tables, as_json=as_json)
     else:
         from distill3d.evaluation.places import evaluate_all
         from distill3d.evaluation.tables import score_table

@@ -41,6 +41,23 @@ def made(
     return workers.made(function, shared, items)
 
 
+def grouped(items: Iterable[Item], size: Callable[[Item], float], least: float) -> Iterator[list[Item]]:
+    """Yield items in groups that are worth a call: the sizes of each but the last add up to ``least``.
+
+    >>> list(grouped([3, 1, 1, 5], size=abs, least=4))
+    [[3, 1], [1, 5]]
+    """
+    group, total = list[Item](), 0.0
+    for item in items:
+        group.append(item)
+        total += size(item)
+        if total >= least:
+            yield group
+            group, total = [], 0.0
+    if group:
+        yield group
+
+
 @final
 class Workers:
     """Processes that make calls, however many there are at a time; a call whose worker dies is made by another.
