@@ -85,7 +85,8 @@ class Workers:
             UserError: or whatever else `result` raises.
         """
         payload = self._client.submit(bytes, self._pickled((function, shared, chosen_gib())), pure=False)
-        ahead, waiting = max(_AHEAD, 4 * len(self._client.nthreads())), deque[Any]()
+        known: Any = self._client.nthreads()
+        ahead, waiting = max(_AHEAD, 4 * len(known)), deque[Any]()
         try:
             for item in items:
                 waiting.append(self._client.submit(_make, version(), payload, self._pickled(item), pure=False))

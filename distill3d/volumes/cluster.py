@@ -54,9 +54,11 @@ def workers(
         raise InputError(f"--scheduler {scheduler!r} is no address; accepted: such as tcp://10.0.0.1:8786")
     if importlib.util.find_spec("distributed") is None:
         raise InputError("--workers and --scheduler need Dask; accepted: pip install 'distill3d[cluster]'")
+    importlib.import_module("distributed")  # sets its defaults, which would be lost with what is set before them
     from dask import config  # noqa: PLC0415 - optional
 
-    quiet = config.set({"distributed.admin.large-graph-warning-threshold": "1TB"})  # parts are what calls are made of
+    # Parts of a stack are what calls are made of
+    quiet = config.set({"distributed.admin.large-graph-warning-threshold": "1TB"})
     with quiet, _stoppable(again), _own(count) if scheduler is None else _connected(scheduler) as client:
         yield Workers(client, local=scheduler is None, again=again)
 
