@@ -102,9 +102,8 @@ def skeletonize_pieces(
             if not large[number]:
                 yield _Piece(voxels, box, ends.get(number + 1, ()))
 
-    for group in made(
-        _do_pieces, work, grouped(small(), lambda piece: math.prod(box_shape(piece.box)), _GROUP), workers
-    ):
+    groups = grouped(small(), lambda piece: math.prod(box_shape(piece.box)), _GROUP)
+    for group in made(_do_pieces, work, groups, workers):
         for done, holes in group:
             whole.append(done)
             inside = pieces.numbers_at(holes)

@@ -36,7 +36,7 @@ file_scores.find_pieces = functools.partial(file_scores.find_pieces, size=(8, 16
 file_scores.large_mask_scores = functools.partial(file_scores.large_mask_scores, part=(8, 16, 20))
 """  # of the process that leads; it tells the others
 AFTER = """
-import os, signal, psutil
+import os, signal, sys, psutil
 from distill3d.volumes import calls
 answers, result = [], calls.Workers.result
 def counted(self, call):
@@ -46,7 +46,10 @@ def counted(self, call):
     return answers[-1]
 calls.Workers.result = counted
 """
-KILL_ONE = "next(c for c in psutil.Process().children() if 'spawn_main' in ' '.join(c.cmdline())).kill()"
+KILL_ONE = (
+    "print('killed one', file=sys.stderr); "
+    "next(c for c in psutil.Process().children() if 'spawn_main' in str(c.cmdline())).kill()"
+)
 NEAR = ("--mask-um", "2.5", "--json")
 
 
@@ -209,16 +212,19 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "act"), [(1, None), (3, None), (3, (20, KILL_ONE)), (3, (180, KILL_ONE))], ids=str)
-def test_any_number_of_workers_of_which_one_may_be_killed_give_the_bytes_of_one_process(alone, count, act, tmp_path):
+@pytest.mark.parametrize(("count", "killed_at"), [(1, None), (3, None), (3, 20), (3, 200)])
+def test_any_number_of_workers_of_which_one_may_be_killed_give_the_bytes_of_one_process(
+    alone, count, killed_at, tmp_path
+):
     pred, gold, tree, scores = alone
-    after = AFTER.format(count=act[0], act=act[1]) if act else ""
-    code = SMALL + after + MAIN
+    code = SMALL + (AFTER.format(count=killed_at, act=KILL_ONE) if killed_at else "") + MAIN
+    killed = (["killed one"] if killed_at else []) * 2
     traced = run("trace", gold, "--out", tmp_path / "tree.swc", "--workers", count, code=code)
     assert traced.returncode == 0, traced.stderr
     assert (tmp_path / "tree.swc").read_bytes() == tree
     scored = run("evaluate", "--pred", pred, "--gold", gold, *NEAR, "--workers", count, code=code)
     assert scored.returncode == 0, scored.stderr
+    assert [line for each in (traced, scored) for line in each.stderr.splitlines() if "killed" in line] == killed
     assert json.loads(scored.stdout) == json.loads(scores.stdout)
     assert json.loads(scored.stdout)["dice_tol_um"] > 0.5
 
