@@ -11,8 +11,9 @@ import typer
 from distill3d.config.catalog import experiments, find_experiment, questions
 from distill3d.report.verbs import report_app
 from distill3d.sweep.verbs import sweep_app
-from distill3d.terminal import echo, parsed_spacing, show_next, show_result, stdout
-from distill3d.training.verbs import AllowPlugins, MaxGib, run_app
+from distill3d.terminal import AllowPlugins, echo, parsed_spacing, show_next, show_result, stdout
+from distill3d.training.options import MaxGib
+from distill3d.training.verbs import run_app
 from distill3d.volumes.memory import allow_gib
 
 app = typer.Typer(

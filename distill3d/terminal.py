@@ -24,12 +24,6 @@ WIDTH = 100  # columns of a table
 AllowPlugins = Annotated[
     bool, typer.Option("--allow-plugins", help="run the code that a file outside of this project names under plugins")
 ]
-Workers = Annotated[
-    int | None, typer.Option(metavar="N", help="run the networks in N processes of this machine, a GPU each")
-]
-Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="run them on a Dask cluster, such as tcp://10.0.0.1:8786")
-]
 
 
 class _TextConsole(Console):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill3d.config.schema import EvaluationConfig
 from distill3d.config.trace import TraceConfig
@@ -20,10 +21,11 @@ from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.scores import mask_scores
 from distill3d.terminal import progress_bar, stderr
 from distill3d.tracing.trace import trace_volume
+from distill3d.volumes.calls import Workers
 from distill3d.volumes.inputs import expand, name_of
 from distill3d.volumes.lazy import Blocks
 from distill3d.volumes.meaning import neuron_mask
-from distill3d.volumes.parts import boxes, computed
+from distill3d.volumes.parts import Box, boxes, computed
 from distill3d.volumes.pieces import find_pieces
 from distill3d.volumes.placement import brought_to, same_spacing
 from distill3d.volumes.stack_files import VOLUME_SUFFIXES, stem_of
@@ -89,6 +91,7 @@ def score_files(
     tolerance: float = DEFAULT_TREE_TOLERANCE,
     tolerances_um: Mapping[str, float] | None = None,
     threshold: float | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Score a file against a gold one.
 
@@ -106,6 +109,7 @@ def score_files(
         tolerance: of trees, the same, in the unit of the scores.
         tolerances_um: settings of `EvaluationConfig`.
         threshold: of a probability, in [0, 1]; None takes 0.5.
+        workers: share what is done by part, see `distill3d.volumes.cluster.workers`; None: this process does it.
 
     Returns:
         Masks: ``dice, precision, recall, f1, nsd, hd95, cldice, betti0_error, betti1_error`` and more; distances in um,
@@ -121,9 +125,9 @@ def score_files(
     if all(is_tree):
         scores_of = _tree_files
     elif any(is_tree):
-        scores_of = functools.partial(_mixed, threshold=threshold)
+        scores_of = functools.partial(_mixed, threshold=threshold, workers=workers)
     else:
-        return _mask_files(pred, gold, spacing_um, evaluation, threshold)
+        return _mask_files(pred, gold, spacing_um, evaluation, threshold, workers)
     return scores_of(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat, tolerance=tolerance, tree_um=evaluation.tree_um)
 
 
@@ -174,6 +178,7 @@ def _mixed(
     tolerance: float,
     tree_um: float | None,
     threshold: float | None,
+    workers: Workers | None,
 ) -> dict[str, Any]:
     """Trace the mask, whichever of the two it is, and compare in voxels."""
     mask = next(path for path in (pred, gold) if not is_tree_file(path))
@@ -182,7 +187,7 @@ def _mixed(
     def tree_of(path: Path) -> Tree:
         if path == mask:
             neuron = replace(volume, data=neuron_mask(mask, volume.data, threshold, gold=mask == gold))
-            return trace_volume(neuron, TraceConfig(input="mask"))
+            return trace_volume(neuron, TraceConfig(input="mask"), workers=workers)
         return read_swc(path, spacing_um=stated_spacing(path) or volume.spacing_um, allow_empty=True)
 
     trees = tree_of(pred), tree_of(gold)
@@ -204,6 +209,7 @@ def _mask_files(
     spacing_um: Sequence[float] | None,
     evaluation: EvaluationConfig,
     threshold: float | None,
+    workers: Workers | None,
 ) -> dict[str, Any]:
     volumes = [read_or_open(path, spacing_um=spacing_um, allow_blank=True) for path in (pred, gold)]
     volumes[0] = brought_to(volumes[1], volumes[0], names=(str(gold), str(pred)))
@@ -222,7 +228,7 @@ def _mask_files(
         for path, volume, is_gold in zip((pred, gold), volumes, (False, True), strict=True)
     ]
     how = {"spacing_um": spacing, "tolerance_um": evaluation.mask_um, "surface_um": evaluation.surface_um}
-    scores = scores_of_masks(pred=masks[0], gold=masks[1], **how)
+    scores = scores_of_masks(pred=masks[0], gold=masks[1], workers=workers, **how)
     named = {
         "f1": scores["dice"],  # the harmonic mean of precision and recall
         "hd95": scores.pop("hd95_um"),
@@ -234,7 +240,14 @@ def _mask_files(
     return {"pred": str(pred), "gold": str(gold), "kind": "masks", "spacing_um": list(spacing), **scores, **named}
 
 
-def scores_of_masks(*, pred: Blocks, gold: Blocks, known: Blocks | None = None, **how: Any) -> dict[str, float]:  # noqa: ANN401 - as `mask_scores` has them
+def scores_of_masks(
+    *,
+    pred: Blocks,
+    gold: Blocks,
+    known: Blocks | None = None,
+    workers: Workers | None = None,
+    **how: Any,  # noqa: ANN401 - as `mask_scores` has them
+) -> dict[str, float]:
     """Score a mask against gold as `mask_scores` does; where one is read by part, only marked voxels are kept."""
     if isinstance(pred, np.ndarray) and isinstance(gold, np.ndarray):
         return mask_scores(pred=pred, gold=gold, known=None if known is None else np.asarray(known), **how)
@@ -246,6 +259,12 @@ def scores_of_masks(*, pred: Blocks, gold: Blocks, known: Blocks | None = None, 
         pieces = []
         for name, mask in (("prediction", pred), ("gold", gold)):
             task = bar.add_task(f"reading the {name}", total=len(boxes(shape)), info="")
-            pieces.append(find_pieces(shape, lambda box, m=mask: (m[box], None), on_part=lambda t=task: bar.advance(t)))
+            marks = functools.partial(_marks, mask)
+            pieces.append(find_pieces(shape, marks, on_part=lambda t=task: bar.advance(t), workers=workers))
         task = bar.add_task("scoring", total=len(boxes(shape, PART)), info="")
-        return large_mask_scores(pred=pieces[0], gold=pieces[1], **how, on_part=lambda: bar.advance(task))
+        through = {"on_part": lambda: bar.advance(task), "workers": workers}
+        return large_mask_scores(pred=pieces[0], gold=pieces[1], **how, **through)
+
+
+def _marks(mask: Blocks, box: Box) -> tuple[NDArray[np.bool_], None]:
+    return mask[box], None

@@ -6,6 +6,8 @@ is too large is done in tiles that share a plane: on it, kimimaro lets both side
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, final
 
@@ -23,12 +25,14 @@ from scipy.spatial import KDTree
 from distill3d.config.trace import TraceConfig
 from distill3d.tracing.graph import Skeleton
 from distill3d.tracing.teasar import teasar_params
+from distill3d.volumes.calls import Workers, grouped, made
 from distill3d.volumes.components import label_components
 from distill3d.volumes.parts import Box, box_around, box_shape, boxes, grown, within
-from distill3d.volumes.pieces import Pieces
+from distill3d.volumes.pieces import Pieces, flat_of, points_of
 
 MOST = 1 << 25  # voxels of a box that is done at once, about 25 bytes each
 TILE = (192, 192, 192)
+_GROUP = 1 << 20  # voxels of the boxes of pieces that are done by one call of a worker
 _HALO = 32  # voxels around a tile; of thicker neurites the radii are too large there
 
 
@@ -39,6 +43,23 @@ class _Lines(NamedTuple):
     voxels: NDArray[np.int64]
     radii: NDArray[np.float64]
     edges: NDArray[np.int64]
+
+
+@final
+class _Piece(NamedTuple):
+    """A piece that is done at once: flat indices of its voxels, its box, and voxels where its lines have to end."""
+
+    voxels: NDArray[np.int64]
+    box: Box
+    ends: ArrayLike
+
+
+@final
+class _Tile(NamedTuple):
+    """A box, and what of the mask lies in and around it."""
+
+    around: Pieces
+    box: Box
 
 
 _NOTHING = _Lines(np.empty(0, np.int64), np.empty(0), np.empty((0, 2), np.int64))
@@ -52,6 +73,7 @@ def skeletonize_pieces(
     most: int = MOST,
     tile: Sequence[int] = TILE,
     on_piece: Callable[[int], None] = lambda _: None,
+    workers: Workers | None = None,
 ) -> Skeleton:
     """Find the centerlines of a mask; every piece has at least one node.
 
@@ -62,72 +84,91 @@ def skeletonize_pieces(
         most: voxels of the largest box of a piece that is done at once.
         tile: voxels of the boxes that larger ones are done in.
         on_piece: called with the number of pieces that are done.
+        workers: do the pieces and tiles; None: this process does.
 
     Returns:
         What `teasar.skeletonize` returns of the whole mask; of a piece with a larger box about that.
     """
-    work = _Teasar(pieces, spacing_um, config)
-    lines: list[_Lines] = []
+    work = _Teasar(pieces.shape, spacing_um, config)
+    ends: dict[int, Any] = dict(compute_border_targets(_Faces(pieces), work.anisotropy))  # by numbers from 1
+    whole: list[_Lines] = []
     large, swallowed = np.zeros(pieces.count, bool), np.zeros(pieces.count, bool)
     first = np.empty(pieces.count, np.int64)
-    for number, voxels in enumerate(pieces.each()):
-        first[number], box = voxels[0], box_around(pieces.points(voxels))
-        large[number] = np.prod(box_shape(box)) > most
-        if not large[number]:
-            done, inside = work.piece(voxels, box)
-            lines.append(done)
-            swallowed[inside] = True
-            on_piece(1)
-    lines = [part for part in lines if not swallowed[pieces.numbers_at(part.voxels[:1])].any()]
+
+    def small() -> Iterator[_Piece]:
+        for number, voxels in enumerate(pieces.each()):
+            first[number], box = voxels[0], box_around(pieces.points(voxels))
+            large[number] = math.prod(box_shape(box)) > most
+            if not large[number]:
+                yield _Piece(voxels, box, ends.get(number + 1, ()))
+
+    groups = grouped(small(), lambda piece: math.prod(box_shape(piece.box)), _GROUP)
+    for group in made(_do_pieces, work, groups, workers):
+        for done, holes in group:
+            whole.append(done)
+            inside = pieces.numbers_at(holes)
+            swallowed[inside[inside >= 0]] = True
+        on_piece(len(group))
+    lines = [part for part in whole if not swallowed[pieces.numbers_at(part.voxels[:1])].any()]
     if large.any():
-        lines.append(_connected(_merged(list(work.tiles(pieces.only(large), tile))), pieces))
+        tiles = made(_do_tile, work, _tiles(pieces.only(large), tile), workers)
+        lines.append(_connected(_merged(list(itertools.chain.from_iterable(tiles))), pieces))
         on_piece(int(large.sum()))
     return _as_skeleton(_merged(lines), pieces, first, spacing_um)
+
+
+def _tiles(pieces: Pieces, size: Sequence[int]) -> Iterator[_Tile]:
+    """Yield the tiles in which something is, each with one plane of the next."""
+    for box in boxes(pieces.shape, size, shared=1):
+        around = pieces.cut(grown(box, _HALO, pieces.shape))
+        if len(around.voxels):
+            yield _Tile(around, box)
+
+
+def _do_pieces(work: _Teasar, group: list[_Piece]) -> list[tuple[_Lines, NDArray[np.int64]]]:
+    return [work.piece(piece) for piece in group]
+
+
+def _do_tile(work: _Teasar, tile: _Tile) -> list[_Lines]:
+    return list(work.tile(tile))
 
 
 @final
 class _Teasar:
     """Runs TEASAR on parts of a volume."""
 
-    def __init__(self, pieces: Pieces, spacing_um: NDArray[np.float64], config: TraceConfig) -> None:
-        self.pieces, self.config, self.params = pieces, config, teasar_params(spacing_um, config)
+    def __init__(self, shape: tuple[int, int, int], spacing_um: NDArray[np.float64], config: TraceConfig) -> None:
+        self.shape, self.config, self.params = shape, config, teasar_params(spacing_um, config)
         self.anisotropy = np.array(spacing_um / spacing_um.min(), np.float32)
-        self.targets: dict[int, Any] = dict(
-            compute_border_targets(_Faces(pieces), self.anisotropy)
-        )  # by numbers from 1
 
-    def piece(self, voxels: NDArray[np.int64], box: Box) -> tuple[_Lines, NDArray[np.int32]]:
-        """Return the lines of a piece, and the numbers of others that lie in its holes, where these are filled."""
-        wide, swallowed = grown(box, 1, self.pieces.shape), np.empty(0, np.int32)
+    def piece(self, piece: _Piece) -> tuple[_Lines, NDArray[np.int64]]:
+        """Return the lines of a piece, and the voxels of its holes, where these are filled."""
+        wide, holes = grown(piece.box, 1, self.shape), np.empty(0, np.int64)
         mask = np.zeros(box_shape(wide), np.uint8, order="F")
-        mask[tuple((self.pieces.points(voxels) - _corner(wide)).T)] = 1
-        own = mask[within(box, wide)]
+        mask[tuple((points_of(piece.voxels, self.shape) - _corner(wide)).T)] = 1
+        own = mask[within(piece.box, wide)]
         if self.config.fill_holes:
             filled = np.asarray(fill_voids.fill(own.astype(bool, order="F")))
-            holes = np.argwhere(filled & (own == 0)) + _corner(box)
-            others = self.pieces.numbers_at(self.pieces.flat(holes))
-            swallowed = np.unique(others[others >= 0])
+            holes = flat_of(np.argwhere(filled & (own == 0)) + _corner(piece.box), self.shape)
             own[...] = filled
-        ends = _from_corner(self.targets.get(int(self.pieces.numbers_at(voxels[:1])[0]) + 1, ()), box)
-        return self.run(own, self.distances(mask)[within(box, wide)], ends, _corner(box)), swallowed
+        ends = _from_corner(piece.ends, piece.box)
+        return self.run(own, self.distances(mask)[within(piece.box, wide)], ends, _corner(piece.box)), holes
 
-    def tiles(self, pieces: Pieces, size: Sequence[int]) -> Iterator[_Lines]:
-        """Yield the lines of all pieces in tiles, each with one plane of the next."""
-        for box in boxes(pieces.shape, size, shared=1):
-            mask = pieces[box]
-            if not mask.any():
-                continue
-            wide = grown(box, _HALO, pieces.shape)
-            solid = np.asfortranarray(pieces[wide]).view(np.uint8)
-            if self.config.fill_holes:
-                fill_voids.fill(solid.view(bool), in_place=True)
-                mask = solid.view(bool)[within(box, wide)]
-            depth = self.distances(solid)[within(box, wide)]
-            labels = np.asfortranarray(label_components(mask)[0]).view(np.uint32)
-            targets: dict[int, Any] = dict(compute_border_targets(labels, self.anisotropy))
-            for number, part in enumerate(find_objects(labels.view(np.int32)), 1):
-                ends = _from_corner(targets.get(number, ()), part)
-                yield self.run(labels[part] == number, depth[part], ends, _corner(part) + _corner(box))
+    def tile(self, tile: _Tile) -> Iterator[_Lines]:
+        """Yield the lines of all pieces in a tile."""
+        mask, wide = tile.around[tile.box], grown(tile.box, _HALO, self.shape)
+        if not mask.any():
+            return
+        solid = np.asfortranarray(tile.around[wide]).view(np.uint8)
+        if self.config.fill_holes:
+            fill_voids.fill(solid.view(bool), in_place=True)
+            mask = solid.view(bool)[within(tile.box, wide)]
+        depth = self.distances(solid)[within(tile.box, wide)]
+        labels = np.asfortranarray(label_components(mask)[0]).view(np.uint32)
+        targets: dict[int, Any] = dict(compute_border_targets(labels, self.anisotropy))
+        for number, part in enumerate(find_objects(labels.view(np.int32)), 1):
+            ends = _from_corner(targets.get(number, ()), part)
+            yield self.run(labels[part] == number, depth[part], ends, _corner(part) + _corner(tile.box))
 
     def distances(self, mask: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the distance to the nearest voxel out of a mask, beyond which counts as inside."""
@@ -157,7 +198,7 @@ class _Teasar:
         )
         if not len(traced.edges):
             return _NOTHING
-        voxels = self.pieces.flat(np.rint(traced.vertices).astype(np.int64) + corner)
+        voxels = flat_of(np.rint(traced.vertices).astype(np.int64) + corner, self.shape)
         return _Lines(voxels, traced.radii.astype(np.float64), voxels[traced.edges.astype(np.int64)])
 
 

@@ -19,6 +19,7 @@ from distill3d.tracing.foreground import as_prob, find_foreground
 from distill3d.tracing.teasar import skeletonize
 from distill3d.tracing.trace_large import trace_by_part
 from distill3d.tracing.trees import MAX_SHARE, DenseError, require_sparse, tree_of
+from distill3d.volumes.calls import Workers
 from distill3d.volumes.inputs import name_of, targets_of
 from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.meaning import meaning_of
@@ -79,10 +80,11 @@ def trace_volume(
     *,
     max_share: float = 1.0,
     percentiles: tuple[float, float] | None = None,
+    workers: Workers | None = None,
 ) -> Tree:
     """Trace a volume, by part if it stays on disk; see `trace` and `trace_by_part`."""
     if isinstance(volume, LazyVolume):
-        return trace_by_part(volume, config, max_share=max_share, percentiles=percentiles)
+        return trace_by_part(volume, config, max_share=max_share, percentiles=percentiles, workers=workers)
     return trace(volume.data, volume.spacing_um, config, max_share=max_share, percentiles=percentiles)
 
 
@@ -94,6 +96,7 @@ def trace_file(
     spacing_um: Sequence[float] | None = None,
     reading: Reading | None = None,
     overwrite: bool = False,
+    workers: Workers | None = None,
 ) -> Tree:
     """Trace a volume on disk and write the tree as SWC in micrometers; with nothing found, a file without nodes.
 
@@ -104,6 +107,7 @@ def trace_file(
         spacing_um: ZYX voxel size; wins over the file's.
         reading: how a stack is read that does not say that it holds a probability.
         overwrite: replace whatever ``out`` is.
+        workers: share what is traced by part, see `distill3d.volumes.cluster.workers`; None: this process does it.
 
     Returns:
         The tree that was written.
@@ -123,7 +127,7 @@ def trace_file(
     if config.input == "auto":
         config = replace(config, input=input_of(path, volume))
     try:
-        tree = trace_volume(volume, config, percentiles=reading.percentiles)
+        tree = trace_volume(volume, config, percentiles=reading.percentiles, workers=workers)
     except InputError as error:
         raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     try:
@@ -144,6 +148,7 @@ def trace_files(
     spacing_um: Sequence[float] | None = None,
     reading: Reading | None = None,
     overwrite: bool = False,
+    workers: Workers | None = None,
 ) -> Iterator[tuple[Path, Tree]]:
     """Trace volumes on disk as `trace_file` does.
 
@@ -154,6 +159,7 @@ def trace_files(
         spacing_um: ZYX voxel size.
         reading: how a stack is read.
         overwrite: replace whatever is there.
+        workers: as for `trace_file`.
 
     Returns:
         As they are written, each file and its tree.
@@ -170,7 +176,8 @@ def trace_files(
 
     def work(item: tuple[Path, Path]) -> tuple[Path, Tree]:
         target, path = item
-        return target, trace_file(path, target, config, spacing_um=spacing_um, reading=reading, overwrite=overwrite)
+        how = {"spacing_um": spacing_um, "reading": reading, "overwrite": overwrite, "workers": workers}
+        return target, trace_file(path, target, config, **how)
 
     return for_each(targets.items(), work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, final
@@ -17,6 +18,7 @@ from distill3d.tracing.bridge import Terrain
 from distill3d.tracing.foreground import as_prob, method_of
 from distill3d.tracing.teasar_pieces import MOST, TILE, skeletonize_pieces
 from distill3d.tracing.trees import require_sparse, tree_of
+from distill3d.volumes.calls import Workers
 from distill3d.volumes.intensity import rescale, sampled_range
 from distill3d.volumes.lazy import Blocks, LazyVolume
 from distill3d.volumes.otsu import otsu_threshold
@@ -40,6 +42,7 @@ def trace_by_part(
     max_share: float = 1.0,
     percentiles: tuple[float, float] | None = None,
     sizes: Sizes | None = None,
+    workers: Workers | None = None,
 ) -> Tree:
     """Trace the neurons of a volume that is read by part, as `distill3d.tracing.trace.trace` does of one in memory.
 
@@ -53,6 +56,7 @@ def trace_by_part(
         max_share: likewise.
         percentiles: likewise.
         sizes: of parts; None takes what two GiB hold.
+        workers: find foreground and centerlines, see `distill3d.volumes.cluster.workers`; None: this process does.
 
     Raises:
         InputError: values that ``config.input`` does not allow, or more foreground than there is room for.
@@ -64,15 +68,13 @@ def trace_by_part(
         task = bar.add_task("finding foreground", total=len(boxes(volume.shape, sizes.part)), info="")
         prob = _Prob(data, config, percentiles)
         marks = _marks(data, prob, config)
-        pieces = find_pieces(
-            volume.shape, marks, size=sizes.part, min_voxels=config.min_voxels, on_part=lambda: bar.advance(task)
-        )
+        how = {"min_voxels": config.min_voxels, "on_part": lambda: bar.advance(task), "workers": workers}
+        pieces = find_pieces(volume.shape, marks, size=sizes.part, **how)
         require_sparse(len(pieces.voxels) / math.prod(pieces.shape), max_share)
         task = bar.add_task("finding centerlines", total=pieces.count, info="")
         spacing = np.array(volume.spacing_um)
-        skeleton = skeletonize_pieces(
-            pieces, spacing, config, most=sizes.most, tile=sizes.tile, on_piece=lambda n: bar.advance(task, n)
-        )
+        how = {"most": sizes.most, "tile": sizes.tile, "on_piece": lambda n: bar.advance(task, n), "workers": workers}
+        skeleton = skeletonize_pieces(pieces, spacing, config, **how)
         task = bar.add_task("joining them", total=None, info="")
         return tree_of(skeleton, Terrain(prob, pieces, spacing), config)
 
@@ -81,15 +83,21 @@ def _marks(data: Blocks, prob: _Prob, config: TraceConfig) -> Marks:
     """Return what marks the foreground of a box; see `distill3d.tracing.foreground.find_foreground`."""
     method = method_of(config)
     if method == "otsu":
-        threshold = otsu_threshold(data)
-        return lambda box: (data[box] > threshold, None)
+        return functools.partial(_above, data, otsu_threshold(data))
+    low = np.float32(config.low_threshold) if method == "hysteresis" else None
+    return functools.partial(_likely, prob, np.float32(config.threshold), low)
 
-    def marks(box: Box) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
-        likely = prob[box]
-        sure = likely >= np.float32(config.threshold)
-        return (likely >= np.float32(config.low_threshold), sure) if method == "hysteresis" else (sure, None)
 
-    return marks
+def _above(data: Blocks, threshold: float, box: Box) -> tuple[NDArray[np.bool_], None]:
+    return data[box] > threshold, None
+
+
+def _likely(
+    prob: Blocks, threshold: np.float32, low: np.float32 | None, box: Box
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
+    likely = prob[box]
+    sure = likely >= threshold
+    return (sure, None) if low is None else (likely >= low, sure)
 
 
 @final

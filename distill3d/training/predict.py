@@ -11,13 +11,13 @@ from rich.progress import Progress
 
 from distill3d.errors import InputError, for_each
 from distill3d.terminal import progress_bar, stderr
-from distill3d.training.cluster import Workers
 from distill3d.training.inference import total_windows
 from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks, networks_of
 from distill3d.training.predict_elsewhere import stacks_by_workers
 from distill3d.training.predict_large import stays_on_disk, write_by_blocks
 from distill3d.training.predict_whole import require_same_voxels, write_prediction
+from distill3d.volumes.calls import Workers
 from distill3d.volumes.geometry import Spacing
 from distill3d.volumes.inputs import PROB, targets_of
 from distill3d.volumes.lazy import LazyVolume
@@ -63,7 +63,7 @@ def predict_all(
         volumes: their files.
         out: folder to write to. Only what came from the same volume, channel and networks is replaced there.
         overwrite: replace whatever is there.
-        workers: run the networks, see `distill3d.training.cluster.workers`; None: this process does.
+        workers: run the networks, see `distill3d.volumes.cluster.workers`; None: this process does.
 
     Returns:
         The files as they are written: ``<out>/<stem>_prob.tif``, or the folder ``<out>/<stem>_prob.zarr`` of a volume

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from distill3d.errors import InputError
+import torch
+
 from distill3d.training.background import Background
 from distill3d.training.blocks import Way
 from distill3d.training.blocks_on_disk import Blockwise, Leavings
-from distill3d.training.cluster import Key, Workers
 from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks
 from distill3d.training.predict_whole import write_prediction
 from distill3d.training.windows import Zyx
+from distill3d.volumes.calls import Key, Workers, require_seen
 from distill3d.volumes.origin import origin_of
 
 if TYPE_CHECKING:
@@ -48,10 +50,10 @@ def blocks_by_workers(
     """
     modules = list(dict.fromkeys(way.module for way in work.ways))
     shared = _Blocks(
-        networks=_Seen.by(workers, networks),
-        stack=workers.path(stack),
+        networks=_Seen.by(networks),
+        stack=stack,
         made_from=networks.origin(stack),
-        begun=workers.path(begun),
+        begun=begun,
         size=work.size,
         looks=[_Look(modules.index(way.module), way.limits, way.flip, way.background) for way in work.ways],
     )
@@ -77,9 +79,9 @@ def stacks_by_workers(workers: Workers, targets: Mapping[Path, Path], networks: 
     Returns:
         For each target the call, see `Workers.result`.
     """
-    paths = [(workers.path(target), workers.path(stack)) for target, stack in targets.items()]
+    paths = list(targets.items())
     after: dict[Key, list[Key]] = {(_STACK, number): [] for number in range(len(paths))}
-    calls = workers.start(_predict, (_Seen.by(workers, networks), paths), after) if paths else {}
+    calls = workers.start(_predict, (_Seen.by(networks), paths), after) if paths else {}
     return dict(zip(targets, calls.values(), strict=True))
 
 
@@ -92,15 +94,14 @@ class _Seen:
     content: str
 
     @classmethod
-    def by(cls, workers: Workers, networks: Networks) -> _Seen:
-        """Name them as workers do."""
-        checkpoints = networks.checkpoints
-        return cls(replace(networks, checkpoints=tuple(map(workers.path, checkpoints))), origin_of(*checkpoints))
+    def by(cls, networks: Networks) -> _Seen:
+        """Note what their checkpoints hold."""
+        return cls(networks, origin_of(*networks.checkpoints))
 
     def modules(self) -> list[DistillModule]:
         """Load them; once in a process."""
         checkpoints = self.networks.checkpoints
-        _require_same(lambda: origin_of(*checkpoints), self.content, " and ".join(map(str, checkpoints)))
+        require_seen(lambda: origin_of(*checkpoints), self.content, " and ".join(map(str, checkpoints)))
         return _loaded(self.content, self.networks)
 
 
@@ -142,8 +143,8 @@ class _Blocks:
         from distill3d.volumes.zarr_writing import written_level  # noqa: PLC0415 - a second of import
 
         modules, networks = self.networks.modules(), self.networks.networks
-        _require_same(lambda: networks.origin(self.stack), self.made_from, self.stack)
-        _require_same(self.begun.is_dir, True, self.begun)
+        require_seen(lambda: networks.origin(self.stack), self.made_from, self.stack)
+        require_seen(self.begun.is_dir, True, self.begun)
         ways = [
             Way(module=modules[look.network], limits=look.limits, flip=look.flip, background=look.background)
             for look in self.looks
@@ -153,6 +154,7 @@ class _Blocks:
 
 
 def _take_part(shared: _Blocks, key: Key) -> None:
+    _take_gpu()
     name, number = key
     if name == _RUN:
         shared.work.run(number)
@@ -161,21 +163,32 @@ def _take_part(shared: _Blocks, key: Key) -> None:
 
 
 def _predict(shared: tuple[_Seen, list[tuple[Path, Path]]], key: Key) -> None:
+    _take_gpu()
     seen, paths = shared
     target, stack = paths[key[1]]
     modules = seen.modules()
     write_prediction(target, stack, seen.networks.read(stack), seen.networks, modules)
 
 
-def _require_same(look: Callable[[], object], expected: object, what: Path | str) -> None:
-    try:
-        same = look() == expected
-    except InputError:
-        same = False
-    if not same:
-        raise InputError(f"{what}: a worker does not see what this process does; accepted: workers that share its disk")
-
-
 @functools.lru_cache(maxsize=1)
 def _loaded(_content: str, networks: Networks) -> list[DistillModule]:
     return networks.modules(allow_plugins=True)  # the process that leads has chosen them
+
+
+def gpu_of(worker: str, count: int) -> int:
+    """Return which of a machine's GPUs a worker has: that of the number its name ends with.
+
+    Names are numbered by Dask and dask-jobqueue on their own; a worker that is started again keeps its name.
+
+    >>> gpu_of("3", 4), gpu_of("SLURMCluster-5-1", 2), gpu_of("alone", 2)
+    (3, 1, 0)
+    """
+    number = re.search(r"\d+$", worker)
+    return int(number[0]) % count if number else 0
+
+
+def _take_gpu() -> None:
+    from distributed import get_worker  # noqa: PLC0415 - optional
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(gpu_of(str(get_worker().name), torch.cuda.device_count()))

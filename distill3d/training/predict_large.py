@@ -12,11 +12,11 @@ from pathlib import Path
 from distill3d.errors import InputError
 from distill3d.storage.lock import FolderLock
 from distill3d.training.blocks_on_disk import Blockwise, Leavings, block_size
-from distill3d.training.cluster import Workers
 from distill3d.training.inference import ways_of
 from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks
 from distill3d.training.predict_elsewhere import blocks_by_workers
+from distill3d.volumes.calls import Workers
 from distill3d.volumes.intensity import WHOLE
 from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.origin import origin_of

@@ -7,42 +7,35 @@ from typing import Annotated
 
 import typer
 
-from distill3d.terminal import AllowPlugins, Scheduler, Workers, parsed_spacing, show_all, show_next, stdout
+from distill3d.terminal import AllowPlugins, parsed_spacing, show_all, show_next, stdout
+from distill3d.training.options import (
+    RUN_OR_MODEL,
+    Channel,
+    Flips,
+    Gold,
+    MaskUm,
+    MaxGib,
+    Model,
+    Overwrite,
+    OverwriteAll,
+    Pred,
+    ReadAs,
+    Run,
+    Scheduler,
+    SchedulerByPart,
+    SpacingOfRun,
+    Stacks,
+    SurfaceUm,
+    Threshold,
+    TreeUm,
+    Workers,
+    WorkersByPart,
+)
 from distill3d.volumes.memory import allow_gib
 
 run_app = typer.Typer(rich_markup_mode=None)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for example input=image gap_um=5."
-
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, runs/<experiment>/seed<k>")]
-RUN_OR_MODEL = "a run's folder, or what `export` wrote; of several the mean"
-Model = Annotated[
-    list[str] | None,
-    typer.Option("--model", metavar="NAME", help="instead of a run: a ready-made model, see `list models`"),
-]
-Channel = Annotated[int | None, typer.Option(min=0, help="of stacks that have several; else the run's, or 0")]
-Stacks = Annotated[list[str], typer.Argument(metavar="STACK", help="files, folders, patterns in quotes")]
-SpacingOfRun = Annotated[
-    str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the run's and the files'")
-]
-Flips = Annotated[bool, typer.Option("--tta", help="average over the eight flips of a stack: 8 times the time")]
-MaxGib = Annotated[
-    float | None, typer.Option(min=0.0, help="refuse stacks that take more GiB of memory, else half of the machine's")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that came from another stack or run")]
-Pred = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FILE", help="instead of runs: masks, probabilities or SWC files; a folder, a pattern"),
-]
-Gold = Annotated[
-    list[str] | None, typer.Option(metavar="FILE", help="gold masks or SWC files to score against, paired by name")
-]
-SurfaceUm = Annotated[float | None, typer.Option(min=0.0, help="masks: tolerance of the surface Dice (NSD), else 2")]
-MaskUm = Annotated[float | None, typer.Option(min=0.0, help="masks: Dice within so many um beside voxels")]
-TreeUm = Annotated[float | None, typer.Option(min=0.0, help="trees: F1 of length within so many um beside voxels")]
-Threshold = Annotated[
-    float | None, typer.Option(min=0.0, max=1.0, help="of a probability stack: share of its full scale, else 0.5")
-]
 
 
 @run_app.command()
@@ -55,9 +48,7 @@ def reconstruct(
     spacing: SpacingOfRun = None,
     channel: Channel = None,
     tta: Flips = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="make all anew, and replace files that came from elsewhere")
-    ] = False,
+    overwrite: OverwriteAll = False,
     allow_plugins: AllowPlugins = False,
     max_gib: MaxGib = None,
 ) -> None:
@@ -109,9 +100,9 @@ def predict(
 ) -> None:
     """Predict stacks as the run's data were read; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
     from distill3d.storage.models import chosen, is_run
-    from distill3d.training.cluster import workers as started
     from distill3d.training.networks import networks_of
     from distill3d.training.predict import predict_all
+    from distill3d.volumes.cluster import workers as started
     from distill3d.volumes.inputs import expand
 
     allow_gib(max_gib)
@@ -138,18 +129,18 @@ def trace(
     out: Annotated[Path, typer.Option(help="the tree to write, .swc in um; of several stacks a folder")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting")] = None,
     spacing: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the file's")] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="a raw stack: channel, intensity scaling and spacing as its data's"),
-    ] = None,
+    run: ReadAs = None,
     channel: Channel = None,
     overwrite: Overwrite = False,
+    workers: WorkersByPart = None,
+    scheduler: SchedulerByPart = None,
     allow_plugins: AllowPlugins = False,
     max_gib: MaxGib = None,
 ) -> None:
     """Turn stacks into trees: threshold, skeleton, gaps bridged, spurs cut, rooted at the soma."""
     from distill3d.config.files import trace_config
     from distill3d.tracing.trace import trace_files
+    from distill3d.volumes.cluster import workers as started
     from distill3d.volumes.inputs import expand
     from distill3d.volumes.reading import Reading
 
@@ -164,9 +155,11 @@ def trace(
 
         reading = run_reading(run, channel=channel, allow_plugins=allow_plugins)
     console = stdout()
-    for file, tree in trace_files(files, out, config, spacing_um=size, reading=reading, overwrite=overwrite):
-        length = f"length {tree.length_um:.1f} um"
-        console.print(f"{file}  trees {len(tree.roots)}, {length}, tips {len(tree.tips)}", soft_wrap=True)
+    with started(workers, scheduler, again="begins anew") as elsewhere:
+        how = {"spacing_um": size, "reading": reading, "overwrite": overwrite, "workers": elsewhere}
+        for file, tree in trace_files(files, out, config, **how):
+            length = f"length {tree.length_um:.1f} um"
+            console.print(f"{file}  trees {len(tree.roots)}, {length}, tips {len(tree.tips)}", soft_wrap=True)
     show_next(f"open the tree in Vaa3D, napari or neuTube, or distill3d evaluate --pred {out} --gold YOUR_GOLD")
 
 
@@ -185,6 +178,8 @@ def evaluate(
     mask_um: MaskUm = None,
     tree_um: TreeUm = None,
     threshold: Threshold = None,
+    workers: WorkersByPart = None,
+    scheduler: SchedulerByPart = None,
     max_gib: MaxGib = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
     allow_plugins: AllowPlugins = False,
@@ -194,16 +189,20 @@ def evaluate(
         raise typer.BadParameter("accepted: runs' folders, or --pred FILE and --gold FILE")
     if runs and threshold is not None:
         raise typer.BadParameter("a run has its own (inference.threshold); accepted: with --pred and --gold")
+    if runs and (workers, scheduler) != (None, None):
+        raise typer.BadParameter("a run is scored by one process; accepted: --workers or --scheduler with --pred")
     allow_gib(max_gib)
     given = {"surface_um": surface_um, "mask_um": mask_um, "tree_um": tree_um}.items()
     in_um = {name: value for name, value in given if value is not None}
     if pred and gold:
         from distill3d.evaluation.file_scores import score_places
         from distill3d.evaluation.tables import file_tables
+        from distill3d.volumes.cluster import workers as started
 
         how = {"spacing_um": parsed_spacing(spacing), "vaa3d_compat": vaa3d_compat, "tolerance": tolerance}
-        scores = score_places(pred, gold, tolerances_um=in_um, threshold=threshold, **how)
-        show_all(scores, file_tables, as_json=as_json)
+        with started(workers, scheduler, again="begins anew") as elsewhere:
+            scores = score_places(pred, gold, tolerances_um=in_um, threshold=threshold, workers=elsewhere, **how)
+            show_all(scores, file_tables, as_json=as_json)
     else:
         from distill3d.evaluation.places import evaluate_all
         from distill3d.evaluation.tables import score_table

@@ -11,8 +11,10 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from distill3d.volumes.blocks import StoredBlocks, require_level
+from distill3d.volumes.calls import require_seen
 from distill3d.volumes.geometry import Spacing, Stated
-from distill3d.volumes.stack_files import split_inside
+from distill3d.volumes.origin import origin_of
+from distill3d.volumes.stack_files import split_inside, suffix_of
 
 
 class Blocks(Protocol):
@@ -31,6 +33,30 @@ class Blocks(Protocol):
     def __getitem__(self, key: tuple[slice, slice, slice], /) -> Any:  # noqa: ANN401 - zarr, h5py and NumPy type it differently
         """Read a part: an array of NumPy."""
         ...
+
+
+@final
+class OnDisk:
+    """Voxels of a stack that is opened again where it is sent to: by another process, which has to see the same file.
+
+    Args:
+        blocks: of the stack.
+        place: its file, channel and level.
+    """
+
+    def __init__(self, blocks: StoredBlocks, place: tuple[Path, int, int]) -> None:
+        self._blocks, self._place, self.shape, self.dtype = blocks, place, blocks.shape, blocks.dtype
+
+    def __getitem__(self, key: tuple[slice, slice, slice], /) -> np.ndarray:
+        return self._blocks[key]
+
+    def __reduce__(self) -> tuple[Callable[..., OnDisk], tuple[Any, ...]]:
+        return _opened_again, (*self._place, origin_of(self._place[0]))
+
+
+def _opened_again(path: Path, channel: int, level: int, origin: str) -> OnDisk:
+    require_seen(lambda: origin_of(path), origin, path)
+    return OnDisk(OPENERS[suffix_of(path)](path, channel, level)[0], (path, channel, level))
 
 
 @final

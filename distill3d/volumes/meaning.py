@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable
@@ -32,6 +33,8 @@ def few_values(data: Blocks) -> NDArray[np.number] | None:
     """
     values = np.empty(0, data.dtype)
     for plane in itertools.chain.from_iterable(parts_of(data)):
+        if np.logical_or.reduce([plane == value for value in values], axis=0).all():
+            continue  # nothing new, found without sorting
         values = np.union1d(values, plane)
         if len(values) > FEW:
             return None
@@ -89,12 +92,12 @@ def neuron_mask(
 def _neuron_rule(path: Path, data: Blocks, threshold: float | None, *, gold: bool) -> Rule:
     meaning = meaning_of(path, data)
     if meaning == "mask":
-        return lambda part: part != 0
+        return _not_zero
     if meaning == "labels" and (gold or threshold is None):
         values = few_values(data)
         labels = " ".join(f"{value:g}" for value in (() if values is None else values))
         _LOG.warning("%s: the values %s are taken for labels: all but 0 is neuron", path, labels)
-        return lambda part: part != 0
+        return _not_zero
     (low, high), full = extremes(data), _full_scale(data)
     lost = meaning == "many" and threshold is None and high < HALF * full
     if not (low >= 0 and high <= full) or lost:
@@ -105,7 +108,15 @@ def _neuron_rule(path: Path, data: Blocks, threshold: float | None, *, gold: boo
     least = HALF if threshold is None else threshold
     _LOG.warning("%s: taken for a probability: from %g of %g on a voxel is neuron (--threshold)", path, least, full)
     least = max(least, float(np.finfo(np.float32).tiny))
-    return lambda part: part.astype(np.float32) / np.float32(full) >= least
+    return functools.partial(_at_least, least, np.float32(full))
+
+
+def _not_zero(part: NDArray[np.number]) -> NDArray[np.bool_]:
+    return part != 0
+
+
+def _at_least(least: float, full: np.float32, part: NDArray[np.number]) -> NDArray[np.bool_]:
+    return part.astype(np.float32) / full >= least
 
 
 def _full_scale(data: Blocks) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from distill3d.volumes.calls import Workers, made
 from distill3d.volumes.components import label_components
 from distill3d.volumes.memory import require_room
 from distill3d.volumes.parts import PART, Box, box_shape, boxes
@@ -49,15 +50,24 @@ class Pieces:
 
     def labels(self, box: Box) -> NDArray[np.int32]:
         """Return a part of the volume with the numbers of pieces, from 1; 0 elsewhere."""
+        lines, lengths, which = self._along(box)
+        labels = np.zeros(box_shape(box), np.int32)
+        places = self.voxels[which] - np.repeat(lines - np.arange(len(lines)) * labels.shape[2], lengths)
+        labels.ravel()[places] = self.numbers[which] + 1
+        return labels
+
+    def cut(self, box: Box) -> Pieces:
+        """Return what of the mask lies in a box of the same volume; the numbers and the count of pieces stay."""
+        which = self._along(box)[2]
+        return Pieces(self.shape, self.voxels[which], self.numbers[which], self.count)
+
+    def _along(self, box: Box) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the lines of a box along x begin, how many voxels of the mask each has, and which these are."""
         z, y, x = (np.arange(part.start, part.stop) for part in box)
         lines = ((z[:, None] * self.shape[1] + y) * self.shape[2] + box[2].start).ravel()
         first, last = (np.searchsorted(self.voxels, lines + end) for end in (0, len(x)))
         lengths = last - first
-        which = np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
-        places = self.voxels[which] - np.repeat(lines - np.arange(len(lines)) * len(x), lengths)
-        labels = np.zeros(box_shape(box), np.int32)
-        labels.ravel()[places] = self.numbers[which] + 1
-        return labels
+        return lines, lengths, np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
 
     def numbers_at(self, voxels: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the numbers of pieces at flat indices, -1 where there is none."""
@@ -70,11 +80,11 @@ class Pieces:
 
     def points(self, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the ZYX indices of flat ones, int64 [N, 3]."""
-        return np.stack(np.unravel_index(voxels, self.shape), axis=1).astype(np.int64, copy=False)
+        return points_of(voxels, self.shape)
 
     def flat(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the flat indices of voxels, int64 [N]."""
-        return (points[:, 0] * self.shape[1] + points[:, 1]) * self.shape[2] + points[:, 2]
+        return flat_of(points, self.shape)
 
     def each(self) -> Iterator[NDArray[np.int64]]:
         """Yield the flat indices of each piece."""
@@ -88,6 +98,16 @@ class Pieces:
         kept = chosen[self.numbers]
         new = (np.cumsum(chosen) - 1).astype(np.int32)
         return Pieces(self.shape, self.voxels[kept], new[self.numbers[kept]], int(chosen.sum()))
+
+
+def points_of(voxels: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[np.int64]:
+    """Return the ZYX indices of flat ones of a volume, int64 [N, 3]."""
+    return np.stack(np.unravel_index(voxels, shape), axis=1).astype(np.int64, copy=False)
+
+
+def flat_of(points: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[np.int64]:
+    """Return the flat indices of voxels of a volume, int64 [N]."""
+    return (points[:, 0] * shape[1] + points[:, 1]) * shape[2] + points[:, 2]
 
 
 @final
@@ -109,31 +129,39 @@ def find_pieces(
     size: tuple[int, int, int] = PART,
     min_voxels: int = 1,
     on_part: Callable[[], None] = lambda: None,
+    workers: Workers | None = None,
 ) -> Pieces:
     """Collect the voxels that are marked, part by part, and join the parts' pieces where they touch.
 
     Args:
         shape: of the volume.
-        marks: returns the voxels of a box that are marked; and which of them are sure, where a piece needs one.
+        marks: returns the voxels of a box that are marked; and which of them are sure, where a piece needs one. For
+            workers it has to be what can be pickled.
         size: of the boxes.
         min_voxels: of a piece; smaller ones are left out.
         on_part: called after each box.
+        workers: look at the boxes; None: this process does.
 
     Raises:
         InputError: there are more marked voxels than there is room for.
     """
     found: list[_Part] = []
     total = 0
-    for box in boxes(shape, size):
-        mask, sure = marks(box)
-        if mask.any():
-            found.append(_marked(mask, sure, box, shape))
-            total += len(found[-1].voxels)
+    for part in made(_look, (marks, shape), boxes(shape, size), workers):
+        if part is not None:
+            found.append(part)
+            total += len(part.voxels)
             require_room(f"{total} voxels of foreground in a volume of {shape}", total * _ROOM, claims="claim")
         on_part()
     if not found:
         return Pieces(shape, np.empty(0, np.int64), np.empty(0, np.int32), 0)
     return _joined(found, shape, min_voxels)
+
+
+def _look(shared: tuple[Marks, tuple[int, int, int]], box: Box) -> _Part | None:
+    marks, shape = shared
+    mask, sure = marks(box)
+    return _marked(mask, sure, box, shape) if mask.any() else None
 
 
 def _marked(mask: NDArray[np.bool_], sure: NDArray[np.bool_] | None, box: Box, shape: tuple[int, int, int]) -> _Part:

@@ -18,7 +18,7 @@ import numpy as np
 from distill3d.errors import InputError
 from distill3d.volumes.blocks import require_level
 from distill3d.volumes.geometry import Spacing, Stated, checked_spacing, grid_in_words
-from distill3d.volumes.lazy import OPENERS, LazyVolume
+from distill3d.volumes.lazy import OPENERS, LazyVolume, OnDisk
 from distill3d.volumes.oriented import nrrd_files, read_nifti, read_nrrd
 from distill3d.volumes.origin import as_notes
 from distill3d.volumes.parts import is_large
@@ -136,7 +136,8 @@ def open_volume(
     with _stack(path) as suffix:
         if suffix in OPENERS:
             blocks, stated, levels = OPENERS[suffix](path, channel, level)
-            return LazyVolume(blocks, _spacing_of(path, spacing_um, stated), stated, levels)
+            data = OnDisk(blocks, (path, channel, level))
+            return LazyVolume(data, _spacing_of(path, spacing_um, stated), stated, levels)
     require_level(path, 1, level)
     volume = read_volume(path, spacing_um=spacing_um, channel=channel, allow_blank=allow_blank)
     return LazyVolume(volume.data, volume.spacing_um, volume.stated)

@@ -14,8 +14,8 @@ from forked import MAIN, Forked, run
 from launched import wait_for
 
 from distill3d.errors import InputError, SomeFailedError
-from distill3d.training import cluster
-from distill3d.training.cluster import workers
+from distill3d.volumes import calls, cluster
+from distill3d.volumes.cluster import workers
 from distill3d.volumes.volume import Volume, write_volume
 
 SMALL = """
@@ -77,7 +77,7 @@ def test_other_code_and_other_files_are_refused(monkeypatch, finished_once, tmp_
     worker = SimpleNamespace(address="tcp://10.0.0.2:1", name="2")
     monkeypatch.setattr("distributed.get_worker", lambda: worker)
     with pytest.raises(InputError, match=r"worker tcp://10\.0\.0\.2:1 runs distill3d .*; accepted: another, as here"):
-        cluster._call("another", b"", "run", 0, [])
+        calls._call("another", b"", "run", 0, [])
     seen = _Seen(networks_of([finished_once]), "sha256:of another file")
     with pytest.raises(InputError, match=r"\.ckpt: a worker does not see what this process does; accepted: workers th"):
         seen.modules()
