@@ -117,10 +117,13 @@ class Place:
         return self.train("--resume")
 
     def files(self):
-        """Every file and empty folder, but for curves, of which a resumed run has a folder per start."""
+        """Every file and empty folder, but for curves, of which a resumed run has a folder per start, and TMPDIR.
+
+        A process that is killed between making a folder there and noting it can leave it, empty, for the system.
+        """
         paths = [path for path in self.folder.rglob("*") if path.is_file() or not any(path.iterdir())]
         names = {str(path.relative_to(self.folder)) for path in paths}
-        return {name for name in names if "/curves/" not in name}
+        return {name for name in names if "/curves/" not in name and not name.startswith("temporary")}
 
     def results(self):
         """All that a run and its cache hold, without times, machine and places: a name and a value each."""
