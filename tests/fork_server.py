@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import traceback
 from pathlib import Path
 
@@ -63,7 +62,6 @@ def run(job):
     """Be the command, to its end."""
     os.environ.clear()
     os.environ.update(job["environ"])
-    tempfile.tempdir = None  # so that TMPDIR counts again: what is imported may have asked for it
     rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0  # read from the environment when Lightning is imported
     sys.argv = [distill3d.__main__.__file__, *job["argv"]]
     sys.modules["__main__"] = distill3d.__main__  # by which Lightning starts the other ranks

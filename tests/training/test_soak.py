@@ -14,7 +14,7 @@ import psutil
 import distill3d
 
 file, runs, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-here = psutil.Process()
+here, tempfile.tempdir = psutil.Process(), os.environ["TMPDIR"]  # which a fork has from its server else
 # Memory in use is what must stay level, so the allocator first gives back what is free. Runs 10 to 42, measured: 247.9
 # to 248.0 MiB in use (mallinfo2), 32 to 53 MiB free, by where a run's last frees leave the top of the heap; so 263 to
 # 268 MiB here, and 293 to 317 without this line.
