@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +17,7 @@ from distill3d.storage.rank import is_main_process
 _LOG = logging.getLogger(__name__)
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch's workers leave their batches
 PREFETCH = 4  # batches a worker may be ahead
+SOCKET_PATH = 75  # characters of the temporary folder: a socket's name has 107 at most, its own part 32
 SHARE = 0.5  # of what is free; the rest is for others, such as NCCL and a second run
 
 
@@ -30,6 +32,15 @@ def workers_that_fit(wanted: int, *, batch_bytes: int, processes: int) -> int:
         batch_bytes: of a batch; a worker is `PREFETCH` of them ahead of the one in use.
         processes: on this machine.
     """
+    if wanted and len(os.fsencode(folder := tempfile.gettempdir())) > SOCKET_PATH:
+        if is_main_process():
+            _LOG.warning(
+                "%s: too long a path for data workers, patches are cut by the training itself; TMPDIR with at most %d "
+                "characters lets them",
+                folder,
+                SOCKET_PATH,
+            )
+        return 0  # they could not send a batch, and the training would wait for ever
     if not wanted or not SHARED_MEMORY.is_dir():
         return wanted
     free = shutil.disk_usage(SHARED_MEMORY).free

@@ -291,3 +291,17 @@ def test_a_coarsest_map_of_one_voxel_is_refused_where_it_cannot_be_normalized(no
     else:
         with pytest.raises(ConfigError, match=r"accepted: \[4, 4, 8\] or larger"):
             check_patch_size(student, patches)
+
+
+@pytest.mark.parametrize(("length", "count"), [(workers.SOCKET_PATH, 2), (workers.SOCKET_PATH + 1, 0)])
+def test_data_workers_can_send_through_the_temporary_folder_or_there_are_none(
+    monkeypatch, caplog, tmp_path, length, count
+):
+    folder = f"/{'t' * (length - 1)}"
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", folder)
+    with caplog.at_level(logging.WARNING):
+        assert workers.workers_that_fit(2, batch_bytes=1, processes=1) == count
+    assert len(caplog.records) == (count == 0)
+    own = "/pymp-12345678/listener-12345678"  # as multiprocessing names them
+    assert (len(folder + own) <= 107) == (count > 0)
