@@ -10,8 +10,8 @@ from pathlib import Path
 from distill3d.storage.run_folder import RunFolder
 
 
-def keep_runs(folders: Iterable[Path], out: Path) -> int:
-    """Copy the files that a report reads; returns of how many runs.
+def keep_runs(folders: Iterable[Path], out: Path) -> None:
+    """Copy the files that a report reads.
 
     Args:
         folders: of finished runs.
@@ -28,4 +28,3 @@ def keep_runs(folders: Iterable[Path], out: Path) -> int:
             if file.is_file() and not (copy.exists() and copy.samefile(file)):
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
-    return len(runs)
