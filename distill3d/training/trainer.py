@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.nn.parallel import DistributedDataParallel
 
 from distill3d.config.schema import TrainerConfig
@@ -128,16 +129,34 @@ def train(
     end_with_leader()
     _leave_teachers_out(module)
     try:
-        with speaking_once(trainer):
+        with speaking_once(trainer), _stopped_as_asked():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as err:
         if is_main_process():
             stderr().print(f"stopped; --resume goes on from {folder.path}", soft_wrap=True)
         # Lightning ends an interrupted fit with 1; the shell's convention is 128 + SIGINT
         code = EXIT_INTERRUPT if trainer.interrupted and err.code == 1 else err.code
+        if isinstance(err, SIGTERMException):  # from Lightning's handler, before `ExitOnSigterm` has taken over
+            code = EXIT_SIGTERM
         if code in STOPS:
             log_stop(trainer.loggers, STOPS[code])
         raise SystemExit(code) from err
+
+
+@contextmanager
+def _stopped_as_asked() -> Iterator[None]:
+    """Raise a stop again where Lightning, tidying up after it, fails: one that came while data workers began.
+
+    Raises:
+        SystemExit: with the code of the stop; 1 after Ctrl-C, as Lightning itself ends then.
+    """
+    try:
+        yield
+    except RuntimeError as err:
+        stop = err.__context__
+        if not isinstance(stop, SystemExit | KeyboardInterrupt):
+            raise
+        raise SystemExit(stop.code if isinstance(stop, SystemExit) else 1) from stop
 
 
 def _leave_teachers_out(module: L.LightningModule) -> None:

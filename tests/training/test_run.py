@@ -237,6 +237,28 @@ def test_a_stopped_run_ends_with_the_shells_code_and_can_be_resumed(tiny_file, t
     assert torch.load(folder.last, weights_only=True)["global_step"] >= 2
 
 
+STOPPED_AT_THE_START = """
+import os, sys
+from lightning.pytorch.utilities import combined_loader
+begin, signum = combined_loader._MaxSizeCycle.__iter__, int(sys.argv.pop())
+
+def stop(self):
+    os.kill(os.getpid(), signum)
+    return begin(self)
+
+combined_loader._MaxSizeCycle.__iter__ = stop
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_while_its_data_workers_begin_ends_as_at_any_moment(tiny_file, tmp_path, signum, code):
+    words = ("fit", tiny_file, f"runs={tmp_path / 'runs'}", int(signum))
+    ended = forked.run(*words, code=STOPPED_AT_THE_START + forked.MAIN)
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert (ended.stdout + ended.stderr).count("--resume goes on from") == 1
+
+
 def test_overfitting_one_batch_drives_the_loss_down(tiny):
     experiment = tiny("student.channels=[8, 16]", "optimizer.lr=0.03", "optimizer.schedule=constant")
     torch.manual_seed(0)
