@@ -1,6 +1,7 @@
 """Prediction by several processes: the bytes of one process, whoever dies; and what is wrong is said in one line."""
 
 import contextlib
+import re
 import signal
 import socket
 import sys
@@ -153,7 +154,9 @@ def test_workers_do_not_outlive_the_process_that_leads_and_another_goes_on(
         assert process.wait(100) == code
         wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 60)
     said = "stopped; the same command goes on with what is missing\n"
-    assert printed.read_text() == ("" if signum == signal.SIGKILL else said)
+    # Python's own tracker may name the semaphores of a process that was killed: two lines, of which this takes both
+    tracked = re.compile(r".*resource_tracker: There appear to be \d+ leaked semaphore .*\n  warnings\.warn\(.*\n")
+    assert tracked.sub("", printed.read_text()) == ("" if signum == signal.SIGKILL else said)
     again = run("predict", finished_once, cell, "--out", tmp_path / "out", code=CODE)
     assert "blocks were there already; goes on with the others" in again.stderr
     assert content(tmp_path / "out") == alone
