@@ -104,10 +104,19 @@ def _connected(address: str) -> Iterator[Client]:
             f"{address}: no Dask scheduler answers within {_ANSWER_SECONDS} seconds; accepted: the address that "
             "`dask scheduler` prints, or cluster.scheduler_address"
         ) from error
-    with Client(address, timeout=_ANSWER_SECONDS, set_as_default=False) as client:
+    with _no_logs(), Client(address, timeout=_ANSWER_SECONDS, set_as_default=False) as client:
         if not client.nthreads():
             _LOG.warning("%s: has no worker yet; waits for one", address)
         yield client
+
+
+@contextlib.contextmanager
+def _no_logs() -> Iterator[None]:
+    """Keep Dask from printing what is said here in one line, such as that the cluster is gone."""
+    from distributed.utils import silence_logging_cmgr  # noqa: PLC0415 - optional
+
+    with silence_logging_cmgr(logging.CRITICAL), silence_logging_cmgr(logging.CRITICAL, "distributed.client"):
+        yield
 
 
 async def _greet(address: str) -> None:

@@ -1,6 +1,7 @@
 """Prediction by several processes: the bytes of one process, whoever dies; and what is wrong is said in one line."""
 
 import contextlib
+import json
 import re
 import signal
 import socket
@@ -12,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from forked import MAIN, Forked, run
-from launched import wait_for
+from launched import Launched, wait_for
 
 from distill3d.errors import InputError, SomeFailedError
 from distill3d.volumes import calls, cluster
@@ -116,20 +117,27 @@ def large(finished_once, tmp_path_factory):
 
 
 @contextlib.contextmanager
-def begun(run_folder, cell, out, count):
-    """Start a prediction by workers; yields it, them, and the file it prints to as soon as blocks are done."""
+def halfway(run_folder, cell, out, *options):
+    """Start a prediction; yields it and the file it prints to as soon as blocks are done."""
     printed = out.with_suffix(".txt")
     printed.touch()
-    process = Forked("predict", run_folder, cell, "--out", out, "--workers", count, out=printed, code=CODE)
+    process = Forked("predict", run_folder, cell, "--out", out, *options, out=printed, code=CODE)
     try:
         wait_for(lambda: process.poll() is not None or any(out.glob(".*/done/*")), describe=printed.read_text)
+        assert len(list(out.glob(".*/done/*"))) < 200
+        yield process, printed
+    finally:
+        process.kill()
+
+
+@contextlib.contextmanager
+def begun(run_folder, cell, out, count):
+    """Start a prediction by workers; yields it, them, and the file it prints to as soon as blocks are done."""
+    with halfway(run_folder, cell, out, "--workers", count) as (process, printed):
         children = psutil.Process(process.pid).children()
         workers_of_it = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
         assert len(workers_of_it) == count
-        assert len(list(out.glob(".*/done/*"))) < 200  # in the middle
         yield process, workers_of_it, printed
-    finally:
-        process.kill()
 
 
 @pytest.mark.slow
@@ -160,3 +168,34 @@ def test_workers_do_not_outlive_the_process_that_leads_and_another_goes_on(
     again = run("predict", finished_once, cell, "--out", tmp_path / "out", code=CODE)
     assert "blocks were there already; goes on with the others" in again.stderr
     assert content(tmp_path / "out") == alone
+
+
+def dask(folder, *arguments):
+    """Start what a user of a cluster starts on its machines."""
+    command = (sys.executable, "-m", "dask", *arguments, "--host", "127.0.0.1", "--no-dashboard")
+    return Launched(*command, folder=folder)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_which_a_worker_is_killed_writes_the_same_and_one_that_is_gone_is_named(
+    finished_once, large, tmp_path
+):
+    cell, alone = large
+    found = tmp_path / "scheduler.json"
+    with contextlib.ExitStack() as stack:
+        scheduler = stack.enter_context(dask(tmp_path, "scheduler", "--port", "0", "--scheduler-file", found))
+        address = wait_for(lambda: found.exists() and json.loads(found.read_text())["address"])
+        joins = ("worker", address, "--nthreads", "1", "--no-nanny")
+        killed, _ = (stack.enter_context(dask(tmp_path, *joins)) for _ in range(2))
+        with halfway(finished_once, cell, tmp_path / "out", "--scheduler", address) as (process, printed):
+            killed.process.kill()
+            assert process.wait(250) == 0, printed.read_text()
+        assert printed.read_text() == f"{tmp_path / 'out' / 'cell_prob.zarr'}\n"
+        assert content(tmp_path / "out") == alone
+        with halfway(finished_once, cell, tmp_path / "again", "--scheduler", address) as (process, printed):
+            scheduler.process.kill()
+            assert process.wait(250) == 1, printed.read_text()
+    assert printed.read_text() == "distill3d: the cluster is gone; the same command goes on with what is missing\n"
+    again = run("predict", finished_once, cell, "--out", tmp_path / "again", code=CODE)
+    assert "blocks were there already; goes on with the others" in again.stderr
+    assert content(tmp_path / "again") == alone
