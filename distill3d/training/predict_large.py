@@ -82,6 +82,8 @@ def write_by_blocks(
         else:
             blocks_by_workers(workers, work, networks, stack, begun, on_window)
         add_levels(begun)
+        for left in begun.rglob("*.partial"):  # of who was killed as it wrote a chunk
+            left.unlink(missing_ok=True)
         _replace(begun, target)
         shutil.rmtree(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -84,18 +85,20 @@ class Workers:
         Raises:
             UserError: or whatever else `result` raises.
         """
-        payload = self._client.submit(bytes, self._pickled((function, shared, chosen_gib())), pure=False)
-        known: Any = self._client.nthreads()
+        with self._there():
+            payload = self._client.submit(bytes, self._pickled((function, shared, chosen_gib())), pure=False)
+            known: Any = self._client.nthreads()
         ahead, waiting = max(_AHEAD, 4 * len(known)), deque[Any]()
         try:
             for item in items:
-                waiting.append(self._client.submit(_make, version(), payload, self._pickled(item), pure=False))
+                with self._there():
+                    waiting.append(self._client.submit(_make, version(), payload, self._pickled(item), pure=False))
                 if len(waiting) > ahead:
                     yield self.result(waiting.popleft())
             while waiting:
                 yield self.result(waiting.popleft())
         finally:
-            self._client.cancel(list(waiting))
+            self._cancel(waiting)
 
     def start(
         self, function: Callable[[Any, Key], Any], shared: object, after: Mapping[Key, Collection[Key]]
@@ -119,7 +122,8 @@ class Workers:
         graph: dict[Any, Any] = {f"shared-{token}": self._pickled((function, shared, chosen_gib()))}
         for key, others in after.items():
             graph[name(key)] = (_call, version(), f"shared-{token}", *key, list(map(name, others)))
-        futures: Any = self._client.get(graph, list(map(name, after)), sync=False)
+        with self._there():
+            futures: Any = self._client.get(graph, list(map(name, after)), sync=False)
         return dict(zip(after, futures, strict=True))
 
     def result(self, call: Future) -> Any:  # noqa: ANN401 - whatever was called returns it
@@ -133,7 +137,8 @@ class Workers:
         from distributed import KilledWorker  # noqa: PLC0415 - optional
 
         try:
-            returned, warnings = call.result()
+            with self._there():
+                returned, warnings = call.result()
         except KilledWorker as error:
             raise TrainingError(
                 f"{error.allowed_failures + 1} workers died one after another of the same part; accepted: workers with "
@@ -141,8 +146,6 @@ class Workers:
             ) from error
         except ModuleNotFoundError as error:
             raise InputError(f"a worker cannot be used ({error}); accepted: workers with {version()}") from error
-        except CancelledError as error:
-            raise TrainingError(f"the cluster is gone; the same command {self._again}") from error
         for each in warnings:
             _LOG.warning("%s", each)
         return returned
@@ -160,7 +163,23 @@ class Workers:
             for call in as_completed(calls.values(), loop=self._client.loop):
                 yield keys[call.key], self.result(call)
         finally:
-            self._client.cancel(list(calls.values()))
+            self._cancel(calls.values())
+
+    @contextlib.contextmanager
+    def _there(self) -> Iterator[None]:
+        """Say in one way that the cluster is gone, for which Dask has several."""
+        from distributed.client import ClosedClientError  # noqa: PLC0415 - optional
+
+        try:
+            yield
+        except (CancelledError, ClosedClientError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of a file that a worker is at
+                raise
+            raise TrainingError(f"the cluster is gone; the same command {self._again}") from error
+
+    def _cancel(self, calls: Iterable[Future]) -> None:
+        with contextlib.suppress(TrainingError), self._there():
+            self._client.cancel(list(calls))
 
     def _pickled(self, content: object) -> bytes:
         """Pickle something, with paths as workers name them."""

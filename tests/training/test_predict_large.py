@@ -49,6 +49,7 @@ def test_a_zarr_is_predicted_as_in_memory_also_after_it_was_killed(finished_once
         predict(finished_once, stack, out=tmp_path / "killed")
     (partial,) = (tmp_path / "killed").iterdir()
     assert partial.name.startswith(".cell_prob.zarr.")
+    (partial / "image.zarr" / "0" / "0.25d6.partial").touch()  # as of a chunk that was being written
     counts += [-1]
     again = predict(finished_once, stack, out=tmp_path / "killed")
     assert re.search(r"cell_prob\.zarr: 4 of \d+ blocks were there already", caplog.text)
@@ -56,6 +57,9 @@ def test_a_zarr_is_predicted_as_in_memory_also_after_it_was_killed(finished_once
     assert counts[5:] == list(range(4, max(counts) + 1))
     assert np.array_equal(read_prob(again), read_prob(written))
     assert [path.name for path in again.parent.iterdir()] == ["cell_prob.zarr"]
+    assert {path.relative_to(again) for path in again.rglob("*")} == {
+        path.relative_to(written) for path in written.rglob("*")
+    }
 
 
 def test_a_partial_prediction_of_another_manner_is_not_gone_on_with(finished_once, stack, tmp_path, monkeypatch):

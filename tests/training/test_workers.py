@@ -1,6 +1,7 @@
 """Prediction by several processes: the bytes of one process, whoever dies; and what is wrong is said in one line."""
 
 import contextlib
+import errno
 import json
 import re
 import signal
@@ -8,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -15,7 +17,7 @@ import pytest
 from forked import MAIN, Forked, run
 from launched import Launched, wait_for
 
-from distill3d.errors import InputError, SomeFailedError
+from distill3d.errors import InputError, SomeFailedError, TrainingError
 from distill3d.volumes import calls, cluster
 from distill3d.volumes.cluster import workers
 from distill3d.volumes.volume import Volume, write_volume
@@ -83,6 +85,23 @@ def test_other_code_and_other_files_are_refused(monkeypatch, finished_once, tmp_
     seen = _Seen(networks_of([finished_once]), "sha256:of another file")
     with pytest.raises(InputError, match=r"\.ckpt: a worker does not see what this process does; accepted: workers th"):
         seen.modules()
+
+
+def test_a_cluster_that_is_gone_is_named_however_dask_says_so_and_a_file_that_a_worker_is_at_is_not_it():
+    from distributed import CancelledError, Client, Future
+    from distributed.client import ClosedClientError
+    from distributed.comm import CommClosedError
+
+    def result(error):
+        call = mock.create_autospec(Future, instance=True)
+        call.result.side_effect = error
+        return calls.Workers(mock.create_autospec(Client), local=False, again="goes on").result(call)
+
+    for error in (CancelledError(), ClosedClientError(), CommClosedError(), TimeoutError()):
+        with pytest.raises(TrainingError, match=r"^the cluster is gone; the same command goes on$"):
+            result(error)
+    with pytest.raises(OSError, match="Connection timed out"):
+        result(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
 
 
 def test_workers_write_the_bytes_of_one_process_and_say_the_same_of_what_is_damaged(
