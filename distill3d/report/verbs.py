@@ -48,6 +48,10 @@ def report(
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="such as README.md: a table is written between its markers")
     ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="a simulated neuron: image, the baseline, the best other arm, gold"),
+    ] = None,
     keep: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="copy what this report needs of every run, to commit it: no data"),
@@ -57,6 +61,7 @@ def report(
     from distill3d.report.build import write_report
     from distill3d.report.comparison.compare import as_json, run_folders
     from distill3d.report.keep import keep_runs
+    from distill3d.report.picture import write_picture
     from distill3d.report.text.results import write_results
     from distill3d.report.text.summary import write_summary
     from distill3d.report.text.terminal import renderables
@@ -70,6 +75,9 @@ def report(
         write_results(results, comparison)
         files.append(results)
     files += [] if markdown is None else [markdown]
+    if picture is not None:
+        write_picture(picture, comparison)
+        files.append(picture)
     if keep is not None:
         keep_runs([folder for folders in run_folders(comparison).values() for folder in folders], keep)
         files.append(keep)
