@@ -55,7 +55,9 @@ def first_steps(context: typer.Context) -> None:
 def fit(
     context: typer.Context,
     name: Name,
-    resume: Annotated[bool, typer.Option(help="continue an unfinished run")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="continue an unfinished run, or a finished one to more trainer.steps")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="delete what is there and start anew")] = False,
     smoke: Annotated[
         bool, typer.Option(help="two real steps with logging, checkpoint and resume, under runs/smoke")

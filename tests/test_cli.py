@@ -88,7 +88,7 @@ def test_an_unknown_experiment_lists_the_known_and_exits_2(verb):
     assert done.returncode == 2
     assert "unknown experiment 'inflat' (did you mean 'inflate'?)" in done.stderr
     assert "scratch" in done.stderr
-    assert "each also with op_, op_hard_" in done.stderr
+    assert "most also with op_, op_hard_" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

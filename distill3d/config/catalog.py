@@ -159,10 +159,10 @@ def find_experiment(name: str | Path) -> ExperimentFile:
         return file
     known = experiments()
     hint = did_you_mean(str(name), known)
-    arms = ", ".join(sorted({split_name(each)[1] for each in known}))
+    arms = ", ".join(sorted({arm if (arm := split_name(each)[1]) in known else each for each in known}))
     grounds = ", ".join(prefix for prefix in reversed(GROUNDS) if prefix)
     raise ConfigError(
-        f"unknown experiment {str(name)!r}{hint and f' ({hint})'}; known: {arms or 'none'}; each also with {grounds}"
+        f"unknown experiment {str(name)!r}{hint and f' ({hint})'}; known: {arms or 'none'}; most also with {grounds}"
     )
 
 

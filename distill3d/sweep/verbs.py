@@ -22,7 +22,9 @@ Storage = Annotated[
     str | None,
     typer.Option(metavar="URL", help="where its state is: postgresql://... or mysql://... lets machines share it"),
 ]
-Workers = Annotated[int | None, typer.Option(help="trials at a time; GPUs or cores are dealt out to them")]
+Workers = Annotated[
+    int | None, typer.Option(help="trials at a time, else as many as GPUs allow, or 2; GPUs or cores are dealt out")
+]
 Retries = Annotated[int, typer.Option(min=0, help="how often a trial that failed is tried again")]
 
 

@@ -35,7 +35,7 @@ from distill3d.volumes.memory import allow_gib
 
 run_app = typer.Typer(rich_markup_mode=None)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
-TRACE_EPILOG = "Settings (see config/trace.py) can follow as key=value, for example input=image gap_um=5."
+TRACE_EPILOG = "Settings (see distill3d/config/trace.py) can follow as key=value, for example input=image gap_um=5."
 
 
 @run_app.command()
@@ -44,7 +44,9 @@ def reconstruct(
     *,
     run: Annotated[list[Path] | None, typer.Option("--run", metavar="RUN", help=RUN_OR_MODEL)] = None,
     model: Model = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="for <stem>_prob.tif, .swc, .png, _3d.html, summary.csv")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="for <stem>_prob.tif (or .zarr), .swc, .png, _3d.html, summary.csv")
+    ],
     spacing: SpacingOfRun = None,
     channel: Channel = None,
     tta: Flips = False,
@@ -98,7 +100,7 @@ def predict(
     allow_plugins: AllowPlugins = False,
     max_gib: MaxGib = None,
 ) -> None:
-    """Predict stacks as the run's data were read; writes <stem>_prob.tif (uint8, 255 is probability 1)."""
+    """Predict stacks as the run's data were read; writes <stem>_prob.tif, of a Zarr .zarr (uint8, 255 is 1)."""
     from distill3d.storage.models import chosen, is_run
     from distill3d.training.networks import networks_of
     from distill3d.training.predict import predict_all
@@ -173,7 +175,12 @@ def evaluate(
         str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
     ] = None,
     vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="trees: length this near counts as found")] = 4.0,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="trees: length this near counts as found; um where both state their unit, else voxels"
+        ),
+    ] = 4.0,
     surface_um: SurfaceUm = None,
     mask_um: MaskUm = None,
     tree_um: TreeUm = None,

@@ -358,7 +358,7 @@ def test_an_arm_of_one_ground_alone_exists_on_the_grounds_above_it(grounds, writ
     write("experiments/op_real.yaml", "base: op_scratch.yaml\n")
     assert {"op_real", "op_hard_real"} <= experiments().keys()
     assert "real" not in experiments()
-    with pytest.raises(ConfigError, match=r"unknown experiment 'real'.*each also with op_, op_hard_"):
+    with pytest.raises(ConfigError, match=r"unknown experiment 'real'.*most also with op_, op_hard_"):
         find_experiment("real")
 
 
