@@ -44,9 +44,7 @@ def reconstruct(
     *,
     run: Annotated[list[Path] | None, typer.Option("--run", metavar="RUN", help=RUN_OR_MODEL)] = None,
     model: Model = None,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="for <stem>_prob.tif (or .zarr), .swc, .png, _3d.html, summary.csv")
-    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="for <stem>_prob, .swc, .png, _3d.html, summary.csv")],
     spacing: SpacingOfRun = None,
     channel: Channel = None,
     tta: Flips = False,
@@ -175,12 +173,7 @@ def evaluate(
         str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
     ] = None,
     vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            min=0.0, help="trees: length this near counts as found; um where both state their unit, else voxels"
-        ),
-    ] = 4.0,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="trees: near enough; in um if known, else voxels")] = 4.0,
     surface_um: SurfaceUm = None,
     mask_um: MaskUm = None,
     tree_um: TreeUm = None,
