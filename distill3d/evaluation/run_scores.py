@@ -109,8 +109,8 @@ def score_cases(
     Returns:
         ``cases``, ``mean``, ``sd``, ``n_missed``, and the same under ``baselines.otsu``. Scores of trees start with
         ``tree_``; those that end in ``_clean`` are of the mask without small pieces, as a trace drops them too; `Clean`
-        is under ``clean``. Cases whose mask is denser than a neuron have no scores of trees, and the reason under
-        ``untraced``. ``tolerances`` has all that scores were taken at.
+        is under ``clean``. Of a mask denser than a neuron no tree is made: its case counts as missed in scores of
+        trees, and the reason is under ``untraced``. ``tolerances`` has all that scores were taken at.
     """
     require_inside(folder.path)
     experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
@@ -186,7 +186,10 @@ def clean_settings(
 
 
 def case_scores(case: PreparedCase, result: Found, clean: Clean, evaluation: EvaluationConfig) -> Scores:
-    """Score what a method found in a case: its mask and, where it and gold have one, its tree in voxel units."""
+    """Score what a method found in a case: its mask and, where gold has one, its tree in voxel units.
+
+    Without a tree nothing is found: left out, a mask that is all foreground would raise the mean of the others.
+    """
     scores = mask_scores(
         pred=result.mask,
         gold=case.mask,
@@ -205,8 +208,8 @@ def case_scores(case: PreparedCase, result: Found, clean: Clean, evaluation: Eva
         surface_um=evaluation.surface_um,
     )
     gold = case.tree()
-    if gold is not None and result.tree is not None:
-        scores |= _scores_of_trees(result.tree, gold, case, evaluation.tree_um)
+    if gold is not None:
+        scores |= _scores_of_trees(result.tree or Tree.empty(), gold, case, evaluation.tree_um)
     return scores
 
 

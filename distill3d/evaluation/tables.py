@@ -50,7 +50,7 @@ def score_table(results: Mapping[str, Any]) -> Table:
     ]
     lines = [
         "; ".join(missed),
-        f"not traced, so without scores of a tree: {'; '.join(untraced)}" if untraced else "",
+        f"not traced, so missed in scores of trees: {'; '.join(untraced)}" if untraced else "",
         f"clean: {'; '.join(cleaned)}" if cleaned else "",
         *_in_um(results.get("tolerances") or {}, methods),
     ]

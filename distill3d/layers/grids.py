@@ -12,8 +12,19 @@ from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+
+def filled_up(volume: Tensor, edges_zyx: Sequence[int]) -> Tensor:
+    """Add zeros at the far ends of [..., Z, Y, X] up to multiples of edges.
+
+    >>> filled_up(torch.ones(2, 4, 5, 6), (4, 4, 4)).shape
+    torch.Size([2, 4, 8, 8])
+    """
+    z, y, x = (-size % edge for size, edge in zip(volume.shape[-3:], edges_zyx, strict=True))
+    return F.pad(volume, (0, x, 0, y, 0, z)) if z or y or x else volume
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill3d.errors import ConfigError
+from distill3d.layers.grids import filled_up
 from distill3d.layers.recording import check_paths, main_layers, record
 from distill3d.types import Prediction
 
@@ -44,9 +44,7 @@ class Student(nn.Module, ABC):
     def forward(self, image: Tensor) -> Prediction:
         """Segment [B, 1, Z, Y, X] intensities in [0, 1]; the logits have the image's size."""
         size = image.shape[2:]
-        missing = [-n % s for n, s in zip(size, self.stride_zyx, strict=True)]
-        padded = F.pad(image, (0, missing[2], 0, missing[1], 0, missing[0])) if any(missing) else image
-        logits, auxiliary = self.segment_all(padded)
+        logits, auxiliary = self.segment_all(filled_up(image, self.stride_zyx))
         inside = (..., slice(size[0]), slice(size[1]), slice(size[2]))
         return Prediction(
             logits=logits[inside], auxiliary={name: further[inside] for name, further in auxiliary.items()}

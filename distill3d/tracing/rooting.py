@@ -27,7 +27,7 @@ def root_trees(skeleton: Skeleton, config: TraceConfig) -> Tree:
         config: which trees to keep, the seed, and the soma's factor.
     """
     if not skeleton.n_nodes:
-        return Tree(np.empty((0, 3)), np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+        return Tree.empty()
     root_of, tree_of = _choose_roots(skeleton, config)
     order, parents = _walk_down(skeleton, root_of, tree_of)
     root = root_of[tree_of]  # of every node; only nodes in `order` belong to a tree that is kept

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.patches import ValPatches, collate
+from distill3d.layers.grids import filled_up
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.slices import Zoom, cut_slices, run_slices
@@ -96,8 +96,7 @@ def start_of(student: Student, teacher: Teacher, batch: Batch, transferred: Coll
         return None
     chosen = [pairs[round(i * (len(pairs) - 1) / max(1, LEVELS - 1))] for i in range(LEVELS)]
     pairs = list(dict.fromkeys(chosen))
-    missing = [-n % s for n, s in zip(batch.image.shape[2:], student.stride_zyx, strict=True)]
-    image = F.pad(batch.image, (0, missing[2], 0, missing[1], 0, missing[0]))
+    image = filled_up(batch.image, student.stride_zyx)
     with torch.random.fork_rng():
         maps = copy.deepcopy(student).train().observe(image, [path for path, _ in pairs]).features
     first, count = _middle(image.shape[2], max(image.shape[2] // each.shape[2] for each in maps.values()))

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from distill3d.config.schema import Experiment
 from distill3d.data.prepared import PreparedCase
 from distill3d.evaluation.metrics.tubes import TubeTally, saturated_steps
+from distill3d.layers.grids import filled_up
 from distill3d.layers.tubes.conv3d import TubularConv3d
 from distill3d.layers.tubes.embed import TubularEmbed
 from distill3d.layers.tubes.geometry import Outside
@@ -126,8 +126,7 @@ def tubular_embed(module: DistillModule) -> TubularEmbed | None:
 @torch.no_grad()
 def place(module: DistillModule, layer: TubularEmbed, image: NDArray[np.float32]) -> Placed:
     """Return where the tubes of a student lie in an image [Z, Y, X] in [0, 1]; zeros fill it up to whole blocks."""
-    missing = [-size % block for size, block in zip(image.shape, layer.block_zyx, strict=True)]
-    whole = F.pad(torch.from_numpy(np.ascontiguousarray(image)), [n for a in (2, 1, 0) for n in (0, missing[a])])
+    whole = filled_up(torch.from_numpy(np.ascontiguousarray(image)), layer.block_zyx)
     shown = module.student.normalize(whole[None, None].to(module.device))
     return Placed(*(layer.tap_points(shown, straight=straight)[0].cpu().numpy() for straight in (False, True)))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distill3d.config.registry import STRATEGIES
 from distill3d.errors import ConfigError
+from distill3d.layers.grids import filled_up
 from distill3d.layers.inflate2d import ChannelRule
 from distill3d.layers.tubes.embed import EmbedLaw, Fusion, Outside, TubularEmbed, taps_from_plane
 from distill3d.students.base import Student
@@ -137,10 +138,13 @@ class Tubular(WeightTransfer):
         if not self.config.guide:
             return {}
         (embed,) = self._embed
+        image, line, known = (  # as the student saw the patch; nobody labelled what it is filled up with
+            filled_up(each, embed.block_zyx) for each in (batch.image, batch.skeletons[GUIDE_LINE.name], batch.known)
+        )
         value = guide_loss(
-            embed.place(student.features[OFFSETS], batch.image),
-            line=batch.skeletons[GUIDE_LINE.name],
-            known=batch.known,
+            embed.place(student.features[OFFSETS], image),
+            line=line,
+            known=known,
             block_zyx=embed.block_zyx,
             reach_vox=self.config.guide_reach,
         )

@@ -6,7 +6,7 @@ import bz2
 import gzip
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
+from distill3d.volumes.blocks import require_channel
 from distill3d.volumes.geometry import Grid, Stated, checked_grid, complete_spacing, um_per_unit, warn_no_unit
 from distill3d.volumes.memory import DEFLATE, require_room, unpacked
 from distill3d.volumes.remarks import heard, warn_of
@@ -54,20 +55,23 @@ def read_nrrd(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     spatial = [i for i in range(data.ndim) if steps is None or steps[i] is not None]
     if data.ndim == 4 and len(spatial) == 3:
         data = pick_channel(path, data, ({0, 1, 2, 3} - set(spatial)).pop(), channel)
-    if data.ndim == 2:
-        return data[None], Stated()
-    _require_3d(path, data)
-    if steps is None or len(spatial) != 3:
-        return data, Stated()
-    in_space = [np.asarray(steps[i]) for i in spatial]
-    units = _nrrd_units(header, spatial)
+    else:
+        require_channel(path, 1, channel)
+    flat = data.ndim == 2
+    stack = data[None] if flat else data
+    _require_3d(path, stack)
+    if steps is None or len(spatial) != data.ndim:
+        return stack, Stated()
+    in_space = {i: np.asarray(steps[i]) for i in spatial}
+    units = _nrrd_units(header, in_space)
     factors = [1.0 if unit in {None, ""} else um_per_unit(unit) or np.nan for unit in units]
     if "space directions" in header:
-        vectors = [np.where(step == 0, 0.0, step * factors) for step in in_space]
-        grid = _nrrd_grid(header, np.array(vectors).T, factors)
+        vectors = [np.where(step == 0, 0.0, step * factors) for step in in_space.values()]
+        grid = None if flat else _nrrd_grid(header, np.array(vectors).T, factors)
     else:
-        vectors, grid = [step * factor for step, factor in zip(in_space, factors, strict=True)], None
-    return data, _stated(path, [float(np.linalg.norm(vector)) for vector in vectors], all(units), grid)
+        vectors, grid = [step * factor for step, factor in zip(in_space.values(), factors, strict=True)], None
+    sizes = [float(np.linalg.norm(vector)) for vector in vectors]
+    return stack, _stated(path, [None, *sizes] if flat else sizes, all(units), grid)
 
 
 def nrrd_files(path: Path) -> tuple[Path, ...]:
@@ -101,6 +105,8 @@ def read_nifti(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     data = data.reshape([*data.shape[:3], *(n for n in data.shape[3:] if n > 1)])  # (x, y, z), then time or channels
     if data.ndim == 4:
         data = pick_channel(path, data, 3, channel)
+    else:
+        require_channel(path, 1, channel)
     data = data[..., None] if data.ndim == 2 else data
     _require_3d(path, data)
     warn_of(path, [record for record in records if "pixdim" not in record.getMessage()])  # sizes are looked at below
@@ -164,7 +170,7 @@ def _require_nifti_claim(path: Path) -> None:
     )
 
 
-def _stated(path: Path, sizes_um: list[float], has_unit: bool, grid: Grid | None) -> Stated:
+def _stated(path: Path, sizes_um: Sequence[float | None], has_unit: bool, grid: Grid | None) -> Stated:
     """Return what a header states; a warning is logged where its numbers have no unit."""
     spacing = complete_spacing(path, sizes_um)
     if spacing is not None and not has_unit:
@@ -176,21 +182,21 @@ def _nrrd_steps(header: dict[str, Any]) -> list[NDArray[np.float64] | None] | No
     """Return the step along every axis, slowest first, None along one that is not in space; None if not stated."""
     if (directions := header.get("space directions")) is not None:
         rows = [np.nan if row is None else row for row in np.asarray(directions, object)]
-    elif (spacings := header.get("spacings")) is not None and len(spacings) >= 3:
+    elif (spacings := header.get("spacings")) is not None and len(spacings) >= 2:
         rows = list(spacings)
     else:
         return None
     return [step if np.isfinite(step).all() else None for row in rows[::-1] for step in [np.asarray(row, np.float64)]]
 
 
-def _nrrd_units(header: dict[str, Any], spatial: list[int]) -> list[str | None]:
+def _nrrd_units(header: dict[str, Any], in_space: dict[int, NDArray[np.float64]]) -> list[str | None]:
     """Return the units: of the axes of space, or of the spatial axes of an array that is in no space."""
     if "space directions" in header:
-        names = list(header.get("space units", []))
+        names, count = list(header.get("space units", [])), next(iter(in_space.values())).size
     else:
-        named = list(header.get("units", []))[::-1]
-        names = [named[i] for i in spatial] if len(named) > max(spatial) else []
-    return names if len(names) == 3 else [None] * 3
+        named, count = list(header.get("units", []))[::-1], len(in_space)
+        names = [named[i] for i in in_space] if len(named) > max(in_space) else []
+    return names if len(names) == count else [None] * count
 
 
 def _nrrd_grid(header: dict[str, Any], axes: NDArray[np.float64], factors: list[float]) -> Grid | None:

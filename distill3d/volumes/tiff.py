@@ -170,6 +170,8 @@ def _as_zyx(path: Path, data: np.ndarray, axes: str, channel: int) -> np.ndarray
         raise InputError(
             f"{path}: axes {axes} hold more than one stack ({', '.join(stack_axes)}); one 3D volume is accepted"
         )
+    if not {"C", "S"} & set(names):
+        require_channel(path, 1, channel)
     for name in "CS":
         if name in names:
             axis = names.index(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Self, final
 
 import numpy as np
 
@@ -50,6 +50,11 @@ class Tree:
             raise InputError(f"tree: arrays of shapes {shapes} found; [N, 3], [N], [N], [N] are accepted")
         if n and (self.parents.min() < -1 or self.parents.max() >= n):
             raise InputError(f"tree: parents {self.parents.min()}..{self.parents.max()}; accepted are -1..{n - 1}")
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return a tree without nodes."""
+        return cls(np.empty((0, 3)), np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
 
     @property
     def n_nodes(self) -> int:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from distill3d.volumes.tree import Tree
 
-EMPTY = Tree(np.empty((0, 3)), np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+EMPTY = Tree.empty()
 
 
 def make(xyz, parents, orphans=()) -> Tree:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from distill3d.layers.tubes import attention_fit
 from distill3d.layers.tubes.attention_fit import AttentionFit
 from distill3d.layers.tubes.embed import TubularEmbed
 from distill3d.layers.tubes.geometry import block_centers, curved_tube, tap_distances
@@ -50,6 +51,16 @@ def test_a_bend_is_followed():
     _, y, x = curved_tube(2, block_centers((32, 32, 32), (8, 8, 8)), tap_distances(17, 1.0), curves)
     y, x = y[0, 2:15, 1, 1, 1], x[2:15, 0, 0, 1]
     assert (y - (10 + (x - 12) ** 2 / 16)).abs().max() < 1
+
+
+def test_a_slope_is_the_same_however_far_tubes_reach(monkeypatch):
+    monkeypatch.setattr(attention_fit, "RIDGE", 0.0)  # which weighs slopes of little mass down
+    line = ridge(lambda x: (36 + 0 * x, 36 + 0.3 * (x - 36)), shape=(72, 72, 72))
+    slopes = {}
+    for reach in (3.0, 4.0, 5.0, 7.0, 8.0, 15.0):
+        curves = fit_of(reach=reach, extent=1e9).curves(line, 2)
+        slopes[reach] = float(curves[0, 1, 1, 4, 4, 4]) / reach
+    assert slopes == pytest.approx(dict.fromkeys(slopes, slopes[8.0]), rel=0.03)
 
 
 @pytest.mark.parametrize("extent", [0.25, 1.0])

@@ -138,8 +138,8 @@ def test_cases_that_were_too_dense_to_trace_are_told_once_for_a_baseline_and_onc
         (run / "metrics.json").write_text(json.dumps(metrics))
     lines = [line for line in compare(read_runs(runs)).remarks if "not traced" in line]
     assert lines == [
-        "otsu: case_0 was not traced and has no scores of trees: 40 % of the volume",
-        "b, seed 0: case_1 was not traced and has no scores of trees: 12 % of the volume",
+        "otsu: case_0 was not traced and has no tree: 40 % of the volume",
+        "b, seed 0: case_1 was not traced and has no tree: 12 % of the volume",
     ]
 
 

@@ -113,6 +113,15 @@ def test_many_arms_make_a_verdict_harder():
     assert "Holm over 10 arms" in among.why
 
 
+def test_an_arm_that_can_get_no_verdict_makes_those_of_others_no_harder():
+    gain = tables(1, (6, 3), (1, 0.3, 0.5), seed=3, gain=1.0)[0]
+    alone = judge({"arm": gain}, DICE)["arm"]
+    beside = judge({"arm": gain, "of two seeds": gain[:, :2]}, DICE)
+    assert beside["arm"] == alone
+    assert alone.p_holm == alone.p
+    assert beside["of two seeds"].verdict == "INCONCLUSIVE"
+
+
 def test_seeds_that_disagree_prevent_a_verdict_that_cases_alone_would_give():
     cases = 0.01 * np.random.default_rng(15).normal(size=(20, 1))
     judged = judge({"arm": cases + np.array([0.3, 0.2, -0.1])}, DICE)["arm"]

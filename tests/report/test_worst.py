@@ -60,14 +60,10 @@ def drawn(tmp_path, case):
     block[:, BLOCK, BLOCK] = True
     folders = {
         "op_scratch": (write_run(tmp_path / "good", case, case.mask, case.tree()),),
-        "op_bad": (write_run(tmp_path / "bad", case, block, no_tree()),),
+        "op_bad": (write_run(tmp_path / "bad", case, block, Tree.empty()),),
     }
     comparison = compared(GAINS, seeds=1, case_names=[case.name, "other"])
     return comparison, folders
-
-
-def no_tree():
-    return Tree(np.zeros((0, 3)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def test_the_worst_mean_over_arms_comes_first_and_a_case_nobody_found_before_it():

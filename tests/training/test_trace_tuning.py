@@ -134,7 +134,7 @@ def test_a_case_that_is_missed_lowers_the_mean_of_trees_too(tiny, finished):
     assert results["cases"][case.name]["tree_esa"] > 10
 
 
-def test_a_mask_denser_than_a_neuron_has_scores_of_voxels_a_reason_and_no_tree(perfect, monkeypatch):
+def test_a_mask_denser_than_a_neuron_has_a_reason_and_no_tree_and_counts_as_missed(perfect, monkeypatch):
     before = evaluate(perfect.path)
     (name,) = before["cases"]
     assert (perfect.swc(name).is_file(), before["untraced"], before["baselines"]["otsu"]["untraced"]) == (True, {}, {})
@@ -150,12 +150,13 @@ def test_a_mask_denser_than_a_neuron_has_scores_of_voxels_a_reason_and_no_tree(p
     assert results["baselines"]["otsu"]["untraced"] == {name: reason.format(50)}
     for scored in (results, results["baselines"]["otsu"]):
         assert 0 < scored["cases"][name]["dice"] < 0.1
-        assert not [key for scores in (scored["cases"][name], scored["mean"]) for key in scores if key[:5] == "tree_"]
+        assert scored["cases"][name]["tree_f1"] == scored["mean"]["tree_f1"] == 0
+        assert scored["mean"]["tree_esa"] == pytest.approx(np.linalg.norm(case.shape), rel=0.01)
     assert not perfect.swc(name).exists()
     assert not (perfect.figures / f"{name}_tree.png").exists()
     page = (perfect.figures / f"{name}_3d.html").read_text()
     assert "gold (nothing was traced)" in page
-    assert "no pair of trees to compare" in page
+    assert "Length F1 0.000" in page
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(score_table(results))
     assert f"otsu: {name} ({reason.format(50)})" in " ".join(console.export_text().split())

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from distill3d.config.registry import STRATEGIES
+from distill3d.layers.grids import filled_up
 from distill3d.layers.tubes.embed import TubularEmbed
+from distill3d.students.vit3d import Vit3d, Vit3dConfig
 from distill3d.transfer.tube_guide import distance_to, guide_loss
-from distill3d.transfer.tubular import GUIDE_LINE, TubularConfig
+from distill3d.transfer.tubular import GUIDE_LINE, Tubular, TubularConfig
+from distill3d.types import Batch, Prediction
 
 BLOCK = (8, 8, 8)
 
@@ -68,6 +71,33 @@ def test_a_few_steps_pull_tubes_onto_a_bright_neurite():
         guide(embed, image, line).backward()
         optimizer.step()
     assert guide(embed, image, line).item() < 0.4 * before
+
+
+def test_a_patch_that_is_no_multiple_of_blocks_is_guided_as_what_it_is_filled_up_to():
+    strategy, student = Tubular(TubularConfig(guide=0.1)), Vit3d(Vit3dConfig(block_zyx=BLOCK, input_zyx=(16, 24, 24)))
+    strategy.adapt(student)
+    line = torch.zeros(1, 1, 12, 20, 20, dtype=torch.bool)
+    line[:, :, 5, 7] = True
+    image = torch.rand(line.shape, generator=torch.Generator().manual_seed(0))
+
+    def term(image, line, known):
+        batch = Batch(
+            image=image,
+            target=line.float(),
+            known=known,
+            spacing_um=torch.ones(1, 3),
+            origin_zyx_vox=torch.zeros(1, 3, dtype=torch.int64),
+            cases=("a",),
+            skeletons={GUIDE_LINE.name: line},
+        )
+        seen = student.observe(image, strategy.student_layers())
+        return strategy(student=seen, teacher=Prediction.nothing(), batch=batch)["tube_guide"].value
+
+    value = term(image, line, torch.ones_like(line))
+    whole = [filled_up(each, BLOCK) for each in (image, line, torch.ones_like(line))]
+    assert whole[0].shape == (1, 1, 16, 24, 24)
+    assert value > 0
+    assert torch.equal(value, term(*whole))
 
 
 def test_a_guided_strategy_asks_for_the_centerline_and_the_bending_alone():

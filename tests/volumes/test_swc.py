@@ -131,7 +131,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 
 def test_a_tree_without_nodes_is_written_and_read_where_it_may_be(tmp_path):
-    empty = Tree(np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0))
+    empty = Tree.empty()
     write_swc(tmp_path / "e.swc", empty)
     assert read_swc(tmp_path / "e.swc", allow_empty=True).n_nodes == 0
     with pytest.raises(InputError, match="no node found"):

@@ -112,6 +112,28 @@ def test_nrrd_directions_are_the_spacing_in_zyx(tmp_path, stack):
     assert read.spacing_um == pytest.approx(SPACING)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"spacings": [0.25, 0.5], "units": ["um", "um"]},
+        {"space dimension": 2, "space directions": [[250, 0], [0, 500]], "space units": ["nm", "nm"]},
+    ],
+)
+def test_the_sizes_of_a_pixel_of_one_nrrd_slice_are_its_spacing(tmp_path, stack, header):
+    nrrd.write(str(tmp_path / "a.nrrd"), stack[0], header, index_order="C")
+    read = read_volume(tmp_path / "a.nrrd")
+    assert read.shape == (1, *stack.shape[1:])
+    assert read.spacing_um == pytest.approx((1.0, 0.5, 0.25))
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.nrrd", "a.nii", "a.npy", "a.v3draw"])
+def test_a_stack_of_one_channel_has_no_other(tmp_path, stack, name):
+    write_any(tmp_path / name, stack)
+    assert read_volume(tmp_path / name).shape == stack.shape
+    with pytest.raises(InputError, match=r"channel 1 asked for; this file has channels 0\.\.0"):
+        read_volume(tmp_path / name, channel=1)
+
+
 def test_nrrd_spacings_are_the_spacing_in_zyx(tmp_path, stack):
     nrrd.write(str(tmp_path / "a.nrrd"), stack, {"spacings": [0.25, 0.5, 3.03]}, index_order="C")
     assert read_volume(tmp_path / "a.nrrd").spacing_um == pytest.approx(SPACING)

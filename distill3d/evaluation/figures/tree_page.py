@@ -91,6 +91,6 @@ def tree_page(
 def in_words(scores: Mapping[str, float]) -> str:
     """Say what the page of a case's trees shows in numbers."""
     if "tree_f1" not in scores:
-        return f"Dice {scores['dice']:.3f}; no pair of trees to compare"
+        return f"Dice {scores['dice']:.3f}; gold has no tree to compare with"
     shares = ", ".join(f"{name} {scores[f'tree_{name}']:.3f}" for name in ("precision", "recall"))
     return f"Length F1 {scores['tree_f1']:.3f}, {shares} within {DEFAULT_TREE_TOLERANCE:g} voxels"

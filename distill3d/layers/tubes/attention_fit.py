@@ -66,7 +66,9 @@ class AttentionFit(nn.Module):
         windows = self._windows(log_attention.exp(), axis)
         mass, sideways = windows[:, :1], windows[:, 1:]
         steps = mass.shape[-1]
-        u = torch.linspace(-1, 1, steps, dtype=mass.dtype, device=mass.device)
+        # Cells reach a little less or more far than the taps where the reach is no multiple of a cell
+        ends = self._cells_along(axis) * self.cell_zyx[axis] / self.reach
+        u = torch.linspace(-ends, ends, steps, dtype=mass.dtype, device=mass.device)
         powers = torch.stack([u**k for k in range(2 * DEGREE + 1)])
         total = mass.sum(-1, keepdim=True)
         moments = torch.einsum("bczyxs,ks->bzyxk", mass / total, powers)

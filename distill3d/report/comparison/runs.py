@@ -42,7 +42,7 @@ class Run:
         teacher: its identity; empty without one.
         provenance: commit, packages, machine, command.
         lacks: keys that a run of this version has and this one has not.
-        untraced: cases without scores of trees, and why, one line each.
+        untraced: cases without a tree, and why, one line each.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ def read_run(path: Path) -> Run:
         provenance=_provenance(fit.part("provenance")),
         lacks=tuple(key for key in ("cost", "teacher", "provenance") if fit.content.get(key) is None),
         untraced=tuple(
-            f"{method}: {printable(case)} was not traced and has no scores of trees: {of.part('untraced').text(case)}"
+            f"{method}: {printable(case)} was not traced and has no tree: {of.part('untraced').text(case)}"
             for method, of in scored.items()
             for case in of.part("untraced")
         ),

@@ -111,14 +111,15 @@ def judge(tables: Mapping[str, Array], score: Score, *, test: CaseTest = DEFAULT
     """
     tidied = {arm: tidy(table) for arm, table in tables.items()}
     tested = {arm: _tested(arm, score, table, test) for arm, table in tidied.items()}
-    with_p = {arm: one.p for arm, one in tested.items() if one.p is not None}
+    with_p = {arm: one.p for arm, one in tested.items() if one.p is not None and not _too_few(one)}
+    n_arms = max(1, len(with_p))
     corrected = dict(zip(with_p, holm(list(with_p.values())), strict=True))
     return {
         arm: _named(
-            dataclasses.replace(tested[arm], p_holm=corrected.get(arm), detectable=_smallest(table, len(with_p))),
+            dataclasses.replace(tested[arm], p_holm=corrected.get(arm), detectable=_smallest(table, n_arms)),
             table,
             score,
-            n_arms=len(with_p),
+            n_arms=n_arms,
             test=test,
         )
         for arm, table in tidied.items()
