@@ -97,6 +97,15 @@ def for_each(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[
     raise SomeFailedError(f"{len(failures)} of {count} failed: {'; '.join(reasons)}")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, or its type where it says nothing.
+
+    >>> first_line(OSError())
+    'OSError'
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Ask whether the nearest known name was meant; empty where none is near.
 

@@ -16,7 +16,7 @@ from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import REGISTRIES, Component
 from distill3d.config.scalars import as_written, is_text
 from distill3d.config.schema import Experiment, Pretraining
-from distill3d.errors import ConfigError, did_you_mean
+from distill3d.errors import ConfigError, did_you_mean, first_line
 
 MOST_SEED = 2**32 - 1  # numpy's legacy generator takes no more
 
@@ -202,11 +202,6 @@ def _leaf(hint: Hashable) -> Any:  # noqa: ANN401 - a node of OmegaConf, which a
 
 def _clean(err: Exception, given: object) -> str:
     return first_line(err).replace("'$VALUE'", repr(given)).replace("'$VALUE_TYPE'", repr(type(given).__name__))
-
-
-def first_line(err: Exception) -> str:
-    """Return the first line of what an exception says."""
-    return str(err).strip().splitlines()[0]
 
 
 Schema = TypeVar("Schema", Experiment, Pretraining)

@@ -18,14 +18,14 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from distill3d.config.builder import Builder, RawExperiment, first_line
+from distill3d.config.builder import Builder, RawExperiment
 from distill3d.config.catalog import ExperimentFile, find_experiment, on_ground
 from distill3d.config.paths import ConfigPath
 from distill3d.config.plain import Plain
 from distill3d.config.scalars import mark, parse, unmark
 from distill3d.config.trace import TraceConfig
 from distill3d.config.tuned import SECTION, winner
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, first_line
 
 COMMAND_LINE = "command line"
 ARM = "experiment"  # the override that takes another file

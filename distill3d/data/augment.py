@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.config.schema import AugmentConfig
-from distill3d.data.background import background_files, harden_patch, load_background
+from distill3d.data.background import harden_patch
 from distill3d.data.patches import Patch
+from distill3d.data.texture import background_files, load_background
 from distill3d.types import Turn
 
 _LOG = logging.getLogger(__name__)

@@ -18,23 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.config.paths import ConfigPath
-from distill3d.data.texture import Background, background_files, background_of, load_background, tile
+from distill3d.data.texture import Background, tile
 from distill3d.errors import InputError
 from distill3d.volumes.volume import Volume
-
-__all__ = [
-    "Background",
-    "HardConfig",
-    "background_files",
-    "background_of",
-    "case_rng",
-    "clean_signal",
-    "harden",
-    "harden_patch",
-    "load_background",
-    "reference_of",
-    "tile",
-]
 
 REFERENCE_PERCENTILE = 90.0  # real gold is a pixel or two off, so the mean over it is half background
 CEILING = 2.0  # brightest neuron voxel, in multiples of the reference

@@ -138,13 +138,13 @@ def case_facts(case: Case) -> CaseFacts:
         gold_share=gold / max(known, 1),
         known_share=known / data.size,
         tree=None if case.tree is None else validate(case.tree),
-        flip=None if case.tree is None else _orientation(case.volume, case.tree),
+        flip=None if case.tree is None else orientation(case.volume, case.tree),
         image_hash=array_hash(data),
         gold_hash=array_hash(case.mask) if gold else None,
     )
 
 
-def _orientation(volume: Volume, tree: Tree) -> FlipReport | None:
+def orientation(volume: Volume, tree: Tree) -> FlipReport | None:
     """Compare brightness with y mirrored; None where no node lies inside (a neurite may still pass through)."""
     try:
         return detect_flip(volume, tree)

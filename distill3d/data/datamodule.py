@@ -11,7 +11,6 @@ from typing import Any, TypeVar, final
 
 import lightning as L
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.data import DataLoader
 
 from distill3d.config.registry import DATA, LOSSES, STRATEGIES
@@ -24,7 +23,7 @@ from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.data.workers import PREFETCH, begin_worker, workers_that_fit
 from distill3d.errors import ConfigError, InputError
 from distill3d.storage.rank import is_main_process
-from distill3d.terminal import stderr
+from distill3d.terminal import progress_bar, stderr
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -176,11 +175,8 @@ class LateLoader(DataLoader[T]):
 
 def _tracked(names: Sequence[str]) -> Iterator[str]:
     """Yield the names under a progress bar; silent on other ranks and where there is no terminal."""
-    console = stderr()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    silent = not (is_main_process() and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
-        task = bar.add_task("preparing data", total=len(names))
+    with progress_bar(stderr(quiet=not is_main_process())) as bar:
+        task = bar.add_task("preparing data", total=len(names), info="")
         for name in names:
             bar.update(task, description=f"preparing {name}")
             yield name

@@ -16,12 +16,13 @@ from distill3d.config.paths import ConfigPath
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import DATA
 from distill3d.data import splits
-from distill3d.data.background import HardConfig, background_files, case_rng, harden, load_background
+from distill3d.data.background import HardConfig, case_rng, harden
 from distill3d.data.base import Case, DataSource, Split
 from distill3d.data.case_files import CaseFiles, find_case_files
 from distill3d.data.gold import Gold, GoldRules, spacing_doubts
 from distill3d.data.nnunet import find_nnunet_files, read_folds
 from distill3d.data.prepared import READING_CODE, code_hash
+from distill3d.data.texture import background_files, load_background
 from distill3d.errors import InputError
 from distill3d.volumes.geometry import Stated
 from distill3d.volumes.origin import file_hash

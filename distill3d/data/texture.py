@@ -19,6 +19,8 @@ from distill3d.volumes.volume import Volume, read_volume
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 LOW_SIGMA_VOX = 12.0  # what varies more slowly than this is background, the rest is noise or neurite
+TISSUE_SIGMA = 4.0  # robust standard deviations above the median from which on a voxel is tissue
+DILATE_VOX = 2  # margin around it, for its blur
 MASK_ROUNDS = 3  # bright tissue hides faint tissue: each round looks at the stack without what the last one masked
 MOST_TISSUE = 0.9  # share of a stack; with more there is no background left to learn from
 FILL_TRIES = 24
@@ -80,18 +82,15 @@ def _load_background(path: Path, _mtime_ns: int) -> Background:
         raise InputError(text if str(path) in (text := str(error)) else f"{path}: {text}") from error
 
 
-def background_of(volume: Volume, *, k: float = 4.0, dilate_vox: int = 2, seed: int = 0) -> Background:
+def background_of(volume: Volume) -> Background:
     """Split a stack into slow background and noise texture, its neurites and somas masked and refilled.
 
-    A voxel is masked where the stack minus its slow part, lightly smoothed, exceeds median + ``k`` robust standard
-    deviations (1.4826 MAD), dilated by ``dilate_vox``. Holes get the slow part of their surroundings, and noise copied
-    from elsewhere in the stack so that it keeps its grain.
+    A voxel is masked where the stack minus its slow part, lightly smoothed, exceeds median + ``TISSUE_SIGMA`` robust
+    standard deviations (1.4826 MAD), dilated by ``DILATE_VOX``. Holes get the slow part of their surroundings, and
+    noise copied from elsewhere in the stack so that it keeps its grain.
 
     Args:
         volume: [Z, Y, X] unlabelled stack.
-        k: threshold in robust standard deviations; lower masks more.
-        dilate_vox: margin around bright voxels, for their blur.
-        seed: of the copied noise.
 
     Raises:
         InputError: the stack is blank, constant, not finite, or nearly all of it looks like neurite.
@@ -101,36 +100,36 @@ def background_of(volume: Volume, *, k: float = 4.0, dilate_vox: int = 2, seed: 
         raise InputError("background stack has voxels that are not finite; accepted: finite intensities")
     if data.min() == data.max():
         raise InputError(f"background stack is {data.flat[0]:g} everywhere; accepted: a stack with noise")
-    mask, low = _find_tissue(data, k, dilate_vox)
+    mask, low = _find_tissue(data)
     texture = data - low
     std = float(texture[~mask].std(dtype=np.float64))
     if std <= 1e-6 * max(1.0, float(np.abs(low).max())):
         raise InputError(f"background stack has no noise between its neurites (standard deviation {std:g})")
-    noise = _fill_holes(texture, mask, np.random.Generator(np.random.PCG64(seed)))
+    noise = _fill_holes(texture, mask, np.random.Generator(np.random.PCG64(0)))
     noise = (noise - noise.mean(dtype=np.float64)) / noise.std(dtype=np.float64)
     return Background(((low - low.min()) / std).astype(np.float32), noise.astype(np.float32))
 
 
-def _find_tissue(data: Image, k: float, dilate_vox: int) -> tuple[Mask, Image]:
+def _find_tissue(data: Image) -> tuple[Mask, Image]:
     """Return where neurites and somas are, and the slow part interpolated below them."""
     smooth = np.asarray(ndimage.gaussian_filter(data, 1.0), np.float32)
-    mask = _bright(smooth, np.ones(data.shape, np.bool_), k)
+    mask = _bright(smooth, np.ones(data.shape, np.bool_))
     low = _slow_part(data, mask)
     for _ in range(MASK_ROUNDS):
-        bright = _bright(smooth - low, ~mask, k)
-        mask = np.asarray(ndimage.binary_dilation(bright, iterations=dilate_vox) if dilate_vox else bright, np.bool_)
+        bright = _bright(smooth - low, ~mask)
+        mask = np.asarray(ndimage.binary_dilation(bright, iterations=DILATE_VOX), np.bool_)
         if (share := mask.mean()) > MOST_TISSUE:
             raise InputError(f"{share:.0%} of the background stack looks like neurite; accepted: {MOST_TISSUE:.0%}")
         low = _slow_part(data, mask)
     return mask, low
 
 
-def _bright(values: Image, trusted: Mask, k: float) -> Mask:
-    """Mark the voxels above median + k robust standard deviations of the trusted ones."""
+def _bright(values: Image, trusted: Mask) -> Mask:
+    """Mark the voxels above median + ``TISSUE_SIGMA`` robust standard deviations of the trusted ones."""
     sample = values[trusted][::7]
     center = np.median(sample)
     spread = MAD_TO_SIGMA * float(np.median(np.abs(sample - center)))
-    return np.asarray(values > center + k * max(spread, 1e-6), np.bool_)
+    return np.asarray(values > center + TISSUE_SIGMA * max(spread, 1e-6), np.bool_)
 
 
 def _slow_part(data: Image, mask: Mask) -> Image:

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.data.base import Case
+from distill3d.data.check import orientation
 from distill3d.data.fingerprint import RadiusFit, TreePrint, Units
 from distill3d.errors import InputError
-from distill3d.volumes.alignment import FlipReport, detect_flip, flip_y
+from distill3d.volumes.alignment import flip_y
 from distill3d.volumes.otsu import above_otsu
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.tree import Tree
@@ -20,18 +21,11 @@ AROUND = 8.0  # voxels in the plane: what is bright farther from a tree is not i
 
 def overlap(volume: Volume, tree: Tree) -> tuple[float, float]:
     """Return how many twentieths of the nodes lie inside, and how bright it is there; larger is likelier."""
-    report = _light(volume, tree)
+    report = orientation(volume, tree)
     if report is None:
         return 0.0, 0.0
     light = max(report.mean_as_is, report.mean_flipped) - report.background
     return round(20 * report.n_inside / tree.n_nodes), round(light, 6)
-
-
-def _light(volume: Volume, tree: Tree) -> FlipReport | None:
-    try:
-        return detect_flip(volume, tree)
-    except InputError:
-        return None
 
 
 def tree_print(case: Case, tree: Tree, units: Units, *, drawn: bool) -> TreePrint:
@@ -43,7 +37,7 @@ def tree_print(case: Case, tree: Tree, units: Units, *, drawn: bool) -> TreePrin
         units: that its file counts in.
         drawn: gold is drawn from it, so radii are tried.
     """
-    volume, report = case.volume, _light(case.volume, tree)
+    volume, report = case.volume, orientation(case.volume, tree)
     flip = "unclear" if report is None else report.verdict
     radii = tree.radii_um / _pixel(volume)
     covered, fits = _fits(volume, flip_y(tree, volume) if flip == "flipped" else tree) if drawn else (1.0, ())

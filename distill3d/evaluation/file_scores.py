@@ -182,7 +182,7 @@ def _mixed(
 ) -> dict[str, Any]:
     """Trace the mask, whichever of the two it is, and compare in voxels."""
     mask = next(path for path in (pred, gold) if not is_tree_file(path))
-    volume = read_or_open(mask, spacing_um=spacing_um, allow_blank=True)
+    volume = read_or_open(mask, spacing_um=spacing_um)
 
     def tree_of(path: Path) -> Tree:
         if path == mask:
@@ -211,7 +211,7 @@ def _mask_files(
     threshold: float | None,
     workers: Workers | None,
 ) -> dict[str, Any]:
-    volumes = [read_or_open(path, spacing_um=spacing_um, allow_blank=True) for path in (pred, gold)]
+    volumes = [read_or_open(path, spacing_um=spacing_um) for path in (pred, gold)]
     volumes[0] = brought_to(volumes[1], volumes[0], names=(str(gold), str(pred)))
     if volumes[0].shape != volumes[1].shape:
         raise InputError(

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from distill3d.layers.conv3d import PlaneConv3d
 from distill3d.layers.norm3d import Norm, make_norm
 
+PRIOR = 0.01  # expected share of foreground
+PRIOR_BIAS = math.log(PRIOR / (1 - PRIOR))
+
 
 @final
 class ConvNormAct3d(nn.Sequential):
@@ -120,16 +123,12 @@ def init_leaky(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def segmentation_head(in_channels: int, *, prior: float = 0.01) -> nn.Conv3d:
-    """Build the last layer, a 1x1x1 convolution to one logit, so that at first each voxel has probability ``prior``.
+def segmentation_head(in_channels: int) -> nn.Conv3d:
+    """Build the last layer, a 1x1x1 convolution to one logit, so that at first each voxel has probability ``PRIOR``.
 
     A neuron fills less than a percent of a volume. From probability 1/2 the first hundred steps would only learn that.
 
     Source: Lin et al. 2017, Focal loss, section 4.1, arXiv 1708.02002.
-
-    Args:
-        in_channels: of the features.
-        prior: expected share of foreground, in (0, 1).
 
     Example:
         >>> round(float(segmentation_head(4).bias.detach().sigmoid()), 4)
@@ -137,10 +136,5 @@ def segmentation_head(in_channels: int, *, prior: float = 0.01) -> nn.Conv3d:
     """
     head = PlaneConv3d(in_channels, 1, kernel_size=(1, 1, 1))
     nn.init.normal_(head.weight, std=0.01)
-    nn.init.constant_(head.bias, prior_bias(prior))  # pyright: ignore[reportArgumentType] - it has a bias
+    nn.init.constant_(head.bias, PRIOR_BIAS)  # pyright: ignore[reportArgumentType] - it has a bias
     return head
-
-
-def prior_bias(prior: float = 0.01) -> float:
-    """Return the logit of a probability in (0, 1)."""
-    return math.log(prior / (1 - prior))

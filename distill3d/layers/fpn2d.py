@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill3d.errors import ConfigError
-from distill3d.layers.blocks3d import prior_bias
+from distill3d.layers.blocks3d import PRIOR_BIAS
 
 
 @final
@@ -39,7 +39,7 @@ class Segmenter2d(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(int(each["num_chs"]), width, 1) for each in used)
         self.smooth = nn.ModuleList(_block(width) for _ in used)
         self.head = nn.Conv2d(width, 1, 1)
-        nn.init.constant_(cast("Tensor", self.head.bias), prior_bias())
+        nn.init.constant_(cast("Tensor", self.head.bias), PRIOR_BIAS)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [N, 1, Y, X] of normalized [N, 3, Y, X], sides divisible by the coarsest reduction."""

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-import torch
 from timm.models.eva import EvaAttention
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
@@ -154,27 +152,3 @@ def _refuse_growth(listed: Sequence[Component], *, growth: float) -> None:
 
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-@torch.no_grad()
-def neuron_costs(student: Student, *, size_zyx: tuple[int, int, int]) -> dict[str, int]:
-    """Count a student's parameters and its operations on one patch.
-
-    Convolutions and matrix products are counted, forward only, two operations per multiply-add; elementwise
-    operations (products, squares, the steps of a spiking neuron) are not: they show in the seconds per step.
-
-    Args:
-        student: is run once, in evaluation mode, and left as it was.
-        size_zyx: of the patch, in voxels.
-
-    Returns:
-        ``parameters`` and ``flops_per_patch``.
-    """
-    modes = [(module, module.training) for module in student.modules()]
-    student.eval()
-    like = next(student.parameters())
-    with FlopCounterMode(display=False) as counter:
-        student(torch.zeros(1, 1, *size_zyx, device=like.device, dtype=like.dtype))
-    for module, training in modes:
-        module.training = training
-    return {"parameters": _parameters(student), "flops_per_patch": counter.get_total_flops()}

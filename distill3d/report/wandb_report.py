@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill3d.config.builder import first_line
-from distill3d.errors import InputError
+from distill3d.errors import InputError, first_line
 from distill3d.evaluation.scores import Score
 from distill3d.report.content import Comparison
+from distill3d.report.numerals import titled
 from distill3d.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _bars(scores: Iterable[Score], *, first: int) -> list[BarPlot]:
 
     return [
         BarPlot(
-            title=f"{score.label} ({score.unit})" if score.unit else score.label,
+            title=titled(score),
             metrics=[SummaryMetric(f"test/{score.key}")],
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",

@@ -9,6 +9,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from distill3d.errors import ConfigError
 from distill3d.layers.grids import filled_up
@@ -124,8 +125,18 @@ class Student(nn.Module, ABC):
         return None
 
     def misfit(self, net: nn.Module, architecture: str) -> str | None:
-        """Return one line on why a 2D network's weights cannot be copied into this student; None if they can."""
+        """Return one line on why a 2D network's weights cannot be copied into this student; None if they can.
+
+        By default they can where the student was made of that network.
+        """
         del net
+        if self.architecture_2d == architecture:
+            return None
+        if self.architecture_2d is not None:
+            return (
+                f"the student mirrors {self.architecture_2d!r}, the teacher is {architecture!r}; "
+                "set student.encoder and teacher.architecture to the same network"
+            )
         return (
             f"student {type(self).__name__} mirrors no 2D network, so {architecture!r} does not fit; "
             f"set student.name=convnet3d or vit3d, and student.encoder={architecture}"
@@ -173,3 +184,28 @@ class Student(nn.Module, ABC):
             mean: of the three channels of the 2D network, for intensities in [0, 1].
             std: likewise.
         """
+
+
+@torch.no_grad()
+def student_costs(student: Student, *, size_zyx: tuple[int, int, int]) -> dict[str, int]:
+    """Count a student's parameters and its operations on one patch.
+
+    Convolutions and matrix products are counted, forward only, two operations per multiply-add; elementwise
+    operations (products, squares, the steps of a spiking neuron) are not: they show in the seconds per step.
+
+    Args:
+        student: is run once, in evaluation mode, and left as it was.
+        size_zyx: of the patch, in voxels.
+
+    Returns:
+        ``parameters`` and ``flops_per_patch``.
+    """
+    modes = [(module, module.training) for module in student.modules()]
+    student.eval()
+    like = next(student.parameters())
+    with FlopCounterMode(display=False) as counter:
+        student(torch.zeros(1, 1, *size_zyx, device=like.device, dtype=like.dtype))
+    for module, training in modes:
+        module.training = training
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    return {"parameters": parameters, "flops_per_patch": counter.get_total_flops()}

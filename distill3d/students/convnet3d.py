@@ -104,16 +104,6 @@ class ConvNet3d(MirrorStudent):
         """Drop ``encoder.``: the rest is timm's own name."""
         return name.removeprefix("encoder.") if name.startswith("encoder.") and not name.endswith(".shift") else None
 
-    def misfit(self, net: nn.Module, architecture: str) -> str | None:
-        """Return a line unless the 2D network is the one this encoder was made of."""
-        del net
-        if self.architecture_2d == architecture:
-            return None
-        return (
-            f"the student mirrors {self.architecture_2d!r}, the teacher is {architecture!r}; "
-            "set student.encoder and teacher.architecture to the same network"
-        )
-
     def departures(self) -> tuple[str, ...]:
         """Name the statistics and poolings that look at more than the slice a 2D network sees."""
         config, layers = self.config, list(self.encoder.modules())

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from distill3d.config.registry import STUDENTS
-from distill3d.errors import InputError
+from distill3d.errors import InputError, first_line
 from distill3d.students.base import Student
 
 Stride = tuple[int, int, int]
@@ -65,7 +65,7 @@ class MonaiStudent(Student):
             size = " x ".join(str(n) for n in image.shape[2:])
             raise InputError(
                 f"student monai {self.config.network}: a patch of {size} voxels is too small for it "
-                f"({str(err).splitlines()[0]}); accepted: twice {self.stride_zyx} along some axis"
+                f"({first_line(err)}); accepted: twice {self.stride_zyx} along some axis"
             ) from err
 
     def _tiled(self, image: Tensor) -> Tensor:

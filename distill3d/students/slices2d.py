@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill3d.config.registry import STUDENTS
 from distill3d.layers.fpn2d import Segmenter2d, gray_to_channels
@@ -36,8 +36,7 @@ class Slices2dConfig:
 class Slices2d(Student):
     """Every slice by itself through a 2D network with a light decoder; the whole 2D encoder can be copied into it.
 
-    Trained on slices of the labelled volumes, it becomes a teacher (`distill3d.teachers.Segmenter`), and is a 2D
-    baseline by itself.
+    Trained on slices of the labelled volumes, it becomes a teacher (`segmenter2d`), and is a 2D baseline by itself.
     """
 
     input_mean: Tensor
@@ -78,16 +77,6 @@ class Slices2d(Student):
     def teacher_key(self, name: str) -> str | None:
         """Drop ``net.encoder.``: the rest is timm's own name."""
         return name.removeprefix("net.encoder.") if name.startswith("net.encoder.") else None
-
-    def misfit(self, net: nn.Module, architecture: str) -> str | None:
-        """Return a line unless the 2D network is the one this student runs."""
-        del net
-        if self.architecture_2d == architecture:
-            return None
-        return (
-            f"the student runs {self.architecture_2d!r}, the teacher is {architecture!r}; "
-            "set student.encoder and teacher.architecture to the same network"
-        )
 
     def set_input_statistics(self, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         """Normalize as the 2D network expects, channel by channel."""

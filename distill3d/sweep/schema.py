@@ -1,4 +1,4 @@
-"""What a sweep file says, as frozen settings. It reads no file; `read` does."""
+"""What a sweep file says, as frozen settings. It reads no file; `files` does."""
 
 from __future__ import annotations
 

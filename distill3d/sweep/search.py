@@ -66,7 +66,7 @@ class Attempt:
     failures: int
     seconds: float | None
     scores: Mapping[str, float] = field(default_factory=dict)
-    owner: Mapping[str, Any] = field(default_factory=dict)  # the runner, see `owners`
+    owner: Mapping[str, Any] = field(default_factory=dict)  # the runner, see `machine.owner`
     started: float = 0.0  # seconds since the epoch
 
 

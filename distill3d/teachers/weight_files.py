@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill3d.errors import InputError
+from distill3d.errors import InputError, first_line
 from distill3d.teachers.weights import load_strictly, pretrained_cfg
 
 _LOG = logging.getLogger(__name__)
@@ -67,9 +67,9 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     try:
         content: Any = load_file(path) if suffix == ".safetensors" else _torch_load(path)
     except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as err:
-        raise InputError(f"{path}: not a readable weights file: {_first_line(err)}") from err
+        raise InputError(f"{path}: not a readable weights file: {first_line(err)}") from err
     except Exception as err:  # torch's unpickler raises a kind of its own without a public name
-        raise InputError(f"{path}: holds more than weights, which is refused: {_first_line(err)}") from err
+        raise InputError(f"{path}: holds more than weights, which is refused: {first_line(err)}") from err
     for key in HOLDERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -81,11 +81,6 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
 def _torch_load(path: Path) -> object:
     with torch.serialization.safe_globals([argparse.Namespace]):  # holds the arguments of many a training script
         return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _first_line(err: Exception) -> str:
-    lines = str(err).splitlines()
-    return lines[0] if lines else type(err).__name__
 
 
 def _without_wrapper(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
@@ -133,7 +128,7 @@ def _converted(state: Mapping[str, Tensor], net: nn.Module, convert: _Filter | N
             except TypeError:  # old ones take no network
                 converted = dict(convert(dict(state)))
     except Exception as err:  # noqa: BLE001 - made for files of one kind, so any error may come; the comparison says what is wrong
-        _LOG.info("timm's filter does not read the file: %s", _first_line(err))
+        _LOG.info("timm's filter does not read the file: %s", first_line(err))
         return state
     # timm resamples kernels too, as of a patch embedding with another patch size: that is another network
     resampled = [

@@ -120,7 +120,7 @@ def trace_file(
     if out.suffix.lower() != ".swc":
         raise InputError(f"{out}: not the name of a tree; accepted: a name that ends in .swc")
     reading = Reading() if reading is None or says_prob(path) else reading
-    volume = reading.read_or_open(path, spacing_um=spacing_um, allow_blank=True)
+    volume = reading.read_or_open(path, spacing_um=spacing_um)
     origin = origin_of(*volume_files(path), f"channel {reading.channel}")
     if is_taken(out, origin) and not overwrite:
         raise InputError(f"{out}: is there and did not come from {path}; accepted: --overwrite, or another --out")

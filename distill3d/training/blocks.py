@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from distill3d.errors import NumbersError
 from distill3d.training.background import Background
 from distill3d.training.module import DistillModule
-from distill3d.training.windows import Block, Box, Grid, Zyx, importance
+from distill3d.training.windows import Block, Grid, Zyx, importance
 from distill3d.volumes.intensity import rescale
 from distill3d.volumes.lazy import Blocks
+from distill3d.volumes.parts import Box, box_from, box_shape, common, within
 
 
 @final
@@ -88,16 +89,16 @@ def finish_block(block: Block, pieces: Iterable[tuple[Box, NDArray[np.float32]]]
         block: of a plan.
         pieces: of itself, then of all blocks it needs, in their order, see `piece`; those that are 0 may be left out.
     """
-    prob = np.zeros([s.stop - s.start for s in block.region], np.float32)
+    prob = np.zeros(box_shape(block.region), np.float32)
     for box, added in pieces:
-        prob[_within(box, block.region)] += added
+        prob[within(box, block.region)] += added
     return prob
 
 
 def piece(own: NDArray[np.float32], block: Block, other: Block) -> tuple[Box, NDArray[np.float32]]:
     """Return what a block's windows add to the region of another, and where that lies in the volume."""
     box = common(block.reach, other.region)
-    return box, own[_within(box, block.reach)]
+    return box, own[within(box, block.reach)]
 
 
 def receivers(blocks: Sequence[Block]) -> Mapping[int, list[Block]]:
@@ -179,7 +180,7 @@ def _not_finite(logits: torch.Tensor, corners: Sequence[Zyx], shape: Sequence[in
 
 def _weights(shape: Sequence[int], reach: Box, grid: Grid) -> NDArray[np.float32]:
     """Return the sum of the weights of all windows over a box, whichever block they belong to."""
-    total, weights = np.zeros([s.stop - s.start for s in reach], np.float32), importance(grid.size)
+    total, weights = np.zeros(box_shape(reach), np.float32), importance(grid.size)
     starts = [
         [start for start in grid.starts(axis, length) if start < part.stop and start + grid.size[axis] > part.start]
         for axis, (length, part) in enumerate(zip(shape, reach, strict=True))
@@ -193,7 +194,7 @@ def _weights(shape: Sequence[int], reach: Box, grid: Grid) -> NDArray[np.float32
 def _cut(image: NDArray[np.float32], corner: Zyx, size: Zyx, reach: Box) -> NDArray[np.float32]:
     """Return a window of a part of a volume; 0 where it stands out."""
     inside, here = _places(corner, size, reach)
-    if math.prod(s.stop - s.start for s in here) == math.prod(size):
+    if math.prod(box_shape(here)) == math.prod(size):
         return image[here]
     window = np.zeros(size, np.float32)
     window[inside] = image[here]
@@ -202,21 +203,6 @@ def _cut(image: NDArray[np.float32], corner: Zyx, size: Zyx, reach: Box) -> NDAr
 
 def _places(corner: Zyx, size: Zyx, reach: Box) -> tuple[Box, Box]:
     """Return which part of a window lies in a box, and where in the box that is."""
-    window = _box(slice(low, low + length) for low, length in zip(corner, size, strict=True))
+    window = box_from((low, low + length) for low, length in zip(corner, size, strict=True))
     shared = common(window, reach)
-    return _within(shared, window), _within(shared, reach)
-
-
-def common(one: Box, other: Box) -> Box:
-    """Return where two boxes overlap."""
-    return _box(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
-
-
-def _within(box: Box, outer: Box) -> Box:
-    """Return where a box lies in one that holds it."""
-    return _box(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, outer, strict=True))
-
-
-def _box(slices: Iterable[slice]) -> Box:
-    z, y, x = slices
-    return z, y, x
+    return within(shared, window), within(shared, reach)

@@ -12,9 +12,10 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.training.blocks import Way, common, finish_block, piece, receivers, run_block
-from distill3d.training.windows import Block, Box, Zyx, plan
+from distill3d.training.blocks import Way, finish_block, piece, receivers, run_block
+from distill3d.training.windows import Block, Zyx, plan
 from distill3d.volumes.lazy import Blocks
+from distill3d.volumes.parts import Box, common
 from distill3d.volumes.prob import as_stored
 
 _REACH = 48 << 20  # voxels of a block and what its windows cover; it takes some 18 bytes each

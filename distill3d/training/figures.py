@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from distill3d.data.prepared import PreparedCase
@@ -16,9 +15,7 @@ from distill3d.evaluation.figures.tubes import tubes_figure
 from distill3d.evaluation.tables import tubes_line
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training.module import DistillModule
-from distill3d.training.tubes import place, tubular_embed
-
-CANDIDATES = 200  # windows that are compared
+from distill3d.training.tubes import fullest_windows, place, tubular_embed
 
 
 def keep_start(folder: RunFolder, module: DistillModule) -> None:
@@ -69,8 +66,7 @@ def _input_figures(folder: RunFolder, run: str, module: DistillModule, case: Pre
     figures = {"learned/filters": filters_figure(folder.figures / "filters.png", title, before=before, after=after)}
     layer = tubular_embed(module)
     if layer is not None:
-        size = np.minimum(case.shape, module.experiment.patches.size_zyx)
-        window = fullest_window(case.mask, tuple(map(int, size)))
+        (window,) = fullest_windows(case.mask, module.experiment.patches.size_zyx, most=1)
         image, measured = case.image[window], tubes_line(folder.read_json(folder.fit).get("tubes"))
         title = f"{run}: where the tubes look, {case.name} from voxel {tuple(s.start for s in window)}"
         figures["learned/tubes"] = tubes_figure(
@@ -83,21 +79,3 @@ def _input_figures(folder: RunFolder, run: str, module: DistillModule, case: Pre
             spacing_um=case.spacing_um,
         )
     return figures
-
-
-def fullest_window(mask: NDArray[np.bool_], size: tuple[int, ...]) -> tuple[slice, ...]:
-    """Return the window that holds most gold, among windows around evenly chosen gold voxels.
-
-    Args:
-        mask: [Z, Y, X].
-        size: ZYX in voxels, at most the mask's.
-
-    Returns:
-        A slice per axis; the first corner where there is no gold.
-    """
-    voxels = np.argwhere(mask)
-    voxels = voxels[:: max(1, len(voxels) // CANDIDATES)]
-    room = np.subtract(mask.shape, size)
-    starts = np.clip(voxels - np.asarray(size) // 2, 0, room) if len(voxels) else np.zeros((1, 3), np.int64)
-    windows = [tuple(slice(int(a), int(a) + n) for a, n in zip(start, size, strict=True)) for start in starts]
-    return max(windows, key=lambda window: int(mask[window].sum()))

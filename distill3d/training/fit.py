@@ -17,11 +17,11 @@ from distill3d.config.schema import Experiment, TrainerConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.experiment import load_experiment
 from distill3d.layers.norm3d import synchronize_batch_norm
-from distill3d.neurons.conversion import neuron_costs
 from distill3d.storage.lock import FolderLock
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json
+from distill3d.students.base import student_costs
 from distill3d.teachers.base import Teacher
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import HoldsFolder, StepClock
@@ -202,7 +202,7 @@ def _train(
             "trainable_parameters": sum(p.numel() for p in trained),
             "fit_seconds": time.perf_counter() - started,
             "peak_memory_gib": peak_memory_gib(),
-            **neuron_costs(module.student, size_zyx=experiment.patches.size_zyx),
+            **student_costs(module.student, size_zyx=experiment.patches.size_zyx),
             "steps": trainer.global_step,
             "devices": trainer.world_size,
             **clock.cost(),

@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distill3d.config.schema import PatchConfig
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, first_line
 from distill3d.students.base import Student
 
 LARGER = (0, 1, 2)  # strides of the network that are added along an axis, in search of a size that fits
@@ -73,7 +73,7 @@ def _failure(
         with torch.random.fork_rng(devices=[]), mode():
             student(torch.zeros(shape))
     except Exception as err:  # noqa: BLE001 - layers raise what they like
-        return str(err).strip().partition("\n")[0] or type(err).__name__
+        return first_line(err)
     finally:
         for buffer, before in buffers:
             buffer.copy_(before)

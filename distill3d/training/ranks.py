@@ -18,7 +18,7 @@ import torch.distributed
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from distill3d.errors import TrainingError, UserError
+from distill3d.errors import TrainingError, UserError, first_line
 from distill3d.storage.parent import leading
 from distill3d.terminal import stderr
 
@@ -147,15 +147,11 @@ def only_once(trainer: L.Trainer, error: Exception) -> BaseException:
     if not _lost(error):
         return error
     if trainer.is_global_zero:
-        return TrainingError(f"another process of this training is gone ({_first_line(error)}); its own error says why")
+        return TrainingError(f"another process of this training is gone ({first_line(error)}); its own error says why")
     return SystemExit(TrainingError.exit_code)
 
 
 def _lost(error: Exception) -> bool:
     """Whether an error only says that another process is gone."""
     known = isinstance(error, torch.distributed.DistError)
-    return known or (isinstance(error, RuntimeError) and bool(_LOST.search(_first_line(error))))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return known or (isinstance(error, RuntimeError) and bool(_LOST.search(first_line(error))))

@@ -86,7 +86,7 @@ class CacheReport:
     count: CacheCount
 
 
-def cache_experiment(experiment: Experiment, *, console: Console | None = None) -> CacheReport:
+def cache_experiment(experiment: Experiment) -> CacheReport:
     """Fill the cache as `fit` would at its start.
 
     Raises:
@@ -102,7 +102,7 @@ def cache_experiment(experiment: Experiment, *, console: Console | None = None) 
             f"{experiment.name}: strategy {experiment.strategy.name} keeps no maps; accepted: a strategy with "
             "view.source=volume and view.cache=true, such as in kd_cosine"
         )
-    count = fill(view, data, console or stderr())
+    count = fill(view, data, stderr())
     return CacheReport(
         experiment=experiment.name, folder=cache_root(experiment) / "features", rows=view.sizes(), count=count
     )

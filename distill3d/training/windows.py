@@ -12,8 +12,9 @@ from typing import NamedTuple, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.volumes.parts import Box, box_from
+
 Zyx: TypeAlias = tuple[int, int, int]
-Box: TypeAlias = tuple[slice, slice, slice]
 
 _SIGMA = 0.125  # of the Gaussian weights, in window lengths
 _LEAST = 1e-3  # weight
@@ -123,18 +124,13 @@ def plan(shape: Sequence[int], grids: Sequence[Grid], block: Sequence[int]) -> l
         blocks.append(
             Block(
                 number=number,
-                region=_box(slice(p.start, p.stop) for p in parts),
-                reach=_box(slice(p.start, p.reach) for p in parts),
+                region=box_from((p.start, p.stop) for p in parts),
+                reach=box_from((p.start, p.reach) for p in parts),
                 starts=tuple(tuple(p.starts[grid] for p in parts) for grid in range(len(grids))),
                 needs=tuple(sorted(set(needs) - {number})),
             )
         )
     return blocks
-
-
-def _box(slices: Iterator[slice]) -> Box:
-    z, y, x = slices
-    return z, y, x
 
 
 class _Part(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,11 +62,6 @@ class TransferAudit:
 
     rows: tuple[AuditRow, ...] = ()
     part: str = ""
-
-    @classmethod
-    def collect(cls, rows: Iterable[AuditRow], *, part: str = "") -> TransferAudit:
-        """Gather rows in the order of the state dict."""
-        return cls(tuple(rows), part)
 
     @property
     def transferred(self) -> frozenset[str]:
@@ -173,18 +167,20 @@ def untouched(student: Student) -> TransferAudit:
     """Return the audit of a student that nothing was copied into: a row per entry, all new."""
     trainable = {name for name, _ in student.named_parameters()}
     norms = {name: parameter_norm(value) for name, value in student.state_dict().items()}
-    return TransferAudit.collect(
-        AuditRow(
-            name=name,
-            source=None,
-            fate="new",
-            shape=tuple(value.shape),
-            source_shape=None,
-            norm_before=norms[name],
-            norm_after=norms[name],
-            trainable=name in trainable,
+    return TransferAudit(
+        tuple(
+            AuditRow(
+                name=name,
+                source=None,
+                fate="new",
+                shape=tuple(value.shape),
+                source_shape=None,
+                norm_before=norms[name],
+                norm_after=norms[name],
+                trainable=name in trainable,
+            )
+            for name, value in student.state_dict().items()
         )
-        for name, value in student.state_dict().items()
     )
 
 

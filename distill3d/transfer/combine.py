@@ -70,7 +70,7 @@ class Combine(TransferStrategy):
             for row in audit.rows:
                 if row.fate in TRANSFERRED or row.name not in merged:
                     merged[row.name] = replace(row, norm_before=merged.get(row.name, row).norm_before)
-        return TransferAudit.collect(merged.values(), part=next((each.part for each in audits if each.part), ""))
+        return TransferAudit(tuple(merged.values()), part=next((each.part for each in audits if each.part), ""))
 
     def requests(self) -> tuple[TeacherRequest, ...]:
         """Return what any part needs."""

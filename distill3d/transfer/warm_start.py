@@ -59,8 +59,8 @@ class WarmStart(TransferStrategy):
         rows = untouched(student).rows
         student.load_state_dict(values)
         own = student.state_dict()
-        return TransferAudit.collect(
-            (
+        return TransferAudit(
+            tuple(
                 replace(
                     row,
                     source=PREFIX + row.name,

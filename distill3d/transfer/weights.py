@@ -111,7 +111,7 @@ class WeightTransfer(TransferStrategy, ABC):
                     note=entry.note,
                 )
             )
-        return TransferAudit.collect(rows, part=student.part_of(teacher.net))
+        return TransferAudit(tuple(rows), part=student.part_of(teacher.net))
 
     def _refuse(self, student: Student, teacher: Teacher) -> None:
         name = teacher.identity.architecture

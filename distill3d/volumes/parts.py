@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -40,6 +40,12 @@ def shape_on_disk(path: Path, *, channel: int) -> tuple[int, int, int] | None:
     return blocks.shape
 
 
+def box_from(ends: Iterable[tuple[int, int]]) -> Box:
+    """Return a box from where it begins and ends along ZYX."""
+    z, y, x = (slice(int(low), int(high)) for low, high in ends)
+    return z, y, x
+
+
 def boxes(shape: Sequence[int], size: Sequence[int] = PART, *, shared: int = 0) -> list[Box]:
     """Return boxes that cover a volume, in the order of their first voxels.
 
@@ -55,7 +61,7 @@ def boxes(shape: Sequence[int], size: Sequence[int] = PART, *, shared: int = 0) 
     """
     starts = [range(0, max(n - shared, 1), step) for n, step in zip(shape, size, strict=True)]
     return [
-        _box((low, min(low + step + shared, n)) for low, step, n in zip(corner, size, shape, strict=True))
+        box_from((low, min(low + step + shared, n)) for low, step, n in zip(corner, size, shape, strict=True))
         for corner in itertools.product(*starts)
     ]
 
@@ -63,7 +69,7 @@ def boxes(shape: Sequence[int], size: Sequence[int] = PART, *, shared: int = 0) 
 def grown(box: Box, by: int | Sequence[int], shape: Sequence[int]) -> Box:
     """Return a box with so many voxels more to every side, as far as the volume reaches."""
     margins = [by] * 3 if isinstance(by, int) else by
-    return _box(
+    return box_from(
         (max(part.start - margin, 0), min(part.stop + margin, n))
         for part, margin, n in zip(box, margins, shape, strict=True)
     )
@@ -71,12 +77,17 @@ def grown(box: Box, by: int | Sequence[int], shape: Sequence[int]) -> Box:
 
 def within(box: Box, outer: Box) -> Box:
     """Return where a box lies in one that holds it."""
-    return _box((a.start - b.start, a.stop - b.start) for a, b in zip(box, outer, strict=True))
+    return box_from((a.start - b.start, a.stop - b.start) for a, b in zip(box, outer, strict=True))
+
+
+def common(one: Box, other: Box) -> Box:
+    """Return where two boxes overlap."""
+    return box_from((max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
 
 
 def box_around(points: NDArray[np.integer]) -> Box:
     """Return the smallest box that holds voxels, int [N, 3], of which there is one."""
-    return _box(zip(points.min(axis=0).tolist(), (points.max(axis=0) + 1).tolist(), strict=True))
+    return box_from(zip(points.min(axis=0).tolist(), (points.max(axis=0) + 1).tolist(), strict=True))
 
 
 def box_shape(box: Box) -> tuple[int, int, int]:
@@ -145,8 +156,3 @@ def computed(rule: Callable[..., NDArray[Any]], *volumes: Blocks) -> NDArray[Any
     """Return what a rule makes of volumes: now where all are in memory, else as it is read; see `Parted`."""
     in_memory = all(isinstance(volume, np.ndarray) for volume in volumes)
     return rule(*volumes) if in_memory else Parted(rule, *volumes)
-
-
-def _box(ends: Any) -> Box:  # noqa: ANN401 - an iterable of three pairs
-    z, y, x = (slice(int(low), int(high)) for low, high in ends)
-    return z, y, x

@@ -34,34 +34,31 @@ class Reading:
     percentiles: tuple[float, float] | None = None
     trained_um: tuple[Spacing, ...] = ()
 
-    def read(
-        self, path: str | os.PathLike[str], *, spacing_um: Sequence[float] | None = None, allow_blank: bool = False
-    ) -> Volume:
+    def read(self, path: str | os.PathLike[str], *, spacing_um: Sequence[float] | None = None) -> Volume:
         """Read a stack by these rules; a warning is logged where its voxels are of another size than those trained on.
 
         Args:
             path: its file.
             spacing_um: ZYX voxel size; wins over the rules and the file's.
-            allow_blank: as for `read_volume`.
 
         Raises:
             InputError: as for `read_volume`.
         """
         wins = spacing_um or self.spacing_um
-        volume = read_volume(path, spacing_um=wins, channel=self.channel, allow_blank=allow_blank)
+        volume = read_volume(path, spacing_um=wins, channel=self.channel)
         self._warn(path, volume, chosen=spacing_um is not None)
         return volume
 
     def read_or_open(
-        self, path: str | os.PathLike[str], *, spacing_um: Sequence[float] | None = None, allow_blank: bool = False
+        self, path: str | os.PathLike[str], *, spacing_um: Sequence[float] | None = None
     ) -> Volume | LazyVolume:
-        """Read a stack as `read` does, or open it where it is large and can be read by part.
+        """Read a mask or probability by these rules, or open it where it is large and can be read by part.
 
         Raises:
             InputError: as for `read_volume`, or `open_volume`.
         """
         wins = spacing_um or self.spacing_um
-        volume = read_or_open(path, spacing_um=wins, channel=self.channel, allow_blank=allow_blank)
+        volume = read_or_open(path, spacing_um=wins, channel=self.channel)
         self._warn(path, volume, chosen=spacing_um is not None)
         return volume
 

@@ -43,9 +43,6 @@ class Volume:
 
     Raises:
         InputError: not three axes, an axis of length 0, a dtype that is no number, a spacing out of range.
-
-    >>> Volume(np.zeros((2, 3, 4), bool), (3.0, 1.0, 1.0)).size_um
-    (6.0, 3.0, 4.0)
     """
 
     data: np.ndarray
@@ -67,12 +64,6 @@ class Volume:
     def shape(self) -> tuple[int, int, int]:
         """Voxels along ZYX."""
         z, y, x = self.data.shape
-        return z, y, x
-
-    @property
-    def size_um(self) -> Spacing:
-        """Edge lengths ZYX in micrometers."""
-        z, y, x = (n * s for n, s in zip(self.data.shape, self.spacing_um, strict=True))
         return z, y, x
 
 
@@ -148,9 +139,10 @@ def read_or_open(
     *,
     spacing_um: Sequence[float] | None = None,
     channel: int = 0,
-    allow_blank: bool = False,
 ) -> Volume | LazyVolume:
-    """Read an image stack as `read_volume` does, or open it where it is large and can be read by part.
+    """Read a mask or probability as `read_volume` does, or open it where it is large and can be read by part.
+
+    It may be 0 everywhere.
 
     Raises:
         InputError: as for `read_volume`, or `open_volume`.
@@ -161,7 +153,7 @@ def read_or_open(
         if is_large(volume.shape):
             _LOG.warning("%s: of ZYX %s voxels; it stays on disk and is read by part", path, volume.shape)
             return volume
-    return read_volume(path, spacing_um=spacing_um, channel=channel, allow_blank=allow_blank)
+    return read_volume(path, spacing_um=spacing_um, channel=channel, allow_blank=True)
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume, *, notes: Mapping[str, str] | None = None) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from distill3d.config.registry import NEURONS
 from distill3d.experiment import load_experiment
-from distill3d.neurons.conversion import neuron_costs
+from distill3d.students.base import student_costs
 from distill3d.training.module import fresh_module
 
 SIZE, ROUNDS = (16, 48, 48), 5
@@ -27,7 +27,7 @@ def _step(module, optimizer, image):
 
 
 def _cost(module):
-    cost = neuron_costs(module.student, size_zyx=SIZE)
+    cost = student_costs(module.student, size_zyx=SIZE)
     return f"{cost['parameters'] / 1e6:.2f} M, {cost['flops_per_patch'] / 1e9:.2f} GFLOP a patch"
 
 

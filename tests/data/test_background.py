@@ -12,18 +12,14 @@ from distill3d.data.background import (
     CEILING,
     COUNTS_PER_SIGMA,
     PEDESTAL_SIGMA,
-    Background,
     HardConfig,
-    background_files,
-    background_of,
     case_rng,
     clean_signal,
     harden,
     harden_patch,
-    load_background,
     reference_of,
-    tile,
 )
+from distill3d.data.texture import Background, background_files, background_of, load_background, tile
 from distill3d.errors import InputError
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import read_swc

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, UNKNOWN
-from distill3d.evaluation.figures.case import case_figure, error_projection
+from distill3d.evaluation.figures.case import IS_FALSE, IS_HIT, IS_LOST, IS_UNKNOWN, NOTHING, case_figure, error_kinds
 from distill3d.evaluation.tables import learned_lines, learned_warnings, little_kept, score_table, tubes_line
 
 
@@ -19,28 +18,21 @@ def masks(*places):
     return mask
 
 
-def test_each_kind_of_voxel_has_its_color():
+def test_each_kind_of_voxel_has_its_place():
     pred, gold = masks((0, 0, 0), (0, 1, 1)), masks((0, 0, 0), (1, 2, 2))
     known = ~masks((slice(None), 3, 3))
-    flat = error_projection(pred=pred, gold=gold, known=known, axis=0)
-    assert flat[0, 0] == pytest.approx(HIT)
-    assert flat[1, 1] == pytest.approx(FALSE)
-    assert flat[2, 2] == pytest.approx(LOST)
-    assert flat[3, 3] == pytest.approx(UNKNOWN)
-    assert flat[0, 3] == pytest.approx((0, 0, 0))
+    flat = error_kinds(pred=pred, gold=gold, known=known, axis=0)
+    assert [*flat.diagonal(), flat[0, 3]] == [IS_HIT, IS_FALSE, IS_LOST, IS_UNKNOWN, NOTHING]
 
 
 def test_a_hit_in_front_hides_the_error_behind_it():
-    flat = error_projection(
-        pred=masks((0, 0, 0), (1, 0, 0)), gold=masks((0, 0, 0)), known=np.ones((2, 4, 4), bool), axis=0
-    )
-    assert flat[0, 0] == pytest.approx(HIT)
+    flat = error_kinds(pred=masks((0, 0, 0), (1, 0, 0)), gold=masks((0, 0, 0)), known=np.ones((2, 4, 4), bool), axis=0)
+    assert flat[0, 0] == IS_HIT
 
 
 def test_unknown_voxels_are_never_errors():
     nothing = np.zeros((2, 4, 4), bool)
-    flat = error_projection(pred=masks((0, 1, 1)), gold=nothing, known=nothing, axis=0)
-    assert flat[1, 1] == pytest.approx(UNKNOWN)
+    assert error_kinds(pred=masks((0, 1, 1)), gold=nothing, known=nothing, axis=0)[1, 1] == IS_UNKNOWN
 
 
 @pytest.mark.parametrize("shape", [(4, 64, 64), (64, 16, 16)])

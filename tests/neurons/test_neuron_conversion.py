@@ -15,9 +15,9 @@ from distill3d.config.plain import as_plain
 from distill3d.config.registry import NEURONS, STUDENTS, TEACHERS, Component
 from distill3d.errors import ConfigError
 from distill3d.neurons import conversion
-from distill3d.neurons.conversion import Conversion, convert_neurons, convertible_layers, neuron_costs
+from distill3d.neurons.conversion import Conversion, convert_neurons, convertible_layers
 from distill3d.storage.run_folder import RunFolder
-from distill3d.students.base import Student
+from distill3d.students.base import Student, student_costs
 from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
 from distill3d.students.monai_nets import MonaiConfig
 from distill3d.students.unet3d import UNet3d, UNet3dConfig
@@ -371,7 +371,7 @@ def test_a_run_converts_resumes_predicts_and_reports_its_cost(tiny, monkeypatch)
     cost = metrics["cost"]
     module = load_module(folder.last)
     assert cost["parameters"] == sum(p.numel() for p in module.student.parameters())
-    assert cost["flops_per_patch"] == neuron_costs(module.student, size_zyx=(16, 32, 32))["flops_per_patch"] > 0
+    assert cost["flops_per_patch"] == student_costs(module.student, size_zyx=(16, 32, 32))["flops_per_patch"] > 0
     assert any(module.get_parameter(f"student.{gate}").any() for gate in module.conversion.gates if "square" in gate)
     audited = {row["name"] for row in json.loads(folder.audit.read_text())["rows"]}
     assert {module.conversion.renamed(name) for name in audited} | module.conversion.gates.keys() == set(
@@ -397,12 +397,12 @@ def test_costs_are_two_operations_per_multiply_add_of_every_convolution():
     student, voxels = OneLayer(), 4 * 6 * 8
     student.norm.eval()  # as a student may hold it
     before = copy.deepcopy(student.state_dict())
-    cost = neuron_costs(student, size_zyx=(4, 6, 8))
+    cost = student_costs(student, size_zyx=(4, 6, 8))
     assert cost == {"parameters": 27 * 6 + 6 + 12 + 6 + 1, "flops_per_patch": 2 * voxels * (27 * 6 + 6)}
     assert (student.training, student.first.training, student.norm.training) == (True, True, False)
     assert all(torch.equal(before[key], value) for key, value in student.state_dict().items())
     convert_neurons(student, chosen("quadratic", where=("first",)))
-    assert neuron_costs(student, size_zyx=(4, 6, 8))["flops_per_patch"] == 2 * voxels * (3 * 27 * 6 + 6)
+    assert student_costs(student, size_zyx=(4, 6, 8))["flops_per_patch"] == 2 * voxels * (3 * 27 * 6 + 6)
     narrow = OneLayer()
     convert_neurons(narrow, chosen("compact_quadratic", where=("last",), match="parameters"))
-    assert neuron_costs(narrow, size_zyx=(4, 6, 8))["flops_per_patch"] == 2 * voxels * (27 * 6 + 6 + 6)
+    assert student_costs(narrow, size_zyx=(4, 6, 8))["flops_per_patch"] == 2 * voxels * (27 * 6 + 6 + 6)

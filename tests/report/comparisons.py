@@ -20,6 +20,13 @@ GAINS = {"op_scratch": 0.0, "op_kd_inflate": 0.06, "op_kd_cosine": 0.004, "op_sh
 HOSTILE = "</script><img src=x onerror=\"window.hacked=1\"> & 'quotes' <a href='javascript:window.hacked=1'>"
 
 
+def tables(n, size, ratio, *, seed=0, gain=0.0):
+    """Differences of n simulated studies, [n, C, S]."""
+    rng, (cases, seeds) = np.random.default_rng(seed), size
+    drawn = (rng.normal(size=(n, *shape)) for shape in ((cases, 1), (1, seeds), (cases, seeds)))
+    return gain + sum(sd * part for sd, part in zip(ratio, drawn, strict=True))
+
+
 def read_runs(folders):
     return [read_run(folder) for folder in folders]
 

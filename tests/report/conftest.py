@@ -248,6 +248,13 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def comparison():
+    from comparisons import compared
+
+    return compared(missing=True)
+
+
+@pytest.fixture(scope="module")
 def small_file(tmp_path_factory):
     """A page of four arms with few charts."""
     from comparisons import compared

@@ -19,11 +19,6 @@ from distill3d.report.text.markdown import as_markdown
 DICE, HD95 = SCORES[:2]
 
 
-@pytest.fixture(scope="module")
-def comparison():
-    return compared(missing=True)
-
-
 def pairs(arm, key):
     return [value for run in arm.runs for row in run.cases.values() if (value := row[key]) is not None]
 

@@ -20,11 +20,6 @@ from distill3d.storage.curves import read_curves
 DICE, HD95 = SCORES[:2]
 
 
-@pytest.fixture(scope="module")
-def comparison():
-    return compared(missing=True)
-
-
 def luminance(color):
     parts = np.array([int(color[k : k + 2], 16) for k in (1, 3, 5)]) / 255
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)

@@ -52,11 +52,6 @@ class Seen(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def comparison():
-    return compared(missing=True)
-
-
-@pytest.fixture(scope="module")
 def page(comparison):
     return render(comparison)
 

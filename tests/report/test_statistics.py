@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from comparisons import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -23,13 +24,6 @@ from distill3d.report.comparison.statistics import (
 # standard deviations of cases, seeds and cells: cases decide, seeds decide, noise decides, and mixtures
 RATIOS = [(1, 0, 0.3), (0, 1, 0.1), (0, 0, 1), (1, 1, 1), (1, 0.5, 0.5), (0.3, 0.3, 1), (0, 0.5, 1)]
 SIZES = [(4, 3), (8, 3), (20, 3), (50, 3), (5, 5), (20, 5)]
-
-
-def tables(n, size, ratio, *, seed=0, gain=0.0):
-    """Differences of n simulated studies, [n, C, S]."""
-    rng, (cases, seeds) = np.random.default_rng(seed), size
-    drawn = (rng.normal(size=(n, *shape)) for shape in ((cases, 1), (1, seeds), (cases, seeds)))
-    return gain + sum(sd * part for sd, part in zip(ratio, drawn, strict=True))
 
 
 def true_error(size, ratio):

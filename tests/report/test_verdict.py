@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from comparisons import SCORES
+from comparisons import SCORES, tables
 from scipy.stats import ttest_ind
 
 from distill3d.errors import InputError
@@ -12,12 +12,6 @@ from distill3d.report.comparison.statistics import POOL_TEST, case_test, spread
 from distill3d.report.comparison.verdict import in_words, judge, pick_test
 
 DICE, HD95 = SCORES[:2]
-
-
-def tables(n, size, ratio, *, seed=0, gain=0.0):
-    rng, (cases, seeds) = np.random.default_rng(seed), size
-    drawn = (rng.normal(size=(n, *shape)) for shape in ((cases, 1), (1, seeds), (cases, seeds)))
-    return gain + sum(sd * part for sd, part in zip(ratio, drawn, strict=True))
 
 
 def test_equal_arms_get_no_verdict_in_95_of_100():

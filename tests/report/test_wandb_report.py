@@ -70,7 +70,7 @@ def test_it_holds_the_text_a_set_of_runs_per_arm_and_a_panel_per_score(folders):
     curves = [panel.y for panel in grid.panels if isinstance(panel, LinePlot)]
     bars = [(panel.title, panel.metrics) for panel in grid.panels if isinstance(panel, BarPlot)]
     assert curves == [["val/dice"], ["train/loss"]]
-    assert bars == [("Dice", [SummaryMetric("test/dice")]), ("HD95 (um)", [SummaryMetric("test/hd95_um")])]
+    assert bars == [("Dice", [SummaryMetric("test/dice")]), ("HD95 (µm)", [SummaryMetric("test/hd95_um")])]
 
 
 def test_panels_lie_side_by_side_and_do_not_overlap(folders):

@@ -111,7 +111,7 @@ def test_the_whole_encoder_is_copied_from_the_2d_network():
 
 def test_the_teacher_must_be_the_same_network():
     teacher = Timm2d(Timm2dConfig(architecture="test_resnet", weights="random"))
-    with pytest.raises(ConfigError, match="the student runs 'test_efficientnet', the teacher is 'test_resnet'"):
+    with pytest.raises(ConfigError, match="the student mirrors 'test_efficientnet', the teacher is 'test_resnet'"):
         Inflate(InflateConfig()).transfer(student=student(), teacher=teacher)
 
 

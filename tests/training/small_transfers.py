@@ -1,12 +1,14 @@
 """What tests of training share: settings of small students that take weights over, a batch, a power cut."""
 
 import forked
+import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from undrawn import UNDRAWN
 
 from distill3d.config.plain import as_plain
 from distill3d.storage.run_folder import RunFolder, write_yaml
+from distill3d.training import fit
 from distill3d.types import Batch
 
 VIT_SIZES = "encoder: test_vit, depth: 4, block_zyx: [8, 16, 16], input_zyx: [16, 32, 32], decoder: [4, 4, 4, 4]"
@@ -60,3 +62,11 @@ class Crash(Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         if trainer.current_epoch == 1:
             raise RuntimeError("power cut")
+
+
+def crash_in_second_epoch(experiment, monkeypatch):
+    original = fit.make_trainer
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "make_trainer", lambda s, f, lo, callbacks: original(s, f, lo, [*callbacks, Crash()]))
+        with pytest.raises(RuntimeError, match="power cut"):
+            fit.fit(experiment)

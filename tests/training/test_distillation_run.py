@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_transfers import Crash, close, fit_on_two, weights
+from small_transfers import close, crash_in_second_epoch, fit_on_two, weights
 from undrawn import UNDRAWN
 
 from distill3d.errors import ConfigError
@@ -53,11 +53,7 @@ def test_a_resumed_run_goes_on_with_its_projection_its_slices_and_its_balance(ti
     more = ("strategy.view.slices=3", "strategy.projection=mlp", "balance={mode: gradient, every: 3}")
     experiment = tiny(*FEATURES, *more, "strategy.schedule={kind: cosine, warmup_steps: 2}")
     whole = RunFolder(fit.fit(replace(experiment, runs=str(tmp_path / "whole"))))
-    original = fit.make_trainer
-    with monkeypatch.context() as patch:
-        patch.setattr(fit, "make_trainer", lambda s, f, lo, usual: original(s, f, lo, [*usual, Crash()]))
-        with pytest.raises(RuntimeError, match="power cut"):
-            fit.fit(experiment)
+    crash_in_second_epoch(experiment, monkeypatch)
     resumed = RunFolder(fit.fit(experiment, resume=True))
     assert close(weights(whole), weights(resumed), rtol=0, atol=0)
     scales = [torch.load(each.last, weights_only=True)["distill3d"]["balance"] for each in (whole, resumed)]

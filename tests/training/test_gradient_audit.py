@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from small_transfers import Crash, crash_in_second_epoch
 from undrawn import apply
 
 from distill3d.config.registry import STRATEGIES
@@ -47,14 +48,6 @@ def toy(tiny, monkeypatch):
     monkeypatch.setattr(STRATEGIES, "_entries", dict(STRATEGIES._entries))
     STRATEGIES.register("toy", config=ToyConfig)(Toy)
     return lambda terms, *more: tiny(f"strategy={{name: toy, terms: [{terms}]}}", "patches.foreground=1", *more)
-
-
-class Crash(Callback):
-    """A machine that dies at the start of the second epoch."""
-
-    def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch == 1:
-            raise RuntimeError("power cut")
 
 
 class Blank(Callback):
@@ -161,11 +154,7 @@ def test_the_curves_of_a_resumed_run_are_those_of_an_uninterrupted_one(toy, tmp_
     experiment = toy("useful", "trainer.audit_every=1", "trainer.log_every=1")
     whole = RunFolder(fit.fit(replace(experiment, runs=str(tmp_path / "whole"))))
     apply(monkeypatch.setattr)
-    original = fit.make_trainer
-    with monkeypatch.context() as patch:
-        patch.setattr(fit, "make_trainer", lambda s, f, lo, usual: original(s, f, lo, [*usual, Crash()]))
-        with pytest.raises(RuntimeError, match="power cut"):
-            fit.fit(experiment)
+    crash_in_second_epoch(experiment, monkeypatch)
     resumed = RunFolder(fit.fit(experiment, resume=True))
     history = json.loads(resumed.gradients.read_text())["history"]
     assert [row["step"] for row in history] == [0, 1, 2, 3]

@@ -1,6 +1,5 @@
 """A run leaves figures of what it learned, compared with where it started, also when it was resumed."""
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,7 +8,6 @@ from undrawn import apply
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
-from distill3d.training.figures import fullest_window
 from distill3d.training.module import load_module
 from distill3d.training.tubes import tube_shares
 
@@ -18,19 +16,6 @@ TUBULAR = (
     "teacher={name: timm2d, architecture: test_vit, weights: random}",
     "strategy={name: tubular, taps: 32}",
 )
-
-
-def test_the_fullest_window_holds_the_most_gold():
-    mask = np.zeros((8, 40, 40), bool)
-    mask[4, 5, 2:8] = True
-    mask[3:5, 30, 10:30] = True
-    window = fullest_window(mask, (4, 20, 20))
-    assert mask[window].shape == (4, 20, 20)
-    assert mask[window].sum() == 40
-
-
-def test_without_gold_the_window_is_the_first_corner():
-    assert fullest_window(np.zeros((8, 40, 40), bool), (8, 20, 20)) == (slice(0, 8), slice(0, 20), slice(0, 20))
 
 
 def test_filters_and_tubes_are_drawn_also_when_a_run_goes_on(tiny, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback
+from small_transfers import close, crash_in_second_epoch, weights
 
 from distill3d.errors import InputError, TrainingError
 from distill3d.evaluation.figures.case import IS_HIT, IS_LOST
@@ -23,15 +23,6 @@ from distill3d.training.module import load_module
 
 pytestmark = pytest.mark.usefixtures("undrawn")  # but for the one finished run
 TEACHER = ("teacher.name=timm2d", "strategy.name=inflate", "student={name: convnet3d, stages: 2, decoder: [4, 4]}")
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def same(a, b, **tolerance):
-    assert a.keys() == b.keys()
-    return all(torch.allclose(a[k].double(), b[k].double(), **tolerance) for k in a)
 
 
 def test_a_run_leaves_scores_pictures_and_done(finished):
@@ -102,27 +93,11 @@ def test_an_unfinished_run_names_the_two_ways_on(tiny, finished):
         fit.fit(tiny())
 
 
-class Crash(Callback):
-    """A machine that dies at the start of the second epoch."""
-
-    def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch == 1:
-            raise RuntimeError("power cut")
-
-
-def crash_in_second_epoch(experiment, monkeypatch):
-    original = fit.make_trainer
-    with monkeypatch.context() as patch:
-        patch.setattr(fit, "make_trainer", lambda s, f, lo, callbacks: original(s, f, lo, [*callbacks, Crash()]))
-        with pytest.raises(RuntimeError, match="power cut"):
-            fit.fit(experiment)
-
-
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, finished_once, monkeypatch):
     whole = RunFolder(finished_once)
     crash_in_second_epoch(tiny(), monkeypatch)
     resumed = RunFolder(fit.fit(tiny(), resume=True))
-    assert same(weights(whole.last), weights(resumed.last), rtol=0, atol=0)
+    assert close(weights(whole), weights(resumed), rtol=0, atol=0)
     assert len(list((resumed.path / "curves").glob("*/metrics.csv"))) == 2
 
 
@@ -138,8 +113,8 @@ def test_a_crash_before_the_first_checkpoint_resumes_from_the_start(tiny, finish
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny, finished_once):
     first, second = RunFolder(finished_once), RunFolder(fit.fit(tiny()))
     other = RunFolder(fit.fit(tiny("seed=1")))
-    assert same(weights(first.last), weights(second.last), rtol=0, atol=0)
-    assert not same(weights(first.last), weights(other.last), rtol=1e-3, atol=1e-3)
+    assert close(weights(first), weights(second), rtol=0, atol=0)
+    assert not close(weights(first), weights(other), rtol=1e-3, atol=1e-3)
 
 
 def test_the_teacher_is_not_in_the_checkpoint_but_its_identity_is(tiny):
@@ -207,7 +182,7 @@ def test_two_processes_of_torchrun_give_the_parameters_of_one_and_all_ranks_know
     assert printed.count("held-out cases") == 1
     one, two = RunFolder(finished_once), RunFolder(tmp_path / "runs" / "tiny" / "seed0")
     assert json.loads(two.fit.read_text())["cost"]["devices"] == 2
-    assert same(weights(one.last), weights(two.last), rtol=1e-4, atol=1e-5)
+    assert close(weights(one), weights(two), rtol=1e-4, atol=1e-5)
     means = [json.loads(folder.metrics.read_text())["mean"] for folder in (one, two)]
     assert means[0] == pytest.approx(means[1], abs=1e-3)
     finished, refusal = two.metrics.stat().st_mtime_ns, "is finished; --overwrite runs it again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -66,15 +67,22 @@ def save(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
     return path
 
 
-def save_quantized(figure: Figure, path: Path, palette: NDArray[np.uint8]) -> Path:
-    """Write a PNG with few colors [N, 3]: a third of the size, and lines keep their exact color. Returns ``path``."""
+def save_quantized(figure: Figure, path: Path, colors: Iterable[Rgb]) -> Path:
+    """Write a PNG of 32 grays and few shades of some colors: a third of the size, and lines keep their exact color.
+
+    Finer shades would only store noise. Lines have a black rim, so that their colors are blended with black alone.
+
+    Returns:
+        ``path``.
+    """
+    shades = [np.linspace(0, 1, 32)[:, None] * np.ones(3), *(np.linspace(0, 1, 9)[1:, None] * c for c in colors)]
     _as_text(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    drawn, colors = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), Image.new("P", (1, 1))
-    colors.putpalette(palette.tobytes())
+    drawn, palette = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), Image.new("P", (1, 1))
+    palette.putpalette(np.rint(255 * np.concatenate(shades)).astype(np.uint8).tobytes())
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.quantize(palette=colors, dither=Image.Dither.NONE).save(path, optimize=True)
+    drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
     return path
 
 

@@ -83,15 +83,6 @@ def _window(flat: Reals) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (0.0, float(flat.max()) or 1.0)
 
 
-def error_projection(*, pred: Flags, gold: Flags, known: Flags, axis: int) -> Reals:
-    """Project hits and errors to RGB, see `error_kinds`.
-
-    Returns:
-        [..., 3] in [0, 1]; black where there is nothing.
-    """
-    return KIND_COLORS[error_kinds(pred=pred, gold=gold, known=known, axis=axis)]
-
-
 def error_kinds(*, pred: Flags, gold: Flags, known: Flags, axis: int) -> NDArray[np.uint8]:
     """Project hits and errors: a hit anywhere along the ray wins, then a miss, then a false voxel.
 

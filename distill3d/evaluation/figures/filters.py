@@ -27,20 +27,13 @@ def relative_change(before: Reals, after: Reals) -> NDArray[np.float64]:
     return np.divide(moved, size, out=np.where(moved > 0, np.inf, 0.0), where=size > 0)
 
 
-def choose_filters(before: Reals, after: Reals, most: int = MOST) -> NDArray[np.int64]:
-    """Return at most ``most`` rows, evenly over the ranking by |before| + |after - before|, the largest first."""
+def choose_filters(before: Reals, after: Reals) -> NDArray[np.int64]:
+    """Return at most ``MOST`` rows, evenly over the ranking by |before| + |after - before|, the largest first."""
     ranking = np.argsort(-(_norm(before) + _norm(after - before)), kind="stable")
-    return ranking[np.linspace(0, len(ranking) - 1, min(most, len(ranking))).round().astype(np.int64)]
+    return ranking[np.linspace(0, len(ranking) - 1, min(MOST, len(ranking))).round().astype(np.int64)]
 
 
-def filters_figure(
-    path: Path,
-    title: str,
-    *,
-    before: Tensor,
-    after: Tensor,
-    names: tuple[str, str] = ("after transfer", "after training"),
-) -> Path:
+def filters_figure(path: Path, title: str, *, before: Tensor, after: Tensor) -> Path:
     """Draw the filters of an embedding before and after training, and what changed.
 
     At most 32 filters are drawn, evenly over the ranking by |before| + |change|, so that large and small ones are seen.
@@ -52,7 +45,6 @@ def filters_figure(
         title: above the picture.
         before: kernels [E, 1, D, Y, X], or straight tubes [A, E, K].
         after: as ``before``.
-        names: of ``before`` and ``after``.
 
     Returns:
         ``path``.
@@ -73,16 +65,16 @@ def filters_figure(
         f"{title}\n{len(shown)} of {len(change)} filters, the largest first; {cuts if before.ndim == 5 else strips}.\n"
         f"Change of all {len(change)}, |after - before| / |before|: median {middle}, from {low} to {high}."
     )
-    return save(_draw_filters(text, old[shown], new[shown], [f"#{e}" for e in shown], names), path)
+    return save(_draw_filters(text, old[shown], new[shown], [f"#{e}" for e in shown]), path)
 
 
-def _draw_filters(text: str, old: Reals, new: Reals, labels: Sequence[str], names: tuple[str, str]) -> Figure:
+def _draw_filters(text: str, old: Reals, new: Reals, labels: Sequence[str]) -> Figure:
     scale = np.maximum(_norm(old, np.inf), _norm(new, np.inf))
     scale[scale == 0] = 1
     # An ordinary change is to be about as strong in color as its filter.
     share = float(np.median(_norm(new - old, np.inf) / scale))
     gain = max(gain for gain in (1, 2, 5, 10, 20, 50, 100) if gain == 1 or 0 < gain * share <= 1)
-    heads, columns = (*names, f"change x {gain}"), min(4, len(old))
+    heads, columns = ("after transfer", "after training", f"change x {gain}"), min(4, len(old))
     rows, tall = -(-len(old) // columns), sum(height for _, _, height in _views(old[0], (0, 0)))
     figure = Figure(figsize=(13, max(rows * (3.6 * tall / columns + 0.28) + 1.2, 4)), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)

@@ -38,43 +38,36 @@ def tree_layer(name: str, lines_um: NDArray[np.floating], color: Rgb, width_um: 
     return vectors, {"name": name, **settings}, "vectors"
 
 
-def whole_tree(name: str, tree: Tree, color: Rgb = RIGHT, width_um: float = LINE) -> Layer:
+def whole_tree(name: str, tree: Tree) -> Layer:
     """Return a tree that is compared with nothing."""
-    return tree_layer(name, tree.points_zyx_um[tree.edges], color, width_um)
+    return tree_layer(name, tree.points_zyx_um[tree.edges], RIGHT, LINE)
 
 
-def tree_layers(
-    *,
-    gold: Tree | None,
-    pred: Tree | None,
-    spacing_um: Spacing,
-    tolerance_vox: float = DEFAULT_TREE_TOLERANCE,
-) -> Iterator[Layer]:
+def tree_layers(*, gold: Tree | None, pred: Tree | None, spacing_um: Spacing) -> Iterator[Layer]:
     """Yield both trees in the colors of the figures, what is right and what is wrong of each apart, and the worst.
 
     Args:
         gold: in um; None where there is none.
         pred: likewise.
         spacing_um: ZYX voxel size.
-        tolerance_vox: how far a piece may be from the other tree.
     """
     pixel = min(spacing_um)
     for side, tree, other in (("pred", pred, gold), ("gold", gold, pred)):
         if tree is not None:
-            for part in tree_parts(side, tree, other, spacing_um, tolerance_vox):
+            for part in tree_parts(side, tree, other, spacing_um, DEFAULT_TREE_TOLERANCE):
                 yield tree_layer(part.name, part.lines, part.color, LINE * pixel * part.width / 1.4)
     if gold is not None and pred is not None:
-        yield worst_layer(gold=gold, pred=pred, spacing_um=spacing_um, tolerance_vox=tolerance_vox)
+        yield worst_layer(gold=gold, pred=pred, spacing_um=spacing_um)
 
 
-def worst_layer(*, gold: Tree, pred: Tree, spacing_um: Spacing, tolerance_vox: float) -> Layer:
+def worst_layer(*, gold: Tree, pred: Tree, spacing_um: Spacing) -> Layer:
     """Return a point at every missed or spurious stretch as long as the tolerance, the longest first."""
     places, lengths, kinds = [], [], []
     for kind, one, other in (("missed", gold, pred), ("spurious", pred, gold)):
         pieces = tree_pieces(one, spacing_um)
-        wrong = ~pieces_within(pieces, of=tree_pieces(other, spacing_um), tolerance_vox=tolerance_vox)
+        wrong = ~pieces_within(pieces, of=tree_pieces(other, spacing_um), tolerance_vox=DEFAULT_TREE_TOLERANCE)
         for stretch in error_stretches(pieces, wrong):
-            if stretch.length_vox < tolerance_vox:
+            if stretch.length_vox < DEFAULT_TREE_TOLERANCE:
                 break
             places.append(stretch.center_zyx_vox * spacing_um)
             lengths.append(stretch.length_vox)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from distill3d.evaluation.figures.canvas import GAMMA, Flags, Rgb, Spacing, Stack, dim_window
@@ -48,6 +49,14 @@ def axes(figure: Figure, left: float, top: float, size: np.ndarray) -> Axes:
 def text(figure: Figure, left: float, top: float, words: str, fontsize: float = 9.5, weight: str = "normal") -> None:
     """Write at a place in inches from the upper left."""
     figure.text(left / SIZE[0], 1 - top / SIZE[1], words, fontsize=fontsize, weight=weight)
+
+
+def legend(figure: Figure, colors: Mapping[str, Rgb]) -> None:
+    """Say in the upper right corner what the lines of each color are."""
+    keys = [Line2D([], [], color=color, lw=2, label=name) for name, color in colors.items()]
+    place = {"loc": "upper right", "bbox_to_anchor": (1 - 0.15 / SIZE[0], 1 - 0.42 / SIZE[1])}
+    look = {"fontsize": 8, "facecolor": "0.3", "labelcolor": "white", "fancybox": False}
+    figure.legend(handles=keys, ncols=len(keys), **look, **place)
 
 
 def show(ax: Axes, image: Stack, spacing_um: Spacing, box: Box, plane: Plane, note: str = "") -> None:

@@ -6,23 +6,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from distill3d.evaluation.figures.canvas import BLUE, GREEN, ORANGE, YELLOW, Spacing, Stack, save_quantized
-from distill3d.evaluation.figures.planes import LEFT, SIZE, lines, overview, text
+from distill3d.evaluation.figures.planes import LEFT, SIZE, legend, lines, overview, text
 from distill3d.volumes.tree import Tree
 
 COLORS = {"longest tree": YELLOW, "second": BLUE, "third": ORANGE, "others": GREEN}
 _RIGHT = 7.5  # inches: where the image begins that has the trees
-PALETTE = np.rint(
-    255
-    * np.concatenate(
-        [np.linspace(0, 1, 32)[:, None] * np.ones(3), *(np.linspace(0, 1, 9)[1:, None] * c for c in COLORS.values())]
-    )
-).astype(np.uint8)
 
 
 def traced_figure(path: Path, title: str, *, image: Stack, tree: Tree, spacing_um: Spacing, remark: str = "") -> Path:
@@ -50,14 +43,9 @@ def traced_figure(path: Path, title: str, *, image: Stack, tree: Tree, spacing_u
         for rank, color in reversed([*enumerate(COLORS.values())]):
             of_rank = ranks[child] == rank
             lines(ax, plane, points[child[of_rank]], points[parent[of_rank]], color, 1.2)
-    drawn = [item for rank, item in enumerate(COLORS.items()) if (ranks == rank).any()]
-    keys = [Line2D([], [], color=color, lw=2, label=name) for name, color in drawn]
-    place = {"loc": "upper right", "bbox_to_anchor": (1 - 0.15 / SIZE[0], 1 - 0.42 / SIZE[1])}
-    if keys:
-        figure.legend(
-            handles=keys, ncols=len(keys), fontsize=8, facecolor="0.3", labelcolor="white", fancybox=False, **place
-        )
-    return save_quantized(figure, path, PALETTE)
+    if drawn := {name: color for rank, (name, color) in enumerate(COLORS.items()) if (ranks == rank).any()}:
+        legend(figure, drawn)
+    return save_quantized(figure, path, COLORS.values())
 
 
 def _ranks(tree: Tree) -> NDArray[np.int64]:

@@ -10,7 +10,6 @@ from typing import final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from distill3d.evaluation.figures.canvas import FALSE, HIT, LOST, RIGHT, Flags, Spacing, Stack, save_quantized
@@ -24,6 +23,7 @@ from distill3d.evaluation.figures.planes import (
     Box,
     axes,
     label,
+    legend,
     lines,
     overview,
     show,
@@ -43,12 +43,6 @@ LEGEND = {
 }
 MARGIN, NEAR, FAR = 12, 28, 80  # voxels: around a stretch, and half a close-up at least and at most
 SPOT_ROOM, SPOT_LEFT = (6.9, 2.75), 7.5  # inches: a close-up
-# Finer shades would only store noise. Lines have a black rim, so that their colors are blended with black alone.
-_SHADES = [
-    np.linspace(0, 1, 32)[:, None] * np.ones(3),
-    *(np.linspace(0, 1, 9)[1:, None] * c for c in (HIT, FALSE, LOST)),
-]
-PALETTE = np.rint(255 * np.concatenate(_SHADES)).astype(np.uint8)
 
 
 def stretch_box(stretch: Stretch, shape_zyx: Sequence[int], tolerance_vox: float) -> Box:
@@ -141,7 +135,7 @@ def tree_figure(
             _closeup(figure, top, side.box, scene)
     empty = [side.owner for side in (missed, spurious) if not len(side.wrong)]
     _words(figure, title, scores, " and ".join(empty).capitalize() + ": no node, nothing to draw." if empty else "")
-    return save_quantized(figure, path, PALETTE)
+    return save_quantized(figure, path, (HIT, FALSE, LOST))
 
 
 def _side(
@@ -222,6 +216,4 @@ def _words(figure: Figure, title: str, scores: TreeScores, remark: str) -> None:
     lengths = f"gold {scores.length_gold:.0f}, predicted {scores.length_pred:.0f} voxels long"
     text(figure, LEFT, 0.65, f"{shares} within {scores.tolerance:g} voxels; {lengths}")
     text(figure, LEFT, 0.9, remark)
-    keys = [Line2D([], [], color=color, lw=2, label=name) for name, color in LEGEND.items()]
-    place = {"loc": "upper right", "bbox_to_anchor": (1 - 0.15 / SIZE[0], 1 - 0.42 / SIZE[1])}
-    figure.legend(handles=keys, ncols=4, fontsize=8, facecolor="0.3", labelcolor="white", fancybox=False, **place)
+    legend(figure, LEGEND)

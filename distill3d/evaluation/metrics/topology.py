@@ -11,10 +11,10 @@ from skimage.measure import euler_number
 from distill3d.errors import InputError
 from distill3d.evaluation.metrics.masks import box_of, harmonic_mean, known_pair
 from distill3d.evaluation.metrics.surface import ball, padded, steps_to, surface_voxels
+from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.volumes.components import label_components
 from distill3d.volumes.thinning import skeleton
 
-DEFAULT_TOLERANCE_VOX = 2.0
 MAX_TOLERANCE_VOX = 16.0  # the moves that are tried grow with its cube; neurites are a few voxels wide
 
 

@@ -60,7 +60,7 @@ class TreeDistances:
     pds: float
 
 
-def esa_dsa_pds(*, pred: Segments, gold: Segments, threshold: float = DSA_THRESHOLD) -> TreeDistances:
+def esa_dsa_pds(*, pred: Segments, gold: Segments) -> TreeDistances:
     """Measure how far two trees are apart, both directions with equal weight.
 
     A direction takes the points of ``vaa3d_points`` of one tree and their exact distances to the other's segments. ESA
@@ -74,7 +74,6 @@ def esa_dsa_pds(*, pred: Segments, gold: Segments, threshold: float = DSA_THRESH
     Args:
         pred: at least one segment.
         gold: the same.
-        threshold: in the coordinates' unit.
 
     >>> a = Segments(np.zeros((1, 3)), np.array([[0.0, 0, 10]]))
     >>> b = Segments(np.zeros((1, 3)), np.array([[0.0, 0, 20]]))
@@ -84,7 +83,7 @@ def esa_dsa_pds(*, pred: Segments, gold: Segments, threshold: float = DSA_THRESH
     """
     pairs = ((pred, gold), (gold, pred))
     directions = [nearest_distances(vaa3d_points(one), other) for one, other in pairs]
-    different = [distances[distances >= threshold - SLACK] for distances in directions]
+    different = [distances[distances >= DSA_THRESHOLD - SLACK] for distances in directions]
     apart = [float(distances.mean()) for distances in different if len(distances)]
     shares = [len(some) / len(all_) for some, all_ in zip(different, directions, strict=True)]
     return TreeDistances(

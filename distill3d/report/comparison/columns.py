@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
-from distill3d.errors import InputError
+from distill3d.errors import InputError, did_you_mean
 from distill3d.evaluation.scores import SCORES, Score
 
 # What one asks first of a segmentation, then of a tree: overlap, center lines, worst distance, pieces, traced length.
@@ -29,9 +28,8 @@ def pick(wanted: Sequence[str], present: Iterable[str]) -> tuple[Score, ...]:
     known = {key for key in present if key in SCORES and SCORES[key].judged}
     for key in wanted:
         if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise InputError(f"--scores: no run has a score {key!r}{hint}; accepted: {', '.join(sorted(known))}")
+            hint = did_you_mean(key, sorted(known)) or f"accepted: {', '.join(sorted(known))}"
+            raise InputError(f"--scores: no run has a score {key!r}; {hint}")
     keys = list(dict.fromkeys(wanted)) or [key for key in DEFAULT if key in known]
     if not keys:
         raise InputError(f"no run has any of the scores {', '.join(DEFAULT)}; accepted: others, with --scores")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,15 +97,19 @@ def live_runs(folders: Sequence[Path], root: Path) -> tuple[LiveRun, ...]:
     return tuple(_live_run(folder, root.resolve(), wrote) for wrote, folder in read)
 
 
-def _last_write(folder: Path) -> float:
-    files = [*folder.glob("curves/*/metrics.csv"), folder / "config.yaml"]
+def last_change(paths: Iterable[Path]) -> float:
+    """Return when the newest of some files or folders changed, in seconds since the epoch; 0 where none is there."""
     times = []
-    for file in files:
+    for path in paths:
         try:
-            times.append(file.stat().st_mtime)
+            times.append(path.stat().st_mtime)
         except OSError:
             continue
     return max(times, default=0.0)
+
+
+def _last_write(folder: Path) -> float:
+    return last_change([*folder.glob("curves/*/metrics.csv"), folder / "config.yaml"])
 
 
 def _live_run(folder: Path, root: Path, wrote: float) -> LiveRun:

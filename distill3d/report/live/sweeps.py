@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill3d.errors import UserError
-from distill3d.report.live.scan import settings_of, steps_asked, sweep_of
+from distill3d.report.live.scan import last_change, settings_of, steps_asked, sweep_of
 from distill3d.report.page.live import LiveSweep, LiveTrial
 from distill3d.storage.achieved import achieved
 from distill3d.storage.curves import read_curves
@@ -32,18 +32,8 @@ def live_sweeps(trials: Sequence[Path], root: Path) -> tuple[LiveSweep, ...]:
     for run in trials:
         if place := sweep_of(run, root):
             runs.setdefault(place[0], {})[place[1]] = run
-    names = sorted(runs, key=lambda name: _changed(runs[name].values()), reverse=True)
+    names = sorted(runs, key=lambda name: last_change(runs[name].values()), reverse=True)
     return tuple(_live_sweep(root / "sweeps" / name, runs[name]) for name in names)
-
-
-def _changed(runs: Iterable[Path]) -> float:
-    times = [0.0]
-    for run in runs:
-        try:
-            times.append(run.stat().st_mtime)
-        except OSError:
-            continue
-    return max(times)
 
 
 def _live_sweep(folder: Path, runs: Mapping[str, Path]) -> LiveSweep:

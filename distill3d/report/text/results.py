@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill3d.evaluation.scores import SCORES
 from distill3d.report.content import Arm, Comparison, Estimate
-from distill3d.report.numerals import NONE, number, trainings
+from distill3d.report.numerals import NONE, number, titled, trainings
 from distill3d.report.text.markdown import escape
 
 COLUMNS = ("dice", "dice_tol", "cldice", "hd95_um", "tree_f1")
@@ -25,7 +25,7 @@ def updated_results(text: str, comparison: Comparison) -> str:
     table, _, after = rest.partition(_END)
     rows = {row.split("|")[1].strip(): row for row in table.splitlines() if row.startswith("| `")}
     rows |= {f"`{arm.name}`": _row(arm) for arm in comparison.arms}
-    head = ["arm", "seeds", "cases", *(_heading(key) for key in COLUMNS), "commit", "machine"]
+    head = ["arm", "seeds", "cases", *(titled(SCORES[key]) for key in COLUMNS), "commit", "machine"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(rows[name] for name in sorted(rows))]
     return "\n".join([f"{before}{_BEGIN}", *lines, f"{_END}{after or chr(10)}"])
 
@@ -34,11 +34,6 @@ def write_results(path: Path, comparison: Comparison) -> None:
     """Update a file in place; it is made where there is none."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     path.write_text(updated_results(text, comparison), encoding="utf-8")
-
-
-def _heading(key: str) -> str:
-    described = SCORES[key]
-    return f"{described.label}{f' ({described.unit})' if described.unit else ''}"
 
 
 def _row(arm: Arm) -> str:
