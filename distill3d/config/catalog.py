@@ -21,6 +21,7 @@ from distill3d.errors import ConfigError, did_you_mean
 
 _LOG = logging.getLogger(__name__)
 SUFFIXES = (".yaml", ".yml")
+RESULTS = "results"  # of a folder of experiments: what their runs left, no experiment
 # Prefix of a name -> prefixes under which a file is looked for, nearest first. Without a prefix: simulated neurons.
 GROUNDS = {
     "bigneuron_": ("bigneuron_", ""),
@@ -69,7 +70,8 @@ def experiment_files() -> dict[str, Path]:
     """Name -> file of every experiment that has one of its own, sorted by name; the nearer folder wins."""
     files: dict[str, Path] = {}
     for folder in reversed(folders()):
-        files |= {p.stem: p for p in sorted(folder.rglob("*")) if p.suffix in SUFFIXES and not p.name.startswith(".")}
+        inside = (path for path in sorted(folder.rglob("*")) if path.relative_to(folder).parts[0] != RESULTS)
+        files |= {path.stem: path for path in inside if path.suffix in SUFFIXES and not path.name.startswith(".")}
     return dict(sorted(files.items()))
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distill3d.config.builder import Builder, RawExperiment
 from distill3d.config.catalog import ExperimentFile, find_experiment, on_ground
 from distill3d.config.paths import ConfigPath
-from distill3d.config.plain import Plain
+from distill3d.config.plain import Plain, flatten
 from distill3d.config.scalars import mark, parse, unmark
 from distill3d.config.trace import TraceConfig
 from distill3d.config.tuned import SECTION, winner
@@ -50,7 +50,8 @@ def read(file: ExperimentFile, overrides: Sequence[str] = ()) -> RawExperiment:
         merged["question"] = f"{unmark(merged['question'])[0]} (on {file.ground.rstrip('_')})"
     given = _marked_overrides(overrides)
     if tuning := _tuning(_merge(merged, given, {}, COMMAND_LINE, "")):
-        merged = _merge(merged, winner(tuning, file.name), origins, str(tuning), "")
+        chosen = winner(tuning, file.name, by_hand=flatten(unmark(given)[0]))
+        merged = _merge(merged, chosen, origins, str(tuning), "")
     merged = _merge(merged, given, origins, COMMAND_LINE, "")
     settings, words = unmark(_resolved(merged, file))
     return RawExperiment(file.name, settings, origins, words)
@@ -174,7 +175,7 @@ def _merge(parent: Plain, child: Mapping[str, Any], origins: dict[str, str], ori
     for key, value in child.items():
         path = f"{prefix}{key}"
         inherited = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(inherited, Mapping) and not _other_component(inherited, value):
+        if isinstance(value, Mapping) and isinstance(inherited, Mapping) and not _is_other(inherited, value, key):
             merged[key] = _merge(dict(inherited), value, origins, origin, f"{path}.")
         else:
             merged[key] = value
@@ -185,8 +186,9 @@ def _merge(parent: Plain, child: Mapping[str, Any], origins: dict[str, str], ori
     return merged
 
 
-def _other_component(parent: Mapping[str, Any], child: Mapping[str, Any]) -> bool:
-    return "name" in child and child["name"] != parent.get("name")
+def _is_other(parent: Mapping[str, Any], child: Mapping[str, Any], key: str) -> bool:
+    """Whether a child's component is another one than its parent's; a loss bears its key's name where it says none."""
+    return "name" in child and child["name"] != parent.get("name", key)
 
 
 def _paths(value: object, prefix: str) -> Iterator[str]:

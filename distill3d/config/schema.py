@@ -89,7 +89,7 @@ class OptimizerConfig:
     warmup_steps: int = 10
     transferred_lr_ratio: float = 0.1  # learning rate of transferred parameters relative to `lr`; 0 freezes them
     layer_decay: float = 1.0  # of that rate per block below the deepest transferred one, in (0, 1]; 1: none
-    freeze_transferred_steps: int = 0  # transferred parameters stay as they are for so many steps
+    freeze_transferred_steps: int = 0  # transferred parameters and statistics stay as they are for so many steps
 
     def __post_init__(self) -> None:
         _at_least(

@@ -7,7 +7,7 @@ and under all overrides, and how it was chosen is kept with the settings of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,13 @@ SECTION = "tuned"  # of the settings
 ARMS = "arms"  # of the file: experiment -> what it won with
 
 
-def winner(path: Path, name: str) -> Plain:
-    """Return the settings that were chosen for an experiment, with ``tuned`` saying how.
+def winner(path: Path, name: str, *, by_hand: Collection[str] = ()) -> Plain:
+    """Return the settings that were chosen for an experiment, with ``tuned`` saying how, and which of them count.
+
+    Args:
+        path: of the file.
+        name: of the experiment.
+        by_hand: dotted keys that overrides set; what they replace was not tuned.
 
     Raises:
         ConfigError: the file cannot be read, or has no winner for the experiment.
@@ -35,7 +40,13 @@ def winner(path: Path, name: str) -> Plain:
     if not isinstance(settings, Mapping) or not isinstance(trials, int):
         raise ConfigError(f"{path}: {ARMS}.{name} lacks settings or trials; accepted: what sweep winners writes")
     how = {key: str(chosen.get(key, "")) for key in ("sweep", "metric")}
-    return {**settings, SECTION: {**how, "trials": trials, "keys": list(flatten(settings))}}
+    keys = [key for key in flatten(settings) if not any(_overlap(key, own) for own in by_hand)]
+    return {**settings, SECTION: {**how, "trials": trials, "keys": keys}}
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether a dotted key is another one, or one of them is of the section that the other names."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -116,8 +116,8 @@ def steps_of(voxels: float, sizes: Sizes, machine: Machine) -> int:
 def block_of(anisotropy: float, depth: int) -> Shape:
     """Return a ViT's token: `BLOCK` pixels a side, and about twice as deep in space at most.
 
-    >>> block_of(3.03, 24), block_of(1.0, 48), block_of(5.0, 16)
-    ((4, 8, 8), (8, 8, 8), (2, 8, 8))
+    >>> block_of(3.03, 24), block_of(1.0, 48), block_of(5.0, 16), block_of(50.0, 16)
+    ((4, 8, 8), (8, 8, 8), (2, 8, 8), (1, 8, 8))
     """
     deepest = min(2 * BLOCK / max(anisotropy, 1.0), BLOCK, max(depth / LEAST_SLICES, 1))
-    return 2 ** int(math.log2(deepest)), BLOCK, BLOCK
+    return 2 ** int(math.log2(max(deepest, 1))), BLOCK, BLOCK

@@ -186,10 +186,7 @@ def clean_settings(
 
 
 def case_scores(case: PreparedCase, result: Found, clean: Clean, evaluation: EvaluationConfig) -> Scores:
-    """Score what a method found in a case: its mask and, where gold has one, its tree in voxel units.
-
-    Without a tree nothing is found: left out, a mask that is all foreground would raise the mean of the others.
-    """
+    """Score what a method found in a case: its mask and, where gold has one, its tree (none is missed) in voxel units."""
     scores = mask_scores(
         pred=result.mask,
         gold=case.mask,

@@ -22,6 +22,9 @@ def keep_runs(folders: Iterable[Path], out: Path) -> None:
     root = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
     for run in runs:
         to = out / run.path.resolve().relative_to(root)
+        for old in to.glob("curves/*/metrics.csv"):
+            if not (run.path / old.relative_to(to)).is_file():
+                old.unlink()  # of a run that was here before
         curves = run.path.glob("curves/*/metrics.csv")
         for file in (run.config, run.fit, run.metrics, *curves, run.done):  # the last one says that all are there
             copy = to / file.relative_to(run.path)

@@ -62,11 +62,12 @@ def probability(p: float | None, *, equals: bool = False) -> str:
 def quantity(value: float | None, unit: str = "") -> str:
     """Write a count or a cost with three significant digits and an SI prefix.
 
-    >>> quantity(1_007_665), quantity(3.2e9, "FLOP"), quantity(123e6), quantity(0.0123, "s"), quantity(None, "s")
-    ('1.01 M', '3.20 GFLOP', '123 M', '0.0123 s', '–')
+    >>> quantity(1_007_665), quantity(3.2e9, "FLOP"), quantity(123e6), quantity(999.6, "s"), quantity(None, "s")
+    ('1.01 M', '3.20 GFLOP', '123 M', '1.00 ks', '–')
     """
     if value is None:
         return NONE
+    value = float(f"{value:.3g}")  # so that 999.6 is 1.00 k
     prefix, size = next((pair for pair in _PREFIXES if abs(value) >= pair[1]), ("", 1.0))
     digits = f"{value / size:#.3g}".removesuffix(".")
     return f"{digits} {prefix}{unit}".strip()

@@ -35,7 +35,7 @@ def find_runs(
     """
     roots: list[Path] = [path for place in [*places, *patterns] for path in matches(str(place), runs)]
     for name in sweeps:
-        trials, kept = runs / "sweeps" / Path(name).stem / "trials", KEPT / Path(name).stem
+        trials, kept = runs / "sweeps" / sweep_name(name) / "trials", KEPT / sweep_name(name)
         if not trials.is_dir() and not kept.is_dir():
             raise InputError(f"{trials}: no such sweep here; accepted: a name under {runs / 'sweeps'} or {KEPT}")
         roots.append(trials if trials.is_dir() else kept)
@@ -50,6 +50,16 @@ def find_runs(
         raise InputError(f"no finished run among {len(folders)} found; accepted: run folders with done.json and scores")
     left_out = [f"{path.as_posix()}: {reason}, left out" for path, reason in lacks.items() if reason]
     return [path for path, reason in lacks.items() if not reason], left_out
+
+
+def sweep_name(place: str) -> str:
+    """Return the name of a sweep given by it or by its file.
+
+    >>> sweep_name("lr_1.5"), sweep_name("sweeps/lr_1.5.yaml")
+    ('lr_1.5', 'lr_1.5')
+    """
+    path = Path(place)
+    return path.stem if path.suffix in {".yaml", ".yml"} else path.name
 
 
 def _lacks(folder: RunFolder) -> str:

@@ -19,6 +19,28 @@ _HOLDER = re.compile(r"\d+ on [\w.-]+")
 _HELD = (errno.EACCES, errno.EAGAIN)
 
 
+def seems_held(path: Path) -> bool:
+    """Whether a lock's file is there and its process lives, as far as this machine knows; nothing is locked by asking.
+
+    Args:
+        path: of the file, `NAME` in a run's folder.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    pid, _, host = text.partition(" on ")
+    if not _HOLDER.fullmatch(text) or host != socket.gethostname():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @final
 class FolderLock:
     """A folder that is held from `acquire` to the end of the block; its file is gone then.

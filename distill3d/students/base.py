@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from distill3d.errors import ConfigError
 from distill3d.layers.grids import filled_up
@@ -155,6 +155,10 @@ class Student(nn.Module, ABC):
         for name, parameter in self.named_parameters():
             if name in names:
                 parameter.requires_grad_(False)
+        self.hold(names)
+
+    def hold(self, names: Collection[str]) -> None:
+        """Keep those running statistics that are among these entries of the state dict; all others move in training."""
         self.still = tuple(path for path, _ in self.named_modules() if f"{path}.running_mean" in names)
         self.train(self.training)
 
@@ -203,9 +207,15 @@ def student_costs(student: Student, *, size_zyx: tuple[int, int, int]) -> dict[s
     modes = [(module, module.training) for module in student.modules()]
     student.eval()
     like = next(student.parameters())
-    with FlopCounterMode(display=False) as counter:
+    # torch counts attention on a GPU; on a CPU it has another name, which is not in torch's list
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - it has no other
+    with FlopCounterMode(display=False, custom_mapping={on_cpu: _attention_flops}) as counter:
         student(torch.zeros(1, 1, *size_zyx, device=like.device, dtype=like.dtype))
     for module, training in modes:
         module.training = training
     parameters = sum(parameter.numel() for parameter in student.parameters())
     return {"parameters": parameters, "flops_per_patch": counter.get_total_flops()}
+
+
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+    return sdpa_flop_count(query, key, value)

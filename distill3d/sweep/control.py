@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from distill3d.errors import ConfigError, InputError
+from distill3d.storage.find import sweep_name
 from distill3d.storage.run_folder import write_text
 from distill3d.storage.secrets import without_secrets
 from distill3d.sweep import machine, search, slurm, winners
@@ -193,7 +194,7 @@ def stored(name: str, *, runs: Path, storage: str | None, allow_plugins: bool = 
     Raises:
         InputError: there is none.
     """
-    stem = Path(name).stem
+    stem = sweep_name(name)
     folder = sweep_folder(stem, runs)
     address = storage or search.default_storage(folder)
     text = search.stored_text(stem, address)
@@ -230,7 +231,7 @@ def show_winners(
     tunings = [
         (
             *state_of(name, runs=runs, storage=storage, allow_plugins=allow_plugins),
-            sweep_folder(Path(name).stem, runs),
+            sweep_folder(sweep_name(name), runs),
         )
         for name in names
     ]
@@ -246,7 +247,7 @@ def state_of(name: str, *, runs: Path, storage: str | None, allow_plugins: bool 
     Raises:
         InputError: there is none.
     """
-    folder = sweep_folder(Path(name).stem, runs)
+    folder = sweep_folder(sweep_name(name), runs)
     by_agents = runs / "wandb" / folder.name
     if storage is None and not (folder / "study.db").is_file():
         if (folder / "sweep.yaml").is_file():

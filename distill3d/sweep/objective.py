@@ -13,6 +13,11 @@ from distill3d.storage.achieved import LOGGED, achieved
 from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.schema import Metric, Sweep
 
+_IN_UM = {
+    **{f"test/{name}_tol_um": "mask_um" for name in ("dice", "precision", "recall")},
+    **{f"test/tree_{name}_um": "tree_um" for name in ("f1", "precision", "recall")},
+}  # metric -> setting without which it is not scored
+
 
 def metric_names() -> tuple[str, ...]:
     """Every name a sweep's metric can have."""
@@ -24,6 +29,8 @@ def metric_problems(sweep: Sweep, experiment: Experiment) -> list[str]:
     name, known = sweep.metric.name, list(metric_names())
     if name not in known:
         return [f"metric.name: {unknown(name, known, 'no run produces')}"]
+    if (setting := _IN_UM.get(name)) and getattr(experiment.evaluation, setting) is None:
+        return [f"metric.name: {name} is not scored; accepted: evaluation.{setting}=NUMBER"]
     if sweep.early_terminate is None:
         return []
     if name not in LOGGED:

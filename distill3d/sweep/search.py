@@ -23,7 +23,7 @@ from distill3d.errors import InputError
 from distill3d.storage.secrets import without_secrets
 from distill3d.sweep.distributions import Choice, Distribution, Span
 from distill3d.sweep.plan import Values, grid
-from distill3d.sweep.schema import Hyperband, Sweep
+from distill3d.sweep.schema import Sweep
 
 State = Literal["waiting", "running", "finished", "pruned", "stopped", "failed"]
 SWEEP, READY = "sweep", "ready"  # attributes of the study
@@ -202,13 +202,6 @@ def sampler(sweep: Sweep, number: int) -> optuna.samplers.BaseSampler:
     if sweep.method == "bayes":
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     return optuna.samplers.RandomSampler(seed=seed)
-
-
-def pruner(settings: Hyperband | None) -> optuna.pruners.BasePruner:
-    """Return the rule that stops laggards: at each bracket, the best 1/eta so far go on."""
-    if settings is None:
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=settings.first, reduction_factor=settings.eta)
 
 
 # ---------------------------------------------------------------- what became of it

@@ -107,7 +107,7 @@ def rows_of_folders(sweep: Sweep, trials: Sequence[Trial]) -> list[Attempt]:
 
 
 def rows_of_agents(sweep: Sweep, folder: Path) -> list[Attempt]:
-    """State of every trial of a grid that agents of W&B ran: the first run below the folder with a point's settings.
+    """State of every trial of a grid that agents of W&B ran: of runs below the folder with its settings, a whole one's.
 
     Raises:
         InputError: it is no grid, whose points alone are known without W&B.
@@ -115,6 +115,7 @@ def rows_of_agents(sweep: Sweep, folder: Path) -> list[Attempt]:
     if sweep.method != "grid":
         raise InputError(f"sweep {sweep.name}: W&B drew its trials and knows them; accepted: a grid, or sweep run")
     runs = [(RunFolder(path), RunFolder(path).read_config()) for path in walk_runs(folder)]
+    runs.sort(key=lambda known: known[0].state != "done")
     absent = RunFolder(folder / "absent")
     return [
         _row(sweep, number, values, next((run for run, config in runs if not disagreements(values, config)), absent))

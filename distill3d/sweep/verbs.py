@@ -39,6 +39,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only print what each trial would be called with")] = False,
 ) -> None:
     """Check every trial of a sweep, run them all, and show the table."""
+    from distill3d.storage.find import sweep_name
     from distill3d.sweep import control
     from distill3d.sweep.files import find_sweep, read_sweep
 
@@ -56,7 +57,7 @@ def run(
         console=stdout(),
         allow_plugins=allow_plugins,
     )
-    show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {Path(name).stem}")
+    show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {sweep_name(name)}")
     raise typer.Exit(code)
 
 
@@ -70,6 +71,7 @@ def resume(
     allow_plugins: AllowPlugins = False,
 ) -> None:
     """Go on with a sweep that was begun: what is unfinished continues, what is finished stays."""
+    from distill3d.storage.find import sweep_name
     from distill3d.sweep import control
 
     code = control.resume(
@@ -81,7 +83,7 @@ def resume(
         console=stdout(),
         allow_plugins=allow_plugins,
     )
-    show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {Path(name).stem}")
+    show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {sweep_name(name)}")
     raise typer.Exit(code)
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import final
+from typing import TYPE_CHECKING, cast, final
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch.optim.lr_scheduler import LambdaLR
 
 from distill3d.storage.lock import FolderLock
+from distill3d.storage.provenance import peak_memory_gib
 from distill3d.terminal import progress_bar, stderr
 from distill3d.types import Batch
+
+if TYPE_CHECKING:
+    from distill3d.training.module import DistillModule
 
 EXIT_SIGTERM = 143
 
@@ -67,8 +73,47 @@ LABELS = {"train/loss": "loss", "val/dice": "val Dice", "val/explained": "held-o
 
 
 @final
+class RateOfSchedule(L.Callback):
+    """Goes on at the rates of this run's schedule; the optimizer of a checkpoint has those of the former steps."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set them for the first step; the schedule does so after every step."""
+        for config in trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            if isinstance(scheduler, LambdaLR):
+                factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+                for group, base, factor in zip(
+                    scheduler.optimizer.param_groups, scheduler.base_lrs, factors, strict=True
+                ):
+                    group["lr"] = base * factor
+
+
+@final
+class HoldsStatistics(L.Callback):
+    """Keeps running statistics that came from the teacher as long as the parameters beside them stay as they are.
+
+    Args:
+        steps: ``optimizer.freeze_transferred_steps``.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Hold them before the first step, and let go of them."""
+        if batch_idx == 0 or trainer.global_step == self.steps:
+            module = cast("DistillModule", pl_module)
+            module.student.hold(module.transferred if trainer.global_step < self.steps else ())
+
+
+@final
 class StepClock(L.Callback):
-    """Times the steps and the waits for data, for the cost of a run.
+    """Measures what a run costs, over all processes that it was resumed in.
+
+    Args:
+        images_seen: how many images the teacher has seen in this process.
 
     Attributes:
         steps: number of timed steps; the first `warm_up` of each process are left out.
@@ -78,7 +123,9 @@ class StepClock(L.Callback):
 
     warm_up = 3
 
-    def __init__(self) -> None:
+    def __init__(self, images_seen: Callable[[], int] = lambda: 0) -> None:
+        self._images_seen, self._images, self._images_here = images_seen, 0, images_seen()
+        self._began, self._before, self._peak = time.perf_counter(), 0.0, 0.0
         self.steps = 0
         self.step_seconds = 0.0
         self.wait_seconds = 0.0
@@ -112,12 +159,27 @@ class StepClock(L.Callback):
 
     def state_dict(self) -> dict[str, float]:
         """Go into the checkpoint, so that the cost of a resumed run is that of the whole run."""
-        return {"steps": self.steps, "step_seconds": self.step_seconds, "wait_seconds": self.wait_seconds}
+        return {
+            "steps": self.steps,
+            "step_seconds": self.step_seconds,
+            "wait_seconds": self.wait_seconds,
+            **self.totals(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Go on counting where the checkpoint was written."""
         self.steps = int(state_dict["steps"])
         self.step_seconds, self.wait_seconds = state_dict["step_seconds"], state_dict["wait_seconds"]
+        self._before, self._peak = state_dict.get("fit_seconds", 0.0), state_dict.get("peak_memory_gib", 0.0)
+        self._images = int(state_dict.get("teacher_images", 0))
+
+    def totals(self) -> dict[str, float]:
+        """Seconds of training, peak memory in GiB, and images that the teacher saw meanwhile."""
+        return {
+            "fit_seconds": self._before + time.perf_counter() - self._began,
+            "peak_memory_gib": max(self._peak, peak_memory_gib()),
+            "teacher_images": self._images + self._images_seen() - self._images_here,
+        }
 
     def cost(self) -> dict[str, float | None]:
         """Seconds per step and the share of the loop's time spent waiting for data; None before any timed step."""

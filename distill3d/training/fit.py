@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,16 +15,17 @@ from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment, TrainerConfig
 from distill3d.data.datamodule import DistillDataModule
+from distill3d.errors import InputError
 from distill3d.experiment import load_experiment
 from distill3d.layers.norm3d import synchronize_batch_norm
 from distill3d.storage.lock import FolderLock
-from distill3d.storage.provenance import peak_memory_gib, provenance
+from distill3d.storage.provenance import provenance
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.students.base import student_costs
 from distill3d.teachers.base import Teacher
 from distill3d.terminal import stderr
-from distill3d.training.callbacks import HoldsFolder, StepClock
+from distill3d.training.callbacks import HoldsFolder, HoldsStatistics, StepClock
 from distill3d.training.claim import is_finished, steps_before, take
 from distill3d.training.figures import keep_start
 from distill3d.training.finish import compare_layers, finish
@@ -86,6 +87,8 @@ def fit(
         data = DistillDataModule(experiment)
         data.prepare_data()
         checkpoint = folder.last if resume and folder.last.is_file() else None
+        if (steps := step_of(checkpoint)) > experiment.trainer.steps:
+            raise InputError(f"{folder.path}: has trained {steps} steps; accepted: trainer.steps={steps} or more")
         module, teacher, audit = _build(experiment, data, checkpoint)
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
@@ -93,9 +96,11 @@ def fit(
             take(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite)
             if not trained:
                 folder.fit.unlink(missing_ok=True)  # the other ranks, started later, look for it too
+                folder.tuned.unlink(missing_ok=True)  # this and the predictions are of other weights
+                shutil.rmtree(folder.path / "prob", ignore_errors=True)
             if audit is not None:
                 _show_start(folder, module, teacher, data, audit, console)
-        loggers = make_loggers(experiment, folder, mode=mode, first_step=step_of(checkpoint))
+        loggers = make_loggers(experiment, folder, mode=mode, first_step=steps)
         trainer = None
         if not trained:
             _show_teacher(view, module, data, console)
@@ -188,10 +193,10 @@ def _train(
     checkpoint: Path | None,
     lock: FolderLock,
 ) -> L.Trainer:
-    clock, started = StepClock(), time.perf_counter()
-    audit, before = GradientAudit(every=experiment.trainer.audit_every), _images_seen(module)
+    clock, audit = StepClock(lambda: _images_seen(module)), GradientAudit(every=experiment.trainer.audit_every)
     audits = [] if experiment.trainer.strategy == FSDP else [audit]  # no process has whole gradients there
-    watch = [clock, *audits, HoldsFolder(lock), LastSeen(folder)]
+    frozen = experiment.optimizer.freeze_transferred_steps if experiment.optimizer.transferred_lr_ratio else 0
+    watch = [clock, *audits, HoldsFolder(lock), LastSeen(folder), *([HoldsStatistics(frozen)] if frozen else [])]
     trainer = make_trainer(experiment.trainer, folder, loggers, watch)
     train(trainer, module, data, folder=folder, checkpoint=checkpoint)
     lock.check()
@@ -200,13 +205,11 @@ def _train(
         trained = [p for p in module.parameters() if p.requires_grad]
         cost = {
             "trainable_parameters": sum(p.numel() for p in trained),
-            "fit_seconds": time.perf_counter() - started,
-            "peak_memory_gib": peak_memory_gib(),
             **student_costs(module.student, size_zyx=experiment.patches.size_zyx),
             "steps": trainer.global_step,
             "devices": trainer.world_size,
+            **clock.totals(),  # images that the teacher saw as the cache was filled are not in it
             **clock.cost(),
-            "teacher_images": _images_seen(module) - before,  # during training; filling the cache is not in it
         }
         identity = as_plain(module.teacher_identity) if module.teacher_identity else None
         write_json(folder.gradients, {"history": audit.history})

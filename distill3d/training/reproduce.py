@@ -100,10 +100,12 @@ def _compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> Reproducti
 def _may_differ(key: str) -> bool:
     """Whether a number tells of the machine's day, not of the result.
 
-    >>> [_may_differ(key) for key in ("cost.fit_seconds", "cost.peak_memory_gib", "cost.parameters", "mean.dice")]
-    [True, True, False, False]
+    >>> [_may_differ(f"cost.{key}") for key in ("fit_seconds", "peak_memory_gib", "data_wait_share", "parameters")]
+    [True, True, True, False]
     """
-    return key.startswith("provenance.") or (key.startswith("cost.") and ("seconds" in key or "memory" in key))
+    return key.startswith(("provenance.", "cost.fit_", "cost.peak_", "cost.data_wait_")) or (
+        key.startswith("cost.") and "seconds" in key
+    )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, final
 
 import lightning as L
 import torch
@@ -24,7 +25,7 @@ from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers.base import Teacher
 from distill3d.terminal import stderr
-from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, TrainingBar
+from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, RateOfSchedule, TrainingBar
 from distill3d.training.launch import cluster_environment
 from distill3d.training.loggers import log_stop
 from distill3d.training.numbers import NumbersWatch
@@ -53,11 +54,19 @@ def make_trainer(
         monitor: the logged score, larger is better, that picks the best checkpoint.
     """
     # Two of them: `save_last` would skip the epochs that did not improve, and a killed run would lose those.
-    best = ModelCheckpoint(
+    best = Checkpoints(
         folder.best.parent, filename=folder.best.stem, monitor=monitor, mode="max", enable_version_counter=False
     )
-    last = ModelCheckpoint(folder.last.parent, filename=folder.last.stem, enable_version_counter=False)
-    watch: list[Callback] = [*callbacks, NumbersWatch(folder), ExitOnSigterm(), LeaderWatch(), best, last]
+    last = Checkpoints(folder.last.parent, filename=folder.last.stem, enable_version_counter=False)
+    watch: list[Callback] = [
+        *callbacks,
+        NumbersWatch(folder),
+        ExitOnSigterm(),
+        LeaderWatch(),
+        RateOfSchedule(),
+        best,
+        last,
+    ]
     if settings.early_stopping:
         watch.append(EarlyStopping(monitor, mode="max", patience=settings.early_stopping))
     if stderr().is_terminal:
@@ -84,6 +93,26 @@ def make_trainer(
     )
     _end_ranks_together(trainer)
     return trainer
+
+
+@final
+class Checkpoints(ModelCheckpoint):
+    """Keeps its best score where the run's folder was moved; Lightning would begin anew, and replace a better one."""
+
+    @property
+    def state_key(self) -> str:
+        """As of Lightning's own class, whose state older checkpoints hold."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state, with its files where the folder is now."""
+
+        def here(path: str | None) -> str | None:
+            return str(Path(str(self.dirpath), Path(path).name)) if path else path
+
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 def _end_ranks_together(trainer: L.Trainer) -> None:

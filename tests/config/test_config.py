@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from distill3d.config.builder import build
-from distill3d.config.catalog import experiments, find_experiment, questions
+from distill3d.config.catalog import experiment_files, experiments, find_experiment, questions
 from distill3d.config.compare import differences, disagreements
 from distill3d.config.files import read
 from distill3d.config.plain import as_plain, from_plain
@@ -119,6 +119,13 @@ def test_a_changed_name_drops_the_parents_settings(write):
     assert child.student.config == OtherConfig()
 
 
+def test_a_loss_may_say_the_name_it_has_anyway(write):
+    write("base.yaml", f"{BASE}losses: {{overlap: {{height: 7}}}}\n")
+    for text in ("{}", "{name: overlap}"):
+        child = load(write("child.yaml", f"base: base.yaml\nlosses: {{overlap: {text}}}\n"))
+        assert child.losses["overlap"].config == OtherConfig(height=7)
+
+
 def test_a_changed_name_on_the_command_line_drops_the_files_settings(write):
     loaded = load(write("base.yaml", BASE), "student.name=other", "--student.height=3")
     assert loaded.student.config == OtherConfig(height=3)
@@ -144,6 +151,18 @@ def test_overrides_win_over_the_file(write):
 def test_a_chain_that_goes_in_a_circle_is_refused(write):
     write("a.yaml", "base: b.yaml\n")
     assert "circle" in problems(write("b.yaml", "base: a.yaml\n"))[0]
+
+
+def test_what_runs_left_under_results_is_no_experiment(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("experiments", "experiments/results/lr/0000", "experiments/own"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    write("experiments/own/mine.yaml", BASE)
+    write("experiments/results/tuned.yaml", "arms: {}\n")
+    write("experiments/results/lr/0000/config.yaml", BASE)
+    files = experiment_files()
+    assert "mine" in files
+    assert not {"tuned", "config"} & set(files)
 
 
 def test_a_missing_base_is_named(write):

@@ -39,3 +39,11 @@ def test_a_report_replaces_its_own_rows_and_keeps_all_else(tmp_path):
     assert after["`op_scratch`"] != rows(text)[1]["`op_scratch`"]
     assert path.read_text().startswith("# Results\n\nOurs.\n")
     assert path.read_text().endswith("\nBelow.\n")
+
+
+def test_an_arm_with_a_bar_in_its_name_has_one_row():
+    text = ""
+    for seed in range(2):
+        text = updated_results(text, compared({"scratch data.root=a|b": 0.0, "kd": 0.1}, random_seed=seed))
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    assert [line.split(" | ")[0] for line in lines] == ["| `kd`", "| `scratch data.root=a\\|b`"]

@@ -16,6 +16,7 @@ from distill3d.report.comparison.runs import read_run
 from distill3d.report.keep import keep_runs
 from distill3d.report.verbs import report_app
 from distill3d.storage.find import find_runs
+from distill3d.storage.run_folder import RunFolder
 
 
 def names(paths, root):
@@ -63,6 +64,19 @@ def test_what_is_kept_of_a_sweep_makes_the_same_report(write_run, tmp_path, monk
     assert json.dumps(again["arms"]) == json.dumps(said["arms"]).replace("runs/sweeps/lr/trials", str(kept))
     keep_runs(find_runs([kept])[0], kept)  # of what is kept already
     assert as_json(compare_places([], sweeps=["lr"]))["arms"] == again["arms"]
+
+
+def test_curves_of_a_former_run_are_not_kept_beside_those_of_the_present_one(write_run, tmp_path):
+    run, kept = RunFolder(write_run(root=tmp_path / "runs")), tmp_path / "kept"
+    further = run.path / "curves" / "from_step9" / "metrics.csv"
+    further.parent.mkdir(parents=True)
+    further.write_text("step,val/dice\n19,0.1\n")
+    keep_runs([run.path], kept)
+    (copy,) = kept.rglob("from_step9/metrics.csv")
+    further.unlink()
+    keep_runs([run.path], kept)
+    assert not copy.exists()
+    assert list(kept.rglob("curves/*/metrics.csv")) or not list(run.path.glob("curves/*/metrics.csv"))
 
 
 def test_unfinished_runs_are_left_out_and_named(write_run, tmp_path):

@@ -57,3 +57,10 @@ def test_a_folder_that_cannot_be_read_is_passed_over_where_runs_are_served(tmp_p
     assert list(walk_runs(tmp_path, served=True)) == [run]
     with pytest.raises(PermissionError):
         list(walk_runs(tmp_path))
+
+
+def test_a_sweep_whose_name_has_a_dot_is_not_taken_for_another(tmp_path):
+    run = make_run(tmp_path / "sweeps" / "lr_1.5" / "trials" / "0000" / "kd" / "seed0")
+    make_run(tmp_path / "sweeps" / "lr_1" / "trials" / "0000" / "other" / "seed0")
+    for place in ("lr_1.5", "sweeps/lr_1.5.yaml"):
+        assert find_runs([], sweeps=[place], runs=tmp_path)[0] == [run]

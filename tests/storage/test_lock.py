@@ -9,7 +9,7 @@ from forked import Forked
 from launched import wait_for
 
 from distill3d.errors import InputError, TrainingError
-from distill3d.storage.lock import FolderLock
+from distill3d.storage.lock import NAME, FolderLock, seems_held
 from distill3d.training import claim, fit
 
 HOLD = """
@@ -126,3 +126,16 @@ def test_a_fit_whose_folder_is_removed_ends_in_a_line_and_leaves_no_half_folder(
         fit.fit(experiment)
     assert "\n" not in str(caught.value)
     assert not os.path.exists(f"{experiment.runs}/tiny")  # noqa: PTH110
+
+
+def test_whether_a_folder_seems_held_is_asked_without_locking(holder, tmp_path):
+    path = tmp_path / "runs" / "tiny" / "seed0" / NAME
+    assert seems_held(path)
+    assert path.read_text().startswith(f"{holder.pid} on ")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(60)
+    assert path.is_file()
+    wait_for(lambda: not seems_held(path), 60)
+    path.write_text(f"{os.getpid()} on another-machine")
+    assert seems_held(path)  # who could know
+    assert not seems_held(tmp_path / NAME)

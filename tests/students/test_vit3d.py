@@ -6,8 +6,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from distill3d.errors import ConfigError
+from distill3d.students.base import student_costs
 from distill3d.students.vit3d import Vit3d, Vit3dConfig, octave_factors
 from distill3d.students.vit_encoder3d import build_vit2d
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
@@ -297,3 +300,18 @@ def test_a_wrong_setting_is_found_when_the_student_is_built(changes):
 def test_a_network_with_parts_of_no_3d_form_is_refused(name):
     with pytest.raises(ConfigError, match="accepted"):
         build_vit2d(name)
+
+
+def test_flops_count_attention_on_a_cpu_too():
+    student = build()
+    size, seen = (16, 32, 32), []
+    for block in student.encoder.blocks:
+        block.attn.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
+    cost = student_costs(student, size_zyx=size)["flops_per_patch"]
+    by_hand = sum(4 * batch * tokens**2 * width for batch, tokens, width in seen)
+    with sdpa_kernel(SDPBackend.MATH):  # plain matrix products, which are counted as such
+        assert student_costs(student, size_zyx=size)["flops_per_patch"] == cost
+    without = FlopCounterMode(display=False)
+    with torch.no_grad(), without:
+        student.eval()(torch.zeros(1, 1, *size))
+    assert cost - without.get_total_flops() == by_hand > 0

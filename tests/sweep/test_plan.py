@@ -128,6 +128,10 @@ def refused(sweep, tmp_path):
             "no run produces 'test/dise'; did you mean 'test/dice'",
         ),
         (
+            RUNS.replace("test/dice", "test/dice_tol_um") + "  seed: {values: [1]}\n",
+            "test/dice_tol_um is not scored; accepted: evaluation.mask_um=NUMBER",
+        ),
+        (
             RUNS.replace("run_cap: 4", "run_cap: 4\nearly_terminate: {type: hyperband, min_iter: 1}")
             + "  seed: {values: [1]}\n",
             "test/dice is known only at the end",

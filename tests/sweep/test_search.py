@@ -2,10 +2,13 @@
 
 import sys
 
+import optuna
 import pytest
 
 from distill3d.errors import InputError
 from distill3d.sweep import search
+from distill3d.sweep.halving import pruner
+from distill3d.sweep.schema import Hyperband
 
 
 def test_bayes_search_comes_near_the_optimum_of_a_known_function(sweep_of, tmp_path):
@@ -35,3 +38,25 @@ def test_a_storage_whose_driver_is_missing_names_the_package(monkeypatch):
         search.stored_text("fakes", "postgresql://nobody:hidden@127.0.0.1/sweeps")
     assert len(caught.value.lines) == 1
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["never stopped", "stopped and resumed"])
+def test_a_trial_that_was_begun_twice_competes_once(resumed):
+    study = optuna.create_study(direction="maximize", pruner=pruner(Hyperband(first=2, last=None, eta=3)))
+
+    def goes_on(number, value):
+        trial = study.ask()
+        trial.set_user_attr("number", number)
+        for step in (1, 2):
+            trial.report(value, step)
+            if trial.should_prune():
+                return None
+        return trial
+
+    best = goes_on(0, 0.6)
+    if resumed:
+        study.tell(best, state=optuna.trial.TrialState.FAIL)
+        assert goes_on(0, 0.6)
+    for number, value in enumerate((0.1, 0.2, 0.3, 0.4), 1):
+        goes_on(number, value)
+    assert goes_on(5, 0.5)  # of six, the best two go on

@@ -141,6 +141,8 @@ def test_an_experiment_takes_its_winner_over_its_files_and_under_overrides(writt
     }
     by_hand = load_experiment("op_hard_vit_scratch", [file, "optimizer.lr=0.5"])
     assert (by_hand.optimizer.lr, by_hand.optimizer.layer_decay) == (0.5, 0.75)
+    assert by_hand.tuned.keys == ("optimizer.layer_decay",)  # nothing tuned the other
+    assert load_experiment("op_hard_vit_scratch", [file, "optimizer={lr: 0.5}"]).tuned.keys == by_hand.tuned.keys
 
 
 def test_the_file_may_be_named_by_a_sweep_and_each_arm_takes_its_own(written, tmp_path):
@@ -185,6 +187,8 @@ def test_what_agents_of_wandb_ran_here_has_winners_too(tmp_path, monkeypatch):
         write_yaml(folder.config, {"name": name, **parse_overrides(given)})
         write_text(folder.path / "curves/from_step0/metrics.csv", f"step,val/dice\n1,{dice}\n")
         write_json(folder.done, {"cases": 0})
+    crashed = RunFolder(tmp_path / "runs/wandb/tune" / "a" / name / "seed0")  # it comes first, and is no answer
+    write_yaml(crashed.config, {"name": name, **parse_overrides(given)})
     out = io.StringIO()
     options = {"runs": tmp_path / "runs", "storage": None, "out": None}
     control.show_winners(["tune"], **options, console=Console(file=out, width=100))

@@ -61,6 +61,16 @@ def test_frozen_entries_are_bit_equal_after_a_run_of_two_processes_too(frozen, t
     assert results(two)["kept"] == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("steps", [1, 99])
+def test_statistics_stay_as_long_as_the_parameters_beside_them(frozen, tiny_cnn, tmp_path, steps):
+    wait = f"optimizer={{transferred_lr_ratio: 0.1, freeze_transferred_steps: {steps}}}"
+    run = RunFolder(fit.fit(replace(tiny_cnn(wait), runs=str(tmp_path))))
+    one, other = weights(frozen), weights(run)
+    for name in moved_parameters(frozen) & one.keys():
+        if name.endswith(("running_mean", "running_var", "weight")):
+            assert torch.equal(one[name], other[name]) == (steps == 99), name
+
+
 def test_a_resumed_run_keeps_what_an_uninterrupted_one_does(tiny_cnn, tmp_path, monkeypatch):
     experiment = tiny_cnn("optimizer.layer_decay=0.5", "optimizer.lr=0.1", "optimizer.freeze_transferred_steps=1")
     whole = RunFolder(fit.fit(replace(experiment, runs=str(tmp_path / "whole"))))

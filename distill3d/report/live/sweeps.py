@@ -13,7 +13,7 @@ from distill3d.report.live.scan import last_change, settings_of, steps_asked, sw
 from distill3d.report.page.live import LiveSweep, LiveTrial
 from distill3d.storage.achieved import achieved
 from distill3d.storage.curves import read_curves
-from distill3d.storage.lock import NAME
+from distill3d.storage.lock import NAME, seems_held
 from distill3d.storage.record import read_plain
 from distill3d.storage.run_folder import RunFolder
 
@@ -69,7 +69,7 @@ def _live_trial(folder: Path, run: Path | None, metric: str, *, highest: bool) -
     settings = ", ".join(f"{key}={value}" for key, value in _read(folder / "arguments.json").items())
     if run is None:
         return LiveTrial(number=folder.name, state="no run", value=None, settings=settings, progress="")
-    state = "finished" if RunFolder(run).state == "done" else "running" if (run / NAME).is_file() else "stopped"
+    state = "finished" if RunFolder(run).state == "done" else "running" if seems_held(run / NAME) else "stopped"
     try:
         value = achieved(RunFolder(run), metric, highest=highest)
     except UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from distill3d.report.content import Arm, Comparison, Estimate
 from distill3d.report.numerals import NONE, number, titled, trainings
 from distill3d.report.text.markdown import escape
 
+_COLUMN = re.compile(r"(?<!\\)\|")
 COLUMNS = ("dice", "dice_tol", "cldice", "hd95_um", "tree_f1")
 _BEGIN, _END = "<!-- written by distill3d report --results: begin -->", "<!-- end -->"
 
@@ -23,8 +25,8 @@ def updated_results(text: str, comparison: Comparison) -> str:
     """
     before, _, rest = text.partition(_BEGIN)
     table, _, after = rest.partition(_END)
-    rows = {row.split("|")[1].strip(): row for row in table.splitlines() if row.startswith("| `")}
-    rows |= {f"`{arm.name}`": _row(arm) for arm in comparison.arms}
+    rows = {_COLUMN.split(row)[1].strip(): row for row in table.splitlines() if row.startswith("| `")}
+    rows |= {_code(arm.name): _row(arm) for arm in comparison.arms}
     head = ["arm", "seeds", "cases", *(titled(SCORES[key]) for key in COLUMNS), "commit", "machine"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(rows[name] for name in sorted(rows))]
     return "\n".join([f"{before}{_BEGIN}", *lines, f"{_END}{after or chr(10)}"])
@@ -41,8 +43,13 @@ def _row(arm: Arm) -> str:
     scores = (_mean_and_sd(arm.scores.get(key), SCORES[key].digits) for key in COLUMNS)
     commits = _joined((run.commit or "")[:7] for run in arm.runs)
     machines = _joined(run.machine for run in arm.runs)
-    cells = (f"`{arm.name}`", trainings(arm), str(len(cases)), *scores, commits, escape(machines))
+    cells = (_code(arm.name), trainings(arm), str(len(cases)), *scores, commits, escape(machines))
     return f"| {' | '.join(cells)} |"
+
+
+def _code(name: str) -> str:
+    """Write a name as code within a table, where a bar alone would end the cell."""
+    return f"`{name}`".replace("|", r"\|")
 
 
 def _mean_and_sd(estimate: Estimate | None, digits: int) -> str:
