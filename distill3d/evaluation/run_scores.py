@@ -186,7 +186,7 @@ def clean_settings(
 
 
 def case_scores(case: PreparedCase, result: Found, clean: Clean, evaluation: EvaluationConfig) -> Scores:
-    """Score what a method found in a case: its mask and, where gold has one, its tree (none is missed) in voxel units."""
+    """Score what a method found in a case: its mask and, where gold has one, its tree (none is missed) in voxels."""
     scores = mask_scores(
         pred=result.mask,
         gold=case.mask,

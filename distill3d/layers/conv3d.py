@@ -120,7 +120,9 @@ class PlaneConv3d(nn.Conv3d):
             image = F.pad(image, (*self._same(image.shape[4], 2), *self._same(image.shape[3], 1)))
         # Flattening gives the gradient the weight's own strides, which DistributedDataParallel insists on.
         weight = self.weight.flatten().view_as(self.weight)
-        return self._conv_forward(image, weight, self.bias if self.shift is None else self.shift)
+        maps = self._conv_forward(image, weight, self.bias if self.shift is None else self.shift)
+        # A kernel of one voxel or channel has no layout, and torch takes the other one, which what follows would copy
+        return maps.contiguous(memory_format=torch.channels_last_3d) if image.device.type == "cpu" else maps
 
     def _same(self, size: int, axis: int) -> tuple[int, int]:
         kernel, stride, dilation = self.kernel_size[axis], self.stride[axis], self.dilation[axis]

@@ -10,6 +10,7 @@ when, in which order, or by whom each was run.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -118,18 +119,20 @@ def _sums(
     way: Way,
     on_window: Callable[[int], None] | None,
 ) -> NDArray[np.float32] | None:
-    """Return the weighted sum of a way's windows divided by all weights; None where no window was run."""
+    """Return the sum of a way's windows, each by its share of the weights; None where no window was run."""
     sums: NDArray[np.float32] | None = None
-    weights = importance(way.grid.size)
+    size, starts = way.grid.size, [way.grid.starts(axis, length) for axis, length in enumerate(shape)]
     for corners, windows in _batches(image, block, number, way, on_window):
         probs = _forward(way, windows, corners, shape)
         sums = np.zeros(image.shape, np.float32) if sums is None else sums
         for corner, prob in zip(corners, probs, strict=True):
-            inside, here = _places(corner, way.grid.size, block.reach)
-            sums[here] += (prob * weights)[inside]
+            inside, here = _places(corner, size, block.reach)
+            near = zip(starts, corner, size, strict=True)
+            share = _share(size, tuple(tuple(s - low for s in all_ if abs(s - low) < n) for all_, low, n in near))
+            sums[here] += (prob * share)[inside]
         if on_window is not None:
             on_window(len(corners))
-    return None if sums is None else np.divide(sums, _weights(shape, block.reach, way.grid), out=sums)
+    return sums
 
 
 def _batches(
@@ -178,17 +181,19 @@ def _not_finite(logits: torch.Tensor, corners: Sequence[Zyx], shape: Sequence[in
     )
 
 
-def _weights(shape: Sequence[int], reach: Box, grid: Grid) -> NDArray[np.float32]:
-    """Return the sum of the weights of all windows over a box, whichever block they belong to."""
-    total, weights = np.zeros(box_shape(reach), np.float32), importance(grid.size)
-    starts = [
-        [start for start in grid.starts(axis, length) if start < part.stop and start + grid.size[axis] > part.start]
-        for axis, (length, part) in enumerate(zip(shape, reach, strict=True))
-    ]
-    for z, y, x in itertools.product(*starts):
-        inside, here = _places((z, y, x), grid.size, reach)
+@functools.lru_cache(maxsize=64)  # most windows of a volume overlap others in the same way
+def _share(size: Zyx, near: tuple[tuple[int, ...], ...]) -> NDArray[np.float32]:
+    """Return a window's weights divided by those of all windows that overlap it.
+
+    Args:
+        size: of a window.
+        near: where these begin, along ZYX from the window's corner; itself among them.
+    """
+    weights, total = importance(size), np.zeros(size, np.float32)
+    for z, y, x in itertools.product(*near):
+        inside, here = _places((z, y, x), size, box_from((0, n) for n in size))
         total[here] += weights[inside]
-    return total
+    return weights / total
 
 
 def _cut(image: NDArray[np.float32], corner: Zyx, size: Zyx, reach: Box) -> NDArray[np.float32]:
