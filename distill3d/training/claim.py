@@ -89,6 +89,13 @@ def take(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume: bool, 
     write_yaml(folder.config, settings)
 
 
+def forget(folder: RunFolder) -> None:
+    """Delete what a run knows of weights that it will train on: cost, tuned trace, predictions."""
+    folder.fit.unlink(missing_ok=True)  # processes that Lightning starts later look for it, to train too
+    folder.tuned.unlink(missing_ok=True)
+    shutil.rmtree(folder.path / "prob", ignore_errors=True)
+
+
 def steps_before(folder: RunFolder) -> int:
     """Return how many steps the run in this folder was asked for."""
     return int(folder.read_config()["trainer"]["steps"])

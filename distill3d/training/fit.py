@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from distill3d.students.base import student_costs
 from distill3d.teachers.base import Teacher
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import HoldsFolder, HoldsStatistics, StepClock
-from distill3d.training.claim import is_finished, steps_before, take
+from distill3d.training.claim import forget, is_finished, steps_before, take
 from distill3d.training.figures import keep_start
 from distill3d.training.finish import compare_layers, finish
 from distill3d.training.gradient_audit import GradientAudit
@@ -86,26 +85,20 @@ def fit(
         L.seed_everything(experiment.seed, workers=True, verbose=False)
         data = DistillDataModule(experiment)
         data.prepare_data()
-        checkpoint = folder.last if resume and folder.last.is_file() else None
-        if (steps := step_of(checkpoint)) > experiment.trainer.steps:
-            raise InputError(f"{folder.path}: has trained {steps} steps; accepted: trainer.steps={steps} or more")
+        checkpoint, steps = _checkpoint(folder, experiment.trainer, resume=resume)
         module, teacher, audit = _build(experiment, data, checkpoint)
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():  # all inputs have been checked
             take(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite)
             if not trained:
-                folder.fit.unlink(missing_ok=True)  # the other ranks, started later, look for it too
-                folder.tuned.unlink(missing_ok=True)  # this and the predictions are of other weights
-                shutil.rmtree(folder.path / "prob", ignore_errors=True)
-            if audit is not None:
-                _show_start(folder, module, teacher, data, audit, console)
+                forget(folder)
+            _show_start(folder, module, teacher, data, audit, console)
         loggers = make_loggers(experiment, folder, mode=mode, first_step=steps)
         trainer = None
         if not trained:
             _show_teacher(view, module, data, console)
-            _share_statistics(experiment.trainer, module, console)
-            trainer = _train(experiment, module, data, folder, loggers, checkpoint, lock)
+            trainer = _train(experiment, module, data, folder, loggers, checkpoint, lock, console)
         finish(folder, teacher, data, loggers, console, lock, trainer=trainer)
     return folder.path
 
@@ -129,6 +122,14 @@ def _shortened(experiment: Experiment, *, steps: int, runs: ConfigPath) -> Exper
 # ---------------------------------------------------------------- before training
 
 
+def _checkpoint(folder: RunFolder, settings: TrainerConfig, *, resume: bool) -> tuple[Path | None, int]:
+    """Return what a run goes on from, None for its beginning, and after how many steps that is."""
+    checkpoint = folder.last if resume and folder.last.is_file() else None
+    if (steps := step_of(checkpoint)) > settings.steps:
+        raise InputError(f"{folder.path}: has trained {steps} steps; accepted: trainer.steps={steps} or more")
+    return checkpoint, steps
+
+
 def _build(
     experiment: Experiment, data: DistillDataModule, checkpoint: Path | None
 ) -> tuple[DistillModule, Teacher, TransferAudit | None]:
@@ -149,10 +150,12 @@ def _show_start(
     module: DistillModule,
     teacher: Teacher,
     data: DistillDataModule,
-    audit: TransferAudit,
+    audit: TransferAudit | None,
     console: Console,
 ) -> None:
-    """Keep what a fresh run starts from, and print its audit's totals if anything was transferred."""
+    """Keep what a fresh run (with an audit) starts from, and print its totals if anything was transferred."""
+    if audit is None:
+        return
     start = start_of(module.student, teacher, start_batch(data), module.transferred) if audit.transferred else None
     write_json(folder.audit, {**audit.as_dict(), "start": None if start is None else asdict(start)})
     if audit.copy_rate > 0:
@@ -192,7 +195,9 @@ def _train(
     loggers: list[Logger],
     checkpoint: Path | None,
     lock: FolderLock,
+    console: Console,
 ) -> L.Trainer:
+    _share_statistics(experiment.trainer, module, console)
     clock, audit = StepClock(lambda: _images_seen(module)), GradientAudit(every=experiment.trainer.audit_every)
     audits = [] if experiment.trainer.strategy == FSDP else [audit]  # no process has whole gradients there
     frozen = experiment.optimizer.freeze_transferred_steps if experiment.optimizer.transferred_lr_ratio else 0
