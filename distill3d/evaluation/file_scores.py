@@ -146,7 +146,7 @@ def _tree_files(
             f"--tree-um {tree_um:g}: {pred} and {gold} do not say the voxel size; accepted: with --spacing"
         )
     trees = [
-        read_swc(path, spacing_um=own or spacing_um or MICROMETERS, allow_empty=True)
+        read_swc(path, spacing_um=own or spacing_um or MICROMETERS, allow_empty=path != gold)
         for path, own in zip((pred, gold), stated, strict=True)
     ]
     scores = tree_scores(
@@ -188,7 +188,7 @@ def _mixed(
         if path == mask:
             neuron = replace(volume, data=neuron_mask(mask, volume.data, threshold, gold=mask == gold))
             return trace_volume(neuron, TraceConfig(input="mask"), workers=workers)
-        return read_swc(path, spacing_um=stated_spacing(path) or volume.spacing_um, allow_empty=True)
+        return read_swc(path, spacing_um=stated_spacing(path) or volume.spacing_um, allow_empty=path != gold)
 
     trees = tree_of(pred), tree_of(gold)
     scores = tree_scores(

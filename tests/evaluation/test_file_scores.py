@@ -164,6 +164,17 @@ def test_an_empty_mask_is_missed_and_not_perfect(tmp_path):
     assert scores["hd95"] == pytest.approx(np.linalg.norm((16, 24, 60)))
 
 
+@pytest.mark.parametrize("pred", ["tree", "mask", "itself"])
+def test_gold_without_a_node_is_refused(tmp_path, pred):
+    gold = tmp_path / "gold.swc"
+    gold.touch()
+    files = {"itself": gold, "mask": mask_file(tmp_path / "pred.tif", line()), "tree": tmp_path / "pred.swc"}
+    files["tree"].write_text("1 0 1 1 1 1 -1\n2 0 9 1 1 1 1\n")
+    with pytest.raises(InputError, match=r"gold\.swc: no node found"):
+        score_files(files[pred], gold)
+    assert score_files(gold, files["tree"])["f1"] == 0  # nobody traced anything, which is an answer
+
+
 def test_masks_that_lie_turned_in_one_space_are_compared_where_they_lie(tmp_path):
     mask = np.zeros((5, 7, 6), np.uint8)
     mask[1, 2:6, 1] = 1
