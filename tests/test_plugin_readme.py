@@ -1,4 +1,4 @@
-"""The README's example of a plugin works as it is pasted."""
+"""The example of a plugin in experiments/README.md works as it is pasted."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from distill3d.config.registry import STRATEGIES
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[1] / "experiments" / "README.md"
 
 
 @pytest.fixture
