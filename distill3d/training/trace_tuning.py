@@ -38,7 +38,7 @@ def tune_trace(
     console: Console | None = None,
     allow_plugins: bool = False,
 ) -> dict[str, Any]:
-    """Search threshold, gap and spur length that give the best length F1 on the validation cases.
+    """Search threshold, gap, spur and least tree length that give the best length F1 on the validation cases.
 
     The first trial is what the run uses now, so the result is never worse on these cases. ``evaluate`` uses the
     best settings from then on.
@@ -67,7 +67,7 @@ def tune_trace(
     base = trace_settings(folder, experiment)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    study.enqueue_trial({"threshold": base.threshold, "gap_um": base.gap_um, "spur_um": base.spur_um})
+    study.enqueue_trial({name: getattr(base, name) for name in ("threshold", "gap_um", "spur_um", "min_tree_um")})
     with progress_bar(console) as bar:
         task = bar.add_task("tuning the trace", total=trials, info="")
 
@@ -100,6 +100,7 @@ def _suggested(base: TraceConfig, trial: Any) -> TraceConfig:  # noqa: ANN401 - 
         threshold=suggest("threshold", 0.05, 0.95),
         gap_um=suggest("gap_um", 0.0, 30.0),
         spur_um=suggest("spur_um", 0.0, 30.0),
+        min_tree_um=suggest("min_tree_um", 0.0, 100.0),
     )
 
 

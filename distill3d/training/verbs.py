@@ -262,7 +262,7 @@ def tune_trace(
     seed: Annotated[int, typer.Option(help="of the search")] = 0,
     allow_plugins: AllowPlugins = False,
 ) -> None:
-    """Choose threshold, gap and spur length on a run's validation cases; `evaluate` uses them from then on."""
+    """Choose threshold, gap, spur and least tree length on a run's validation cases; `evaluate` uses them then."""
     from distill3d.evaluation.run_scores import evaluate as evaluate_run
     from distill3d.evaluation.tables import score_table
     from distill3d.training.tables import tuning_table

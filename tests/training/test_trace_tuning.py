@@ -108,6 +108,19 @@ def test_clean_scores_leave_out_the_pieces_that_validation_cases_are_better_with
     assert evaluate(perfect.path)["clean"] == {"min_voxels": 50, "chosen_on": []}
 
 
+def test_tuning_finds_the_length_below_which_trees_are_false(perfect):
+    data = DistillDataModule(experiment_from_plain(perfect.read_config(), source=perfect.config))
+    for case in data.cases("val"):
+        prob = case.mask.astype(np.float32)
+        for corner in (prob[:3, :3], prob[:3, -3:], prob[-3:, :3], prob[-3:, -3:]):
+            corner[..., :20] = corner[..., -20:] = 1  # as sure as the neuron, longer than the default
+        write_prob(perfect.prob(case.name), prob, case.spacing_um)
+    result = tune_trace(perfect.path, trials=12)
+    assert result["f1_before"] < 0.9
+    assert result["f1"] > 0.95
+    assert result["best"]["min_tree_um"] > 15
+
+
 def test_the_same_seed_tries_the_same_settings(perfect):
     first = tune_trace(perfect.path, trials=6, seed=3)
     perfect.tuned.unlink()
