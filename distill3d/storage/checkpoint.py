@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from distill3d.errors import InputError
+from distill3d.storage.run_folder import write_bytes
 
 CHECKPOINT_KEY = "distill3d"  # holds the experiment, the teacher's identity and the names of transferred entries
 MODEL_SUFFIX = ".safetensors"
@@ -48,12 +48,7 @@ def write_model(path: Path, checkpoint: Mapping[str, Any], **more: Any) -> None:
         more: plain containers that are kept beside what the checkpoint says of itself.
     """
     state = {name: _halved(value).contiguous() for name, value in checkpoint["state_dict"].items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(state, part, metadata={CHECKPOINT_KEY: json.dumps({**checkpoint[CHECKPOINT_KEY], **more})})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, save(state, {CHECKPOINT_KEY: json.dumps({**checkpoint[CHECKPOINT_KEY], **more})}))
 
 
 def _halved(value: Tensor) -> Tensor:

@@ -119,7 +119,15 @@ def write_yaml(path: Path, content: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text atomically; makes the folder."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, readable for whom the user's umask says; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

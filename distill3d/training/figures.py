@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from distill3d.data.prepared import PreparedCase
 from distill3d.evaluation.figures.filters import filters_figure
@@ -13,7 +13,7 @@ from distill3d.evaluation.figures.gradients import gradient_figure
 from distill3d.evaluation.figures.similarity import similarity_figure
 from distill3d.evaluation.figures.tubes import tubes_figure
 from distill3d.evaluation.tables import tubes_line
-from distill3d.storage.run_folder import RunFolder
+from distill3d.storage.run_folder import RunFolder, write_bytes
 from distill3d.training.module import DistillModule
 from distill3d.training.tubes import fullest_windows, place, tubular_embed
 
@@ -22,8 +22,7 @@ def keep_start(folder: RunFolder, module: DistillModule) -> None:
     """Save the weights that meet the image, as the transfer left them, to be compared with the trained ones."""
     name = module.student.input_weight
     if name is not None:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        save_file({name: module.student.state_dict()[name].contiguous()}, folder.start)
+        write_bytes(folder.start, save({name: module.student.state_dict()[name].contiguous()}))
 
 
 def learned_figures(folder: RunFolder, module: DistillModule, case: PreparedCase) -> dict[str, Path]:

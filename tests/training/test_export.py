@@ -50,6 +50,10 @@ def test_it_takes_half_the_bytes_and_a_run_is_not_changed_by_it(finished_once, m
     assert all(torch.equal(halves[name], state[name]) for name in state.keys() - set(floating))
 
 
+def test_whom_the_umask_lets_read_a_run_may_read_its_model(finished_once, model):
+    assert model.stat().st_mode == RunFolder(finished_once).config.stat().st_mode
+
+
 def test_what_half_precision_cannot_hold_stays_as_it_is(finished_once, tmp_path):
     checkpoint = dict(read_checkpoint(RunFolder(finished_once).best))
     checkpoint["state_dict"] = {"large": torch.tensor([1e6]), "small": torch.tensor([0.5])}

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.utils.data import DataLoader
 
 from distill3d.config.plain import as_plain
@@ -21,7 +21,7 @@ from distill3d.experiment import load_pretraining
 from distill3d.storage.lock import FolderLock
 from distill3d.storage.provenance import peak_memory_gib, provenance
 from distill3d.storage.rank import is_main_process
-from distill3d.storage.run_folder import RunFolder, write_json
+from distill3d.storage.run_folder import RunFolder, write_bytes, write_json
 from distill3d.teachers.base import hash_weights
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import HoldsFolder, StepClock
@@ -135,9 +135,7 @@ def _finish(settings: Pretraining, folder: RunFolder) -> dict[str, Any]:
     weights = {key.removeprefix("net."): value.half() for key, value in state.items() if key.startswith("net.")}
     results["weights"] = {"sha256": hash_weights(weights)}
     path = folder.path / f"{settings.architecture}.safetensors"
-    part = path.with_suffix(".part")
-    save_file(weights, part)
-    part.replace(path)
+    write_bytes(path, save(weights))
     write_json(folder.metrics, results)
     write_card(path.with_suffix(".md"), settings, results)
     write_json(folder.done, {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
