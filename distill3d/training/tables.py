@@ -37,16 +37,18 @@ FATES: dict[Fate, str] = {
 def models_table(models: Mapping[str, Path]) -> Table:
     """Show what ready-made models there are, by what their files say of themselves."""
     table = Table(title="models: what --model can be", title_justify="left", width=WIDTH)
-    for column in ("name", "MB", "trained on", "voxels in um", "held-out Dice, F1", "limits"):
+    table.caption_justify = "left"
+    for column in ("name", "MB", "trained on", "voxels in um", "held-out Dice, F1"):
         table.add_column(column, overflow="fold", justify="right" if column == "MB" else "left")
+    remarks = []
     for name, file in models.items():
         try:
-            row = _model_row(read_about(file))
+            *row, remark = _model_row(read_about(file))
         except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:  # whoever made that file
-            row = ("", "", "", f"cannot be used: {error}")
+            row, remark = [], f"cannot be used: {error}"
         table.add_row(name, f"{file.stat().st_size / 1e6:.1f}", *map(Text, row))
-    if not models:
-        table.caption, table.caption_justify = f"there is none yet; {HOW}", "left"
+        remarks += [f"{name}: {remark}"] if remark else []
+    table.caption = Text("\n".join(remarks) if models else f"there is none yet; {HOW}")
     return table
 
 

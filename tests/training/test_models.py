@@ -1,6 +1,8 @@
 """Ready-made models: a file in a folder is one, its name stands for it, and it sees voxels as it was trained."""
 
 import copy
+import csv
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 import torch
 
 from distill3d.cli import app
+from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
+from distill3d.experiment import load_experiment
 from distill3d.storage import models as models_module
 from distill3d.storage.checkpoint import read_checkpoint
 from distill3d.storage.models import chosen, find_model, models
@@ -20,6 +24,7 @@ from distill3d.training.predict import predict_all
 from distill3d.types import Prediction
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.resample import nearest_shape, resized
+from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.volume import Volume, write_volume
 
 
@@ -68,9 +73,10 @@ def test_a_dropped_file_is_listed_and_predicts_by_its_name_as_by_its_path(shelf,
     (shelf[1] / "broken.safetensors").write_bytes(b"12345678")
     app(["list", "models"], standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()
-    (row,) = (line for line in lines if "cells" in line)
-    assert all(word in row for word in ("2x1x1", "simulated", "Not for"))
-    assert any("broken" in line and "cannot" in line for line in [*lines, " ".join(lines)])
+    (row,) = (line for line in lines if "│ cells" in line)
+    assert all(word in row for word in ("2x1x1", "simulated"))
+    assert "cells: Not for vessels." in map(str.strip, lines)
+    assert any(line.startswith("broken: cannot be used: ") for line in lines)
     assert max(map(len, lines)) <= 100
 
     data = np.random.default_rng(0).integers(1, 200, (16, 32, 32)).astype(np.uint8)
@@ -193,3 +199,18 @@ def test_a_student_starts_as_the_model_or_the_run_it_names(finished_once, tiny, 
     missing = replace(other.strategy.config, model="cels")
     with pytest.raises(InputError, match=r"unknown model 'cels' \(did you mean 'cells'\?\)"):
         fresh_module(replace(other, strategy=replace(other.strategy, config=missing)))
+
+
+def test_the_shipped_model_is_what_its_card_says_and_finds_a_neuron_it_never_saw(tmp_path):
+    file = models_module.SHIPPED / f"{models_module.DEFAULT}.safetensors"
+    assert file.stat().st_size <= 12e6
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in file.with_suffix(".md").read_text()
+    data = DistillDataModule(load_experiment("scratch", ["data.train=1", "data.val=1", "data.test=1", "data.seed=7"]))
+    data.prepare_data()
+    (case,) = data.cases("test")
+    write_volume(tmp_path / "a.tif", Volume(np.asarray(case.raw), case.spacing_um))
+    write_swc(tmp_path / "a.swc", case.tree(), spacing_um=MICROMETERS)
+    app(["reconstruct", str(tmp_path / "a.tif"), "--out", str(tmp_path / "out")], standalone_mode=False)
+    (row,) = csv.DictReader((tmp_path / "out/summary.csv").read_text().splitlines())
+    assert float(row["tree_f1"]) > 0.8
+    assert (tmp_path / "out/a_3d.html").is_file()
