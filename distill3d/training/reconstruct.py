@@ -217,18 +217,26 @@ def _is_whole(stack: Path, target: _Outputs, networks: Networks) -> bool:
 
 
 def _read_gold(stack: Path, image: Volume | LazyVolume, networks: Networks) -> _GoldOf:
-    """Read what lies beside a stack; gold that cannot be used is warned of and left out."""
+    """Read what lies beside a stack; a tree or a mask that cannot be used is warned of and left out."""
     files, rules = networks.gold.beside(stack), networks.gold
-    try:
+    tree, mask = None, None
+    with _warned_of():
         tree = None if files.tree is None else rules.read_tree(files.tree, image)
-        if files.mask is None:
-            return _GoldOf(tree)
-        if isinstance(image, Volume):
-            return _GoldOf(tree, rules.read_mask(files.mask, image, image=stack))
-        return _GoldOf(tree, rules.open_mask(files.mask, image, image=stack))
+    with _warned_of():
+        if files.mask is not None:
+            if isinstance(image, Volume):
+                mask = rules.read_mask(files.mask, image, image=stack)
+            else:
+                mask = rules.open_mask(files.mask, image, image=stack)
+    return _GoldOf(tree, mask)
+
+
+@contextlib.contextmanager
+def _warned_of() -> Iterator[None]:
+    try:
+        yield
     except InputError as error:
         _LOG.warning("gold is not used: %s", error)
-        return _GoldOf()
 
 
 def _scores(tree: Tree, mask: Blocks, gold: _GoldOf, image: Volume | LazyVolume) -> Row:

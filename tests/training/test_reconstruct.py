@@ -117,6 +117,18 @@ def test_a_stack_becomes_a_probability_a_tree_a_picture_and_a_row(run, tmp_path,
     assert f"summary   {out / 'summary.csv'}" in shown
 
 
+@pytest.mark.parametrize("bad", ["tree", "mask"])
+def test_gold_that_cannot_be_used_leaves_the_other_in_use(run, tmp_path, predicted, bad):
+    path = tmp_path / "s" / "cell.tif"
+    mask = stack(path).astype(np.uint8)
+    path.with_suffix(".swc").write_text("no tree" if bad == "tree" else GOLD)
+    write_volume(path.with_name("cell_mask.tif"), Volume(mask[1:] if bad == "mask" else mask, SPACING))
+    (row,) = reconstruct(path, run=run, out=tmp_path / "out")
+    assert row["warnings"].count("gold is not used") == 1
+    assert {key for key in ("tree_f1", "dice") if key in row} == {"dice" if bad == "tree" else "tree_f1"}
+    assert all(float(row[key]) > 0.9 for key in ("tree_f1", "dice") if key in row)
+
+
 def test_what_is_there_stays_and_only_what_is_missing_is_made(run, tmp_path, predicted, monkeypatch):
     stacks, out = [tmp_path / "s" / f"{name}.tif" for name in "ab"], tmp_path / "out"
     for path in stacks:
