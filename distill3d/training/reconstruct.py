@@ -93,7 +93,9 @@ def reconstruct(
     if not overwrite:
         for each in targets:
             require_free(each, networks)
-    return _reconstructed([_Outputs(*paths) for paths in zip(*targets, strict=True)], stacks, networks, overwrite)
+    summary = Summary(out / "summary.csv", overwrite=overwrite)
+    outputs = [_Outputs(*paths) for paths in zip(*targets, strict=True)]
+    return _reconstructed(outputs, stacks, networks, summary, overwrite=overwrite)
 
 
 def _require_no_gold(trees: Mapping[Path, Path], networks: Networks) -> None:
@@ -107,9 +109,8 @@ def _require_no_gold(trees: Mapping[Path, Path], networks: Networks) -> None:
 
 
 def _reconstructed(
-    outputs: Sequence[_Outputs], stacks: Sequence[Path], networks: Networks, overwrite: bool
+    outputs: Sequence[_Outputs], stacks: Sequence[Path], networks: Networks, summary: Summary, *, overwrite: bool
 ) -> Iterator[tuple[Row, Path]]:
-    summary = Summary(outputs[0].prob.parent / "summary.csv")
     pending = {
         stack: target
         for stack, target in zip(stacks, outputs, strict=True)

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import final
 
+from distill3d.errors import InputError
 from distill3d.storage.run_folder import write_text
 from distill3d.volumes.stack_files import stem_of
 
@@ -25,13 +26,22 @@ class Summary:
 
     Args:
         path: of the file; need not exist.
+        overwrite: it may be somebody else's, whose rows are dropped.
+
+    Raises:
+        InputError: it is somebody else's.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self._path = path
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        rows = csv.DictReader(io.StringIO(text))
-        self._rows = {stem_of(row["file"]): row for row in rows if row.get("file")}
+        self._rows: dict[str, Row] = {}
+        if not path.is_file():
+            return
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8", errors="replace")))
+        if tuple(rows.fieldnames or ())[: len(_FIRST)] == _FIRST:
+            self._rows = {stem_of(row["file"]): row for row in rows if row.get("file")}
+        elif not overwrite:
+            raise InputError(f"{path}: is there and is no summary of stacks; accepted: --overwrite, or another --out")
 
     @property
     def done(self) -> dict[str, Row]:
@@ -46,7 +56,10 @@ class Summary:
         writer = csv.DictWriter(text, [*_FIRST, *scores, *_LAST], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows.values())
-        write_text(self._path, text.getvalue())
+        try:
+            write_text(self._path, text.getvalue())
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written ({error.strerror})") from error
 
 
 def as_line(row: Row) -> str:

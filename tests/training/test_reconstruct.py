@@ -208,6 +208,19 @@ def test_files_of_others_are_not_replaced_and_gold_never_is(run, tmp_path, predi
         assert "tree_f1" not in reconstruct(path, run=run, out=path.parent)[0]
 
 
+@pytest.mark.parametrize("text", [b"file,mouse\nmouse1,3\n", b"mouse,age\nm\xfcse,3\n", b""])
+def test_a_summary_of_somebody_else_is_not_replaced(run, tmp_path, predicted, text):
+    path, summary = tmp_path / "s" / "a.tif", tmp_path / "out" / "summary.csv"
+    stack(path)
+    summary.parent.mkdir()
+    summary.write_bytes(text)
+    with pytest.raises(InputError, match=r"summary\.csv: is there and is no summary of stacks; accepted: --overwrite"):
+        reconstruct(path, run=run, out=summary.parent)
+    assert (summary.read_bytes(), predicted) == (text, [])
+    reconstruct(path, run=run, out=summary.parent, overwrite=True)
+    assert [row["file"] for row in rows(summary.parent)] == [str(path)]
+
+
 def test_more_foreground_than_a_neuron_has_is_an_error_of_its_stack(run, tmp_path):
     data = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)
     tifffile.imwrite(tmp_path / "noise.tif", data)
