@@ -19,7 +19,7 @@ from distill3d.training.predict_large import stays_on_disk, write_by_blocks
 from distill3d.training.predict_whole import require_same_voxels, write_prediction
 from distill3d.volumes.calls import Workers
 from distill3d.volumes.geometry import Spacing
-from distill3d.volumes.inputs import PROB, targets_of
+from distill3d.volumes.inputs import PROB, require_writable, targets_of
 from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.origin import is_taken
 from distill3d.volumes.stack_files import is_stack, stem_of
@@ -71,8 +71,8 @@ def predict_all(
         does not stop the others, see `distill3d.errors.for_each`.
 
     Raises:
-        InputError: two volumes would give one file, or one is there that came from elsewhere, which is found before
-            anything is predicted.
+        InputError: two volumes would give one file, one is there that came from elsewhere, or ``out`` cannot be
+            written, which is found before anything is predicted.
     """
 
     def name(stack: Path) -> str:
@@ -81,6 +81,7 @@ def predict_all(
     targets = targets_of([Path(volume) for volume in volumes], Path(out), "", name)
     if not overwrite:
         require_free(targets, networks)
+    require_writable(Path(out))
     return _predicted(targets, networks, workers)
 
 

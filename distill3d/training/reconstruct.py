@@ -30,7 +30,7 @@ from distill3d.training.module import DistillModule
 from distill3d.training.networks import Networks
 from distill3d.training.predict import StackBars, predict_stack, prob_name, require_free
 from distill3d.training.summary import SCORES, Row, Summary
-from distill3d.volumes.inputs import targets_of
+from distill3d.volumes.inputs import require_writable, targets_of
 from distill3d.volumes.lazy import Blocks, LazyVolume
 from distill3d.volumes.origin import as_notes, note_picture, origin_of, stated_notes
 from distill3d.volumes.parts import Parted, computed, extremes, is_large, shape_on_disk
@@ -82,7 +82,8 @@ def reconstruct(
         As they are done, the row of the summary and the picture of each.
 
     Raises:
-        InputError: two stacks would give one file, or one is there that came from elsewhere or is gold.
+        InputError: two stacks would give one file, one is there that came from elsewhere or is gold, or
+            ``out`` cannot be written.
     """
 
     def prob(stack: Path) -> str:
@@ -93,6 +94,7 @@ def reconstruct(
     if not overwrite:
         for each in targets:
             require_free(each, networks)
+    require_writable(out)
     summary = Summary(out / "summary.csv", overwrite=overwrite)
     outputs = [_Outputs(*paths) for paths in zip(*targets, strict=True)]
     return _reconstructed(outputs, stacks, networks, summary, overwrite=overwrite)

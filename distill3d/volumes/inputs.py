@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def targets_of(stacks: Sequence[Path], out: Path, end: str, name: Callable[[Path
     if problems:
         raise InputError(*problems)
     return targets
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder for results, before the work on them begins.
+
+    Raises:
+        InputError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); accepted: another --out") from error
 
 
 def _meant(place: str, suffixes: tuple[str, ...], *, others: bool) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from distill3d.training import networks as networks_module
 from distill3d.training import predict_whole as predict_module
 from distill3d.training import reconstruct as reconstruct_module
 from distill3d.training.networks import networks_of
+from distill3d.training.predict import predict_all
 from distill3d.types import Prediction
 from distill3d.volumes.origin import stated_notes
 from distill3d.volumes.prob import read_prob
@@ -219,6 +220,15 @@ def test_a_summary_of_somebody_else_is_not_replaced(run, tmp_path, predicted, te
     assert (summary.read_bytes(), predicted) == (text, [])
     reconstruct(path, run=run, out=summary.parent, overwrite=True)
     assert [row["file"] for row in rows(summary.parent)] == [str(path)]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_predicted(run, tmp_path, predicted):
+    path = tmp_path / "s" / "a.tif"
+    stack(path)
+    for verb in (reconstruct_module.reconstruct, lambda stacks, networks, out: predict_all(networks, stacks, out=out)):
+        with pytest.raises(InputError, match=r"a\.tif/out: cannot be written \(Not a directory\); accepted: another"):
+            [*verb([path], networks_of([run]), out=path / "out")]
+    assert predicted == []
 
 
 def test_more_foreground_than_a_neuron_has_is_an_error_of_its_stack(run, tmp_path):
