@@ -62,7 +62,8 @@ class GoldRules:
 
     def beside(self, stack: Path) -> CaseFiles:
         """Return a stack with the gold tree and mask that lie beside it; a tree that was traced here is not gold."""
-        files = {path.name: path for path in entries(split_inside(stack)[0].parent)}
+        folder = split_inside(stack)[0].parent
+        files = {path.name: path for path in entries(folder)} if folder.is_dir() else {}
         case = case_files_of(stem_of(stack), stack, files, self.tree, self.masks)
         traced = case.tree is not None and "made_from" in stated_notes(case.tree)
         return CaseFiles(stack, None, case.mask) if traced else case

@@ -231,6 +231,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_predicted
     assert predicted == []
 
 
+def test_a_stack_whose_folder_is_gone_is_one_line_though_its_tree_is_there(run, tmp_path, predicted):
+    out = tmp_path / "out"
+    stack(tmp_path / "s" / "a.tif")
+    reconstruct(tmp_path / "s" / "a.tif", run=run, out=out)
+    (tmp_path / "s").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"^\S+s/a\.tif: no such file; an image stack is expected$"):
+        reconstruct(tmp_path / "s" / "a.tif", run=run, out=out)
+
+
 def test_more_foreground_than_a_neuron_has_is_an_error_of_its_stack(run, tmp_path):
     data = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)
     tifffile.imwrite(tmp_path / "noise.tif", data)
