@@ -20,6 +20,7 @@ from distill3d.storage.checkpoint import CHECKPOINT_KEY, MODEL_SUFFIX, read_chec
 from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder, write_text
 from distill3d.training.module import trained_um
+from distill3d.volumes.inputs import require_writable
 from distill3d.volumes.reading import range_in_words
 
 SCORES = {
@@ -67,23 +68,27 @@ Data:
 """
 
 
-def export(run: Path | str, out: Path, *, note: str = "", allow_plugins: bool = False) -> Path:
+def export(run: Path | str, out: Path, *, note: str = "", overwrite: bool = False, allow_plugins: bool = False) -> Path:
     """Write a run's best network as one file in half precision, with what is needed to use it, and a card beside it.
 
     Args:
         run: the folder of a finished run.
         out: file to write, ends in .safetensors; the card gets the same name and .md.
         note: a sentence for the card, such as what the network is not for.
+        overwrite: replace files that are there.
         allow_plugins: as for `distill3d.training.networks.networks_of`.
 
     Returns:
         The card.
 
     Raises:
-        InputError: there is no finished run, or ``out`` has another suffix, or cannot be written.
+        InputError: there is no finished run, ``out`` has another suffix or cannot be written, or a file is there.
     """
     if out.suffix != MODEL_SUFFIX:
         raise InputError(f"{out}: not the name of a model; accepted: a name that ends in {MODEL_SUFFIX}")
+    card = out.with_suffix(".md")
+    if (there := [str(path) for path in (out, card) if path.exists()]) and not overwrite:
+        raise InputError(f"{', '.join(there)}: there already; accepted: --overwrite, or another --out")
     folder = RunFolder(Path(run))
     require_inside(folder.path)
     checkpoint = read_checkpoint(folder.best)
@@ -92,15 +97,14 @@ def export(run: Path | str, out: Path, *, note: str = "", allow_plugins: bool = 
     metrics = folder.read_json(folder.metrics)
     if not metrics:
         raise InputError(f"{run}: has no scores, and nobody should use what was not tested; accepted: a finished run")
+    require_writable(out.parent)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         brief = {
             "note": note,
             "steps": metrics["cost"]["steps"],
             "mean": {key: metrics["mean"].get(key) for key in SCORES},
         }
         write_model(out, checkpoint, trace=dataclasses.asdict(trace_settings(folder, experiment)), card=brief)
-        card = out.with_suffix(".md")
         voxels = range_in_words(trained_um(checkpoint[CHECKPOINT_KEY]))
         write_text(card, _card(out, experiment, metrics, note, voxels))
     except OSError as error:

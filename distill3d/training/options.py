@@ -22,7 +22,7 @@ Flips = Annotated[bool, typer.Option("--tta", help="average over the eight flips
 MaxGib = Annotated[
     float | None, typer.Option(min=0.0, help="refuse stacks that take more GiB of memory, else half of the machine's")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that came from another stack or run")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that are there, of another stack or run")]
 OverwriteAll = Annotated[
     bool, typer.Option("--overwrite", help="make all anew, and replace files that came from elsewhere")
 ]

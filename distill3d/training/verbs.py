@@ -245,12 +245,13 @@ def export(
     run: Run,
     out: Annotated[Path, typer.Option(metavar="FILE", help="to write, ends in .safetensors; a card .md comes beside")],
     note: Annotated[str, typer.Option(help="a sentence for the card, such as what it is not for")] = "",
+    overwrite: Overwrite = False,
     allow_plugins: AllowPlugins = False,
 ) -> None:
     """Shrink a finished run to one file that others predict with: half-precision weights, and a card of what it is."""
     from distill3d.training.export import export as export_run
 
-    card = export_run(run, out, note=note, allow_plugins=allow_plugins)
+    card = export_run(run, out, note=note, overwrite=overwrite, allow_plugins=allow_plugins)
     stdout().print(f"model     {out}", f"card      {card}", sep="\n", soft_wrap=True)
     show_next(f"distill3d reconstruct STACKS --run {out} --out trees")
 

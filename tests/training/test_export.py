@@ -82,6 +82,17 @@ def test_a_run_without_scores_and_another_suffix_are_one_line(finished, tmp_path
     assert not list(tmp_path.glob("*cells*"))
 
 
+@pytest.mark.parametrize("there", ["m.safetensors", "m.md"])
+def test_what_is_there_is_not_replaced_without_being_told(finished_once, tmp_path, there):
+    (tmp_path / there).write_text("mine")
+    with pytest.raises(InputError, match=rf"/{there}: there already; accepted: --overwrite, or another --out"):
+        export(finished_once, tmp_path / "m.safetensors")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    assert export(finished_once, tmp_path / "m.safetensors", overwrite=True) == tmp_path / "m.md"
+    with pytest.raises(InputError, match=r"m\.md: cannot be written \(File exists\); accepted: another --out"):
+        export(finished_once, tmp_path / "m.md" / "m.safetensors")
+
+
 def test_weights_that_say_nothing_of_themselves_or_are_damaged_are_one_line(model, tmp_path):
     save_file(load_file(model), tmp_path / "bare.safetensors")
     with pytest.raises(InputError, match=r"bare\.safetensors: weights without what `distill3d export` says of them"):
