@@ -54,7 +54,7 @@ def pair_files(preds: Sequence[Path], golds: Sequence[Path]) -> list[tuple[Path,
     kind. One file of each is a pair whatever their names are. A prediction without gold is left out, with a warning.
 
     Raises:
-        InputError: there is no pair.
+        InputError: there is no pair, or files of one name lie in several folders.
     """
     if len(preds) == 1 and len(golds) == 1:
         return [(preds[0], golds[0])]
@@ -75,10 +75,16 @@ def pair_files(preds: Sequence[Path], golds: Sequence[Path]) -> list[tuple[Path,
 
 def _by_name(paths: Sequence[Path]) -> dict[str, list[Path]]:
     names: dict[str, list[Path]] = {}
+    seen: dict[str, Path] = {}
+    problems: list[str] = []
     for path in paths:
+        if (first := seen.setdefault(path.name, path)) != path:
+            problems.append(f"{first} and {path} have one name; accepted: one folder of each at a time")
         suffix = next((end for end in sorted(TREE_SUFFIXES, key=len)[::-1] if path.name.lower().endswith(end)), "")
         name = path.name[: -len(suffix)] if suffix else name_of(path)
         names.setdefault(name, []).append(path)
+    if problems:
+        raise InputError(*problems)
     return names
 
 

@@ -251,3 +251,14 @@ def test_folders_are_paired_by_name_and_the_kind_of_the_gold_decides(tmp_path, c
     assert max(map(len, shown.splitlines())) <= 100
     with pytest.raises(InputError, match="no prediction has gold of its name among 2 files"):
         pair_files([pred / "c.swc"], [*gold.iterdir()])
+
+
+def test_files_of_one_name_in_several_folders_are_refused_and_not_left_out(tmp_path):
+    """The second neuron of two was left out, and its gold was that of the first."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_swc(tmp_path / folder / "cell.swc", line())
+    both = [tmp_path / folder / "cell.swc" for folder in ("a", "b")]
+    for preds, golds in ((both, both[:1]), (both[:1], both), (both, both)):
+        with pytest.raises(InputError, match=r"a/cell\.swc and \S+b/cell\.swc have one name; accepted: one folder"):
+            pair_files(preds, golds)
