@@ -104,8 +104,8 @@ def score_files(
     Two masks: every voxel that is not 0 is neuron, of stacks of many values see `neuron_mask`; where both headers say
     how the stacks lie in space, the first is turned to the second. Two trees: in the unit of the files, or in
     micrometers if a spacing is given; a tree that `trace` wrote states that it is in micrometers, and the spacing is
-    that of the other alone. A mask against a tree: the mask is traced with the default settings, then trees are scored,
-    in voxels.
+    that of the other alone, which without one is taken to be in micrometers too, with a warning. A mask against a tree:
+    the mask is traced with the default settings, then trees are scored, in voxels.
 
     Args:
         pred: a mask in any format of `read_volume`, or an SWC file.
@@ -151,6 +151,10 @@ def _tree_files(
         raise InputError(
             f"--tree-um {tree_um:g}: {pred} and {gold} do not say the voxel size; accepted: with --spacing"
         )
+    known = spacing_um is not None or any(stated)
+    for path, own in zip((pred, gold), stated, strict=True):
+        if own is None and spacing_um is None and known:
+            _LOG.warning("%s: states no unit and is taken to be in um as the other is; else --spacing z,y,x", path)
     trees = [
         read_swc(path, spacing_um=own or spacing_um or MICROMETERS, allow_empty=path != gold)
         for path, own in zip((pred, gold), stated, strict=True)
@@ -159,7 +163,7 @@ def _tree_files(
         pred=trees[0],
         gold=trees[1],
         spacing_um=spacing_um or MICROMETERS,
-        unit="um" if spacing_um or all(stated) else "vox",
+        unit="um" if known else "vox",
         vaa3d_compat=vaa3d_compat,
         tolerance=tolerance,
     )

@@ -84,6 +84,19 @@ def test_a_traced_tree_is_in_um_already_and_gold_in_voxels_is_brought_to_it(tmp_
     ] == pytest.approx(40)
 
 
+def test_a_tree_without_a_unit_is_taken_to_be_in_um_as_the_other_is_and_that_is_said(tmp_path, caplog):
+    write_swc(tmp_path / "pred.swc", line(), spacing_um=MICROMETERS)
+    write_swc(tmp_path / "gold.swc", line())
+    scores = score_files(tmp_path / "pred.swc", tmp_path / "gold.swc")
+    assert (scores["unit"], scores["length_gold"]) == ("um", 40)
+    said = f"{tmp_path / 'gold.swc'}: states no unit and is taken to be in um as the other is; else --spacing z,y,x"
+    assert caplog.messages == [said]
+    caplog.clear()
+    score_files(tmp_path / "pred.swc", tmp_path / "gold.swc", spacing_um=(1.0, 1.0, 1.0))
+    assert score_files(tmp_path / "gold.swc", tmp_path / "gold.swc")["unit"] == "vox"
+    assert caplog.messages == []
+
+
 def test_length_counts_as_found_up_to_the_tolerance_which_the_table_says(tmp_path):
     write_swc(tmp_path / "gold.swc", line())
     write_swc(tmp_path / "aside.swc", line(y=13.0))
