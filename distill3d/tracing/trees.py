@@ -35,7 +35,7 @@ def require_sparse(share: float, max_share: float) -> None:
         DenseError: there is more foreground than ``max_share``.
     """
     if share > max_share:
-        raise DenseError(f"{100 * share:.0f} % of the volume is foreground; accepted: at most {100 * max_share:.0f} %")
+        raise DenseError(f"{100 * share:.3g} % of the volume is foreground; accepted: at most {100 * max_share:.3g} %")
     if share > MAX_SHARE:
         _LOG.warning("%.0f %% of the volume is foreground and takes long; a neuron fills a few percent", 100 * share)
 

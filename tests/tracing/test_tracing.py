@@ -133,6 +133,9 @@ def test_more_foreground_than_allowed_is_refused_and_as_much_is_traced():
     assert trace(mask, ONE, max_share=0.04).n_nodes > 0
     with pytest.raises(DenseError, match="4 % of the volume is foreground; accepted: at most 3 %"):
         trace(mask, ONE, max_share=0.03)
+    mask[3, 4, 9] = True  # 81 of 2000
+    with pytest.raises(DenseError, match=r"4\.05 % of the volume is foreground; accepted: at most 4 %"):
+        trace(mask, ONE, max_share=0.04)
 
 
 def test_a_single_slice_works():

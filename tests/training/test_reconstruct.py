@@ -243,7 +243,7 @@ def test_a_stack_whose_folder_is_gone_is_one_line_though_its_tree_is_there(run, 
 def test_more_foreground_than_a_neuron_has_is_an_error_of_its_stack(run, tmp_path):
     data = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)
     tifffile.imwrite(tmp_path / "noise.tif", data)
-    with pytest.raises(InputError, match=r"noise\.tif: \d+ % of the volume is foreground"):
+    with pytest.raises(InputError, match=r"noise\.tif: \S+ % of the volume is foreground"):
         reconstruct(tmp_path / "noise.tif", run=run, out=tmp_path / "out")
     assert (tmp_path / "out" / "noise_prob.tif").is_file()
     assert [row["spacing_zyx_um"] for row in rows(tmp_path / "out")] == ["1x1x1 assumed"]
