@@ -118,10 +118,17 @@ def require_free(targets: Mapping[Path, Path], networks: Networks) -> None:
         f"{target}: is there and did not come from {volume} and {' and '.join(map(str, networks.checkpoints))}; "
         "accepted: --overwrite, or another --out"
         for target, volume in targets.items()
-        if target.exists() and is_stack(volume) and is_taken(target, networks.origin(volume))
+        if target.exists() and is_stack(volume) and _came_from_elsewhere(target, volume, networks)
     ]
     if problems:
         raise InputError(*problems)
+
+
+def _came_from_elsewhere(target: Path, volume: Path, networks: Networks) -> bool:
+    try:
+        return is_taken(target, networks.origin(volume))
+    except InputError:  # whoever reads it says so
+        return False
 
 
 class StackBars:

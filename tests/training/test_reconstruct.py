@@ -240,6 +240,22 @@ def test_a_stack_whose_folder_is_gone_is_one_line_though_its_tree_is_there(run, 
         reconstruct(tmp_path / "s" / "a.tif", run=run, out=out)
 
 
+def test_a_header_whose_data_are_gone_does_not_stop_the_others_though_its_results_are_there(run, tmp_path, predicted):
+    a, b, out = tmp_path / "s" / "a.tif", tmp_path / "s" / "b.nhdr", tmp_path / "out"
+    stack(a)
+    header = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 64 32 16\nencoding: raw\ndata file: b.raw\n"
+    b.write_text(header)
+    b.with_suffix(".raw").write_bytes(tifffile.imread(a).tobytes())
+    networks = networks_of([run])
+    [*predict_all(networks, [b], out=out)]
+    b.with_suffix(".raw").unlink()
+    with pytest.raises(SomeFailedError, match=r"^1 of 2 failed: \S+b\.nhdr: its data file \S+b\.raw is not there"):
+        [*predict_all(networks, [b, a], out=out)]
+    with pytest.raises(SomeFailedError, match=r"^1 of 2 failed: \S+b\.nhdr: its data file"):
+        reconstruct(b, a, run=run, out=out)
+    assert sorted(path.name for path in out.glob("a*")) == ["a.png", "a.swc", "a_3d.html", "a_prob.tif"]
+
+
 def test_more_foreground_than_a_neuron_has_is_an_error_of_its_stack(run, tmp_path):
     data = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)
     tifffile.imwrite(tmp_path / "noise.tif", data)
