@@ -1,6 +1,7 @@
 """When a winner is named, when not, and what is said about it."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -164,6 +165,15 @@ def test_the_sign_flip_test_is_named_where_it_objects():
 @pytest.mark.parametrize(("test", "words"), [("sign-flip", "a sign-flip test over"), ("wilcoxon", "Wilcoxon's signed")])
 def test_the_description_names_the_test_over_cases(test, words):
     assert words in in_words(pick_test(test))
+
+
+@pytest.mark.parametrize("test", ["sign-flip", "wilcoxon"])
+@pytest.mark.parametrize("cases", [4, 5])
+def test_the_description_says_how_small_p_over_so_few_cases_can_be(test, cases):
+    agree = np.linspace(0.1, 0.2, cases)
+    least = case_test(agree, method=test)
+    assert case_test(np.append(agree[1:], -agree[0]), method=test) > least
+    assert re.search(rf"{least}\s+with\s+{cases}\b", in_words(test))
 
 
 @pytest.mark.parametrize("criterion", ["", "sign flip", "Wilcoxon", "t"])

@@ -11,8 +11,9 @@ An arm is BETTER or WORSE in a score only if all of this holds:
 By simulation (``tests/report/test_verdict.py``) at least 95 of 100 equal arms get no verdict, and so do 95 of 100
 reports with five arms, or with 18 of four cases. A true gain of two standard errors of an arm's own mean, mostly how
 neurons differ, is found in 95 of 100 studies of 20 cases and 5 seeds, since both arms share their neurons; a comparison
-without pairs finds it in less than half. In units of the standard error of the difference itself the level of 5 % sets the bound: no test finds a true
-gain of two more often than every other time; this one finds 2.8 in about three studies of four where cases are many.
+without pairs finds it in less than half. In units of the standard error of the difference itself the level of 5 % sets
+the bound: no test finds a true gain of two more often than every other time; this one finds 2.8 in about three studies
+of four where cases are many.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ def in_words(test: CaseTest) -> str:
     """Say in one sentence how interval, p and verdict come about."""
     return (
         "Mean of arm minus baseline over shared cases and seeds; 95 % interval by a bootstrap over cases, then seeds, "
-        f"expanded by the t distribution of each; two-sided p, the larger of that of this bootstrap and of the t test, which "
-        f"{CASE_TESTS[test][0]} over cases must not contradict; Holm's correction over arms; no verdict below 3 seeds "
-        "and 4 cases or at a corrected p above 0.05."
+        "expanded by the t distribution of each; two-sided p, the larger of this bootstrap's and the t test's; Holm's "
+        f"correction over arms; no verdict below {MIN_SEEDS} seeds and {MIN_CASES} cases, at a corrected p above 0.05, "
+        f"or where {CASE_TESTS[test][0]} over cases objects: its p cannot be below 0.125 with 4 cases and 0.0625 with "
+        "5, so there it asks only that all cases agree, and the verdict rests on the t distribution."
     )
 
 
