@@ -9,6 +9,7 @@ from comparisons import SCORES, tables
 from scipy.stats import ttest_ind
 
 from distill3d.errors import InputError
+from distill3d.evaluation.scores import Score
 from distill3d.report.comparison.statistics import POOL_TEST, case_test, spread
 from distill3d.report.comparison.verdict import in_words, judge, pick_test
 
@@ -151,6 +152,14 @@ def test_the_test_over_cases_that_was_asked_for_is_the_one_that_objects():
     assert flips.p_cases <= 0.05 < ranks.p_cases == case_test(table.mean(1), method="wilcoxon")
     assert (flips.verdict, ranks.verdict) == ("BETTER", "INCONCLUSIVE")
     assert f"but cases disagree: Wilcoxon p = {ranks.p_cases:.3f}" in ranks.why
+
+
+def test_what_would_be_missed_is_written_like_the_score_it_is_of():
+    pieces = Score(key="betti0_error", label="Betti 0 error", digits=1)
+    noise = 1000 * np.random.default_rng(5).normal(size=(4, 3))
+    judged = judge({"arm": noise}, pieces)["arm"]
+    assert f"below {judged.detectable:,.1f} would" in judged.why
+    assert "e+" not in judged.why
 
 
 def test_the_sign_flip_test_is_named_where_it_objects():

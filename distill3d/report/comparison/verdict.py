@@ -40,7 +40,7 @@ from distill3d.report.comparison.statistics import (
     tidy,
 )
 from distill3d.report.content import Difference, Estimate, Verdict
-from distill3d.report.numerals import probability
+from distill3d.report.numerals import number, probability
 
 MIN_SEEDS = 3
 MIN_CASES = 4
@@ -172,7 +172,7 @@ def _smallest(table: Array, n_arms: int) -> float | None:
 
 def _named(one: Difference, table: Array, score: Score, *, n_arms: int, test: CaseTest) -> Difference:
     """Add the verdict, and what decided."""
-    objection = _too_few(one) or _objection(one, table, n_arms, test)
+    objection = _too_few(one) or _objection(one, table, score, n_arms, test)
     if objection or one.mean is None:
         return dataclasses.replace(one, why=objection)
     verdict: Verdict = "BETTER" if (one.mean > 0) == score.higher_is_better else "WORSE"
@@ -192,12 +192,12 @@ def _too_few(one: Difference) -> str:
     return "" if one.p is not None else "too many pairs of case and seed have no value"
 
 
-def _objection(one: Difference, table: Array, n_arms: int, test: CaseTest) -> str:
+def _objection(one: Difference, table: Array, score: Score, n_arms: int, test: CaseTest) -> str:
     if not np.nanmean(table, 1).any():
         return "no case differs"
     if one.p_holm is None or one.p_holm > LEVEL:
-        smallest = one.detectable
-        hint = "" if smallest is None else f"; a true difference below {smallest:.2g} would often be missed"
+        smallest = number(one.detectable, score.digits)
+        hint = "" if one.detectable is None else f"; a true difference below {smallest} would often be missed"
         return f"{_p_text(one.p_holm, n_arms)}{hint}"
     floor = 2.0 ** (1 - one.n_cases)
     if one.p_cases is not None and one.p_cases > max(LEVEL, floor) * (1 + 1e-9):
