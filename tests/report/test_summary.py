@@ -23,7 +23,7 @@ def test_every_arm_has_its_scores_its_gain_with_interval_and_verdict_and_its_cos
     for arm in comparison.arms:
         row, gain = rows[arm.name], gains.get(arm.name)
         minutes = arm.cost.fit_seconds / 60
-        assert row["Dice"] == f"{arm.scores['dice'].mean:.3f}"
+        assert row["Dice ↑"] == f"{arm.scores['dice'].mean:.3f}"
         assert float(row["min"]) == pytest.approx(minutes, abs=0.05)
         against = row["minus `op_scratch` (95 %)"].replace(MINUS, "-")
         if gain is None:
@@ -31,9 +31,21 @@ def test_every_arm_has_its_scores_its_gain_with_interval_and_verdict_and_its_cos
             continue
         assert against == f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
         assert row["verdict"].strip("*") == gain.verdict
+        if gain.verdict == "INCONCLUSIVE":
+            assert row["gain / h"] == NONE
+            continue
         assert float(row["gain / h"].replace(MINUS, "-")) == pytest.approx(gain.mean / minutes * 60, abs=0.05)
     otsu = comparison.references["otsu"]
-    assert rows["otsu"]["Dice"] == f"{sum(each['dice'] for each in otsu.values()) / len(otsu):.3f}"
+    assert rows["otsu"]["Dice ↑"] == f"{sum(each['dice'] for each in otsu.values()) / len(otsu):.3f}"
+
+
+def test_a_mean_of_fewer_cases_says_so_and_remarks_stand_below():
+    comparison = compared(missing=True)
+    text = summary(as_json(comparison))
+    rows, last = read_table(text), next(arm for arm in comparison.arms if arm.scores["hd95_um"].n_missing)
+    assert rows[last.name]["HD95 (µm) ↓"] == f"{last.scores['hd95_um'].mean:.1f} (21/24)"
+    assert sum("/24)" in cell for row in rows.values() for cell in row.values()) == 1
+    assert text.splitlines()[-1] == rf"- {comparison.remarks[0]}".replace("_", r"\_")
 
 
 def test_the_table_is_replaced_between_its_markers_and_nothing_else(tmp_path):

@@ -8,16 +8,23 @@ from typing import Any
 
 from distill3d.errors import InputError
 from distill3d.evaluation.scores import SCORES
-from distill3d.report.numerals import NONE, interval, number, titled
+from distill3d.report.numerals import NONE, heading, interval, number
 from distill3d.report.text.markdown import escape, markdown_table
 from distill3d.storage.run_folder import write_text
 
 BEGIN, END = "<!-- written by distill3d report --markdown: begin -->", "<!-- end -->"
+LEGEND = (
+    "(9/12): the mean of so few of all pairs of case and seed, not to be compared with others. "
+    "kept: likeness to the teacher after training over before. min: training of a run. "
+    "gain / h: the difference by the hours of one training, where it is a gain or a loss."
+)
 MAIN, BESIDE = "dice", ("dice_tol", "hd95_um", "tree_f1")
 
 
 def summary(report: Mapping[str, Any]) -> str:
     """Return a row per arm: the main score, its difference from the baseline with interval and verdict, and cost.
+
+    Below it stands what a reader must know: the remarks of the report, and which means are of fewer pairs than others.
 
     Args:
         report: the content of ``report.json``.
@@ -26,25 +33,26 @@ def summary(report: Mapping[str, Any]) -> str:
     differences = {each["arm"]: each for each in report["differences"] if each["score"] == MAIN}
     head = [
         "arm",
-        titled(SCORES[MAIN]),
+        heading(SCORES[MAIN]),
         f"minus `{baseline}` (95 %)",
         "verdict",
-        *(titled(SCORES[key]) for key in BESIDE),
+        *(heading(SCORES[key]) for key in BESIDE),
         "kept",
         "min",
         "gain / h",
     ]
-    rows = [_row(arm, differences.get(arm["name"])) for arm in arms]
-    rows += [_reference(name, cases) for name, cases in report["references"].items()]
     cases = sorted({case for arm in arms for run in arm["runs"] for case in run["cases"]})
     seeds = sorted({run["seed"] for arm in arms for run in arm["runs"]})
+    rows = [_row(arm, differences.get(arm["name"]), len(cases) * len(seeds)) for arm in arms]
+    rows += [_reference(name, of_case, len(cases)) for name, of_case in report["references"].items()]
     hours = sum(len(arm["runs"]) * _hours(arm) for arm in arms)
-    commits = sorted({(run["commit"] or "")[:7] for arm in arms for run in arm["runs"]})
+    commits = sorted({(run["commit"] or "unknown")[:7] for arm in arms for run in arm["runs"]})
     told = (
         f"Means over {len(cases)} held-out cases ({escape(', '.join(cases))}) and {len(seeds)} seeds; "
-        f"{number(hours, 1)} h of training; commit {', '.join(commits)}. {escape(report['test'])}"
+        f"{number(hours, 1)} h of training, without tuning; commit {', '.join(commits)}. "
+        f"{LEGEND} {escape(report['test'])}"
     )
-    return "\n".join([*markdown_table(head, rows), "", told])
+    return "\n".join([*markdown_table(head, rows), "", told, "", *(f"- {escape(line)}" for line in report["remarks"])])
 
 
 def write_summary(path: Path, report: Mapping[str, Any]) -> None:
@@ -64,8 +72,8 @@ def write_summary(path: Path, report: Mapping[str, Any]) -> None:
     write_text(path, f"{before}{BEGIN}\n{summary(report)}\n{END}{after}")
 
 
-def _row(arm: Mapping[str, Any], difference: Mapping[str, Any] | None) -> list[str]:
-    """Lay out an arm; the baseline has no difference."""
+def _row(arm: Mapping[str, Any], difference: Mapping[str, Any] | None, n_pairs: int) -> list[str]:
+    """Lay out an arm; the baseline has no difference, and what is no gain has none per hour."""
     digits, gain = SCORES[MAIN].digits, None if difference is None else difference["mean"]
     against = verdict = NONE
     if difference is not None:
@@ -73,30 +81,39 @@ def _row(arm: Mapping[str, Any], difference: Mapping[str, Any] | None) -> list[s
         against = f"{number(gain, digits, signed=True)}{f' ({ends})' if ends else ''}"
         verdict = difference["verdict"] if difference["verdict"] == "INCONCLUSIVE" else f"**{difference['verdict']}**"
     hours = _hours(arm)
-    per_hour = gain / hours if gain is not None and hours else None
+    per_hour = gain / hours if gain is not None and hours and "*" in verdict else None
     return [
         f"`{arm['name']}`",
-        _mean(arm, MAIN),
+        _mean(arm, MAIN, n_pairs),
         against,
         verdict,
-        *(_mean(arm, key) for key in BESIDE),
+        *(_mean(arm, key, n_pairs) for key in BESIDE),
         number(arm["kept"], 2),
         number(60 * hours, 1),
         number(per_hour, 1, signed=True),
     ]
 
 
-def _reference(name: str, cases: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+def _reference(name: str, cases: Mapping[str, Mapping[str, float | None]], n_cases: int) -> list[str]:
     """Lay out a classical method, which is not trained: the mean over cases."""
     means: dict[str, str] = {}
     for key in (MAIN, *BESIDE):
         values = [value for row in cases.values() if (value := row.get(key)) is not None]
-        means[key] = number(sum(values) / len(values) if values else None, SCORES[key].digits)
+        mean = sum(values) / len(values) if values else None
+        means[key] = number(mean, SCORES[key].digits) + _of(len(values), n_cases)
     return [escape(name), means[MAIN], NONE, NONE, *(means[key] for key in BESIDE), NONE, NONE, NONE]
 
 
-def _mean(arm: Mapping[str, Any], key: str) -> str:
-    return number(arm["scores"].get(key, {}).get("mean"), SCORES[key].digits)
+def _mean(arm: Mapping[str, Any], key: str, n_pairs: int) -> str:
+    """Write a mean, and of how many pairs where a few lack: other means are of harder or easier cases."""
+    known = {
+        (case, run["seed"]) for run in arm["runs"] for case, row in run["cases"].items() if row.get(key) is not None
+    }
+    return number(arm["scores"].get(key, {}).get("mean"), SCORES[key].digits) + _of(len(known), n_pairs)
+
+
+def _of(known: int, wanted: int) -> str:
+    return f" ({known}/{wanted})" if 0 < known < wanted else ""
 
 
 def _hours(arm: Mapping[str, Any]) -> float:
