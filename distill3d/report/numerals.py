@@ -131,10 +131,13 @@ def heading(score: Score) -> str:
 
 
 def estimate(value: Estimate, score: Score) -> str:
-    """Mean and interval; with too little for one, the standard deviation over seeds."""
+    """Mean and interval, or with too little for one the standard deviation over seeds, and how many pairs lack it."""
     spread = value.sd_seeds if value.mean is not None and value.low is None else None
     beside = "" if spread is None else f" ± {number(spread, score.digits)}"
-    return _with_interval(value, score, signed=False) + beside
+    gaps = (
+        f" ({value.n_missing} gap{'s' * (value.n_missing != 1)})" if value.mean is not None and value.n_missing else ""
+    )
+    return _with_interval(value, score, signed=False) + beside + gaps
 
 
 def difference(value: Difference, score: Score) -> str:

@@ -10,7 +10,7 @@ import time
 import forked
 import numpy as np
 import pytest
-from comparisons import read_runs
+from comparisons import SCORES, compared, read_runs
 from rich.console import Console
 
 from distill3d.report import verbs
@@ -41,6 +41,33 @@ def test_an_unfair_setting_and_long_names_are_shown_whole(write_run):
     assert "trainer.steps" in text
     assert "[bold]x[/bold]" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_of_many_arms_the_main_score_and_what_is_decided_or_unequal_is_shown():
+    gains = {"op_hard_vit_scratch": 0.0, **{f"op_hard_vit_frozen_shuffled_{k:02}": 0.1 * (k == 3) for k in range(18)}}
+    comparison = compared(gains)
+    text = shown(comparison)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) < 40 * len(SCORES) + 60
+    decided = {score.key: 0 for score in SCORES}
+    for row in comparison.differences:
+        decided[row.score] += row.verdict != "INCONCLUSIVE"
+    for score in SCORES[1:]:
+        assert any(line.split()[:3] == [str(18 - decided[score.key]), "other", "arms"] for line in lines), score
+    unequal = [check.arm for check in comparison.budget if not check.equal]
+    assert text.count("NOT EQUAL") == len(unequal) == 1
+    assert any(line.split()[:4] == ["17", "other", "arms", "equal"] for line in lines)
+
+
+def test_a_mean_that_lacks_pairs_says_so_and_a_long_name_stays_on_its_line():
+    comparison = compared({"op_hard_vit_scratch": 0.0, "op_hard_vit_frozen_shuffled": 0.1}, missing=True)
+    last = comparison.arms[-1].scores["hd95_um"]
+    lines = shown(comparison).splitlines()
+    row = next(line for line in lines if f"{last.mean:.1f} [" in line)
+    assert row.split()[0] == "op_hard_vit_frozen_shuffled"
+    assert f"{last.mean:.1f} [{last.low:.1f}, {last.high:.1f}] (3 gaps)" in row
+    assert sum("gaps)" in line for line in lines) == 1
 
 
 def test_compare_prints_the_verdict_and_a_mistake_is_one_line(three_arms, tmp_path):

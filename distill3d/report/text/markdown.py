@@ -70,7 +70,11 @@ def _headline(comparison: Comparison) -> list[str]:
         for name in comparison.references
     ]
     head = ["arm", "seeds", *(escape(numerals.heading(score)) for score in scores)]
-    return ["## Scores: mean [95 % interval] over cases and seeds", "", *markdown_table(head, body)]
+    return [
+        "## Scores: mean [95 % interval] over cases and seeds; gaps: pairs of them without a value",
+        "",
+        *markdown_table(head, body),
+    ]
 
 
 def _differences(comparison: Comparison) -> list[str]:

@@ -17,7 +17,8 @@ from distill3d.report.numerals import NONE
 from distill3d.terminal import WIDTH
 
 STYLES = {"BETTER": "bold green", "WORSE": "bold red", "INCONCLUSIVE": "dim"}
-AT_ONCE = 3  # scores beside each other
+AT_ONCE = 2  # scores beside each other
+MOST_ROWS = 6  # arms of which all is shown; of more, report.md has what decides nothing
 
 
 def renderables(comparison: Comparison) -> Iterator[RenderableType]:
@@ -38,8 +39,10 @@ def _table(title: str) -> Table:
 
 def headline(comparison: Comparison, scores: Sequence[Score]) -> Table:
     """A row per arm and classical method: mean and interval of a few scores."""
-    table = _table(f"{comparison.title}: mean [95 % interval], or ± sd over seeds")
-    table.add_column("arm", overflow="fold", ratio=1)
+    table = _table(
+        f"{comparison.title}: mean [95 % interval], or ± sd over seeds\ngap: a pair of case and seed without a value"
+    )
+    table.add_column("arm", overflow="fold")
     table.add_column("seeds", justify="right")
     for score in scores:
         table.add_column(Text(numerals.heading(score)), justify="right")
@@ -57,7 +60,7 @@ def headline(comparison: Comparison, scores: Sequence[Score]) -> Table:
 
 
 def differences(comparison: Comparison) -> Table:
-    """A part per score, in it a row per arm: difference, verdict and why."""
+    """A part per score, in it a row per arm: difference, verdict and why; of many arms in other scores the decided."""
     table = _table(f"Arm minus {comparison.baseline}")
     table.add_column("arm", overflow="fold", ratio=2)
     table.add_column("difference", justify="right", no_wrap=True)
@@ -66,23 +69,36 @@ def differences(comparison: Comparison) -> Table:
     for score in comparison.scores:
         table.add_section()
         table.add_row(Text(numerals.heading(score), style="bold"))
-        for difference in comparison.differences:
-            if difference.score == score.key:
-                table.add_row(
-                    Text(difference.arm),
-                    Text(numerals.difference(difference, score)),
-                    Text(difference.verdict, style=STYLES[difference.verdict]),
-                    Text(difference.why),
-                )
+        rows = [row for row in comparison.differences if row.score == score.key]
+        whole = len(rows) <= MOST_ROWS or score is comparison.scores[0]
+        told = [row for row in rows if whole or row.verdict != "INCONCLUSIVE"]
+        for row in told:
+            table.add_row(
+                Text(row.arm),
+                Text(numerals.difference(row, score)),
+                Text(row.verdict, style=STYLES[row.verdict]),
+                Text(row.why),
+            )
+        _add_others(table, len(rows) - len(told), "", Text("INCONCLUSIVE", style=STYLES["INCONCLUSIVE"]))
     return table
 
 
+def _add_others(table: Table, count: int, *cells: str | Text) -> None:
+    """Count the arms that are not shown."""
+    if count:
+        table.add_row(Text(f"{count} other arm{'s' * (count != 1)}", style="dim"), *cells, Text("see report.md", "dim"))
+
+
 def budget(comparison: Comparison) -> Table:
-    """A row per setting in which an arm may not differ but does, and the number of those in which it may."""
+    """A row per setting in which an arm may not differ but does, and the number of those in which it may.
+
+    Of many arms only those with another budget.
+    """
     table = _table(f"Equal budget? What differs from {comparison.baseline}")
     for name in ("arm", "key", "arm's", "baseline's"):
         table.add_column(name, overflow="fold", ratio=1)
-    for check in comparison.budget:
+    shown = [check for check in comparison.budget if len(comparison.budget) <= MOST_ROWS or not check.equal]
+    for check in shown:
         table.add_section()
         name = Text(f"{check.arm}\n")
         name.append("equal" if check.equal else "NOT EQUAL", style="green" if check.equal else "bold red")
@@ -97,4 +113,6 @@ def budget(comparison: Comparison) -> Table:
         for key, here, there, style in rows or [("nothing", "", "", "dim")]:
             table.add_row(name, *(Text(text, style=style) for text in (key, here, there)))
             name = Text("")
+    table.add_section()
+    _add_others(table, len(comparison.budget) - len(shown), "equal", "")
     return table
