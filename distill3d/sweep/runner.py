@@ -54,7 +54,16 @@ def _is_done(trial: Trial, *, attempt: int, resumes: bool) -> bool:
         then, now = flatten(trial.run.read_config()), flatten(as_plain(trial.experiment))
     except InputError:
         return False  # the trial itself says what is in its way
-    return attempt == 1 and all(then.get(key) == now.get(key) for key in {*then, *now} - {"runs", "cache"})
+    return attempt == 1 and all(
+        _placeless(then.get(key)) == _placeless(now.get(key)) for key in {*then, *now} - {"runs", "cache"}
+    )
+
+
+def _placeless(value: object) -> object:
+    """Take a path for its last part: data lie elsewhere on another machine."""
+    if isinstance(value, list | tuple):
+        return [_placeless(each) for each in value]
+    return Path(value).name if isinstance(value, str) else value
 
 
 @final

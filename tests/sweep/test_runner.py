@@ -192,16 +192,19 @@ def test_a_trial_that_finished_while_no_runner_was_there_is_not_repeated(sweep, 
 
 def test_runs_that_were_brought_here_without_their_study_are_not_repeated(sweep, rows, calls, sweep_file, tmp_path):
     folder = tmp_path / "runs/sweeps/fakes"
-    for trial in control.known_trials(control.read_sweep(sweep_file(LRS)), folder):
+    body = LRS + "  patches.augment.hard_backgrounds: {value: [/here/dim.tif]}\n"
+    for trial in control.known_trials(control.read_sweep(sweep_file(body)), folder):
         if trial.number == 1:
             continue
         lr = 0.5 if trial.number == 2 else trial.experiment.optimizer.lr  # of other settings: it is in the way
         experiment = replace(trial.experiment, optimizer=replace(trial.experiment.optimizer, lr=lr))
         trial.run.path.mkdir(parents=True)
-        write_yaml(trial.run.config, as_plain(experiment))
+        settings = as_plain(experiment)  # of a machine whose data lay elsewhere
+        settings["patches"]["augment"]["hard_backgrounds"] = ["/elsewhere/dim.tif"]
+        write_yaml(trial.run.config, settings)
         trial.run.metrics.write_text(json.dumps({"mean": {"dice": 0.9}}))
         trial.run.done.write_text("{}")
-    assert sweep()[0] == 0
+    assert sweep(body=body)[0] == 0
     assert rows()[0].value == 0.9
     assert sorted(calls()) == [1, 2]
 
