@@ -121,15 +121,25 @@ def test_low_data_lines_join_arms_that_differ_in_labelled_volumes_only():
     names = {f"{kind} {n}": 0.02 * n for n in (4, 1, 2) for kind in ("op_scratch", "op_kd")}
     comparison = compared(names, labelled={name: int(name.split()[1]) for name in names})
     lines = low_data_lines(comparison)
-    assert sorted(line.name for line in lines) == [
-        "op_kd [strategy.name=features]",
-        "op_scratch [strategy.name=features]",
-    ]
+    assert sorted(line.name for line in lines) == ["op_kd", "op_scratch"]
     assert all([arm.labelled for arm in line.arms] == [1, 2, 4] for line in lines)
     traces = low_data(lines, DICE)["data"]
     for line, trace in zip(lines, traces, strict=True):
         assert trace["x"] == [1, 2, 4]
         assert trace["y"] == [arm.scores["dice"].mean for arm in line.arms]
+
+
+def test_two_low_data_lines_of_one_experiment_are_told_apart_by_their_settings():
+    names = ("op_kd 1", "op_kd 2", "op_kd 1 cosine", "op_kd 2 cosine")
+    comparison = compared(dict.fromkeys(names, 0.0), labelled={name: int(name.split()[1]) for name in names})
+    arms = [
+        dataclasses.replace(
+            arm, experiment="op_kd", settings={"strategy.name": "cosine" if "cosine" in arm.name else "match"}
+        )
+        for arm in comparison.arms
+    ]
+    lines = low_data_lines(dataclasses.replace(comparison, arms=tuple(arms)))
+    assert sorted(line.name for line in lines) == ["op_kd [strategy.name=cosine]", "op_kd [strategy.name=match]"]
 
 
 def test_there_are_no_low_data_curves_where_all_arms_have_as_many_labels(comparison):

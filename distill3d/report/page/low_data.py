@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -19,7 +20,7 @@ class LowDataLine:
     """Arms that differ in their number of labelled volumes only.
 
     Args:
-        name: what they share.
+        name: their experiment, with the settings they share where it has several lines.
         index: place of the first of them, for its color.
         arms: by number of labelled volumes.
     """
@@ -37,8 +38,13 @@ def low_data_lines(comparison: Comparison) -> tuple[LowDataLine, ...]:
             grouped.setdefault(_shared_name(arm), []).append((place, arm))
     if len({arm.labelled for members in grouped.values() for _, arm in members}) < 2:
         return ()
+    lines = Counter(members[0][1].experiment for members in grouped.values())
     return tuple(
-        LowDataLine(name, members[0][0], tuple(sorted((arm for _, arm in members), key=lambda arm: arm.labelled or 0)))
+        LowDataLine(
+            name if lines[members[0][1].experiment] > 1 else members[0][1].experiment,
+            members[0][0],
+            tuple(sorted((arm for _, arm in members), key=lambda arm: arm.labelled or 0)),
+        )
         for name, members in grouped.items()
     )
 
