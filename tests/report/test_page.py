@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from comparisons import HOSTILE, SCORES, compared, hostile, write_curves
 
@@ -187,6 +188,13 @@ def test_the_answer_names_who_is_better_by_how_much_and_on_what_it_stands(compar
     assert "over 8 cases and 3 seeds" in trust
     assert "was not run at the budget" in trust
     assert "The teacher of <b>op_shuffled</b> has random weights." in trust
+
+
+def test_two_differences_that_would_be_missed_and_round_to_one_are_said_once(comparison):
+    sizes = np.linspace(0.0049, 0.0051, len(comparison.differences))
+    rows = [dataclasses.replace(row, detectable=size) for row, size in zip(comparison.differences, sizes, strict=True)]
+    trust = answer(dataclasses.replace(comparison, differences=tuple(rows))).trust
+    assert "smaller than 0.005 would" in trust[0]
 
 
 def test_the_answer_names_no_winner_where_nothing_is_decided():

@@ -124,7 +124,7 @@ def _power(comparison: Comparison, main: Score, rows: Sequence[Difference]) -> l
     )
     if not sizes:
         return [Markup("{}.").format(pairs)]
-    size = interval(min(sizes), max(sizes), main.digits) if len(sizes) > 1 else number(sizes[0], main.digits)
+    size = " to ".join(dict.fromkeys(number(size, main.digits) for size in (min(sizes), max(sizes))))
     return [
         Markup("{}; with so many, a true difference smaller than {} would often be missed.").format(
             pairs, size + _spaced_unit(main)
