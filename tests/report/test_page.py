@@ -7,7 +7,6 @@ import json
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 from comparisons import HOSTILE, SCORES, compared, hostile, write_curves
 
@@ -190,11 +189,29 @@ def test_the_answer_names_who_is_better_by_how_much_and_on_what_it_stands(compar
     assert "The teacher of <b>op_shuffled</b> has random weights." in trust
 
 
+def test_reasons_for_no_verdict_are_told_by_kind_and_five_names_end_with_one_other():
+    comparison = compared({"base": 0.0, **{f"arm_{k}": 0.0 for k in range(6)}})
+    rows = [
+        dataclasses.replace(
+            row,
+            verdict="INCONCLUSIVE",
+            p_holm=None if row.arm == "arm_5" else 0.5,
+            why="only 2 seeds" * (row.arm == "arm_5") or f"p = 0.{k}",
+        )
+        for k, row in enumerate(comparison.differences)
+    ]
+    found = " ".join(answer(dataclasses.replace(comparison, differences=tuple(rows))).found)
+    order = [row.arm for row in rows if row.score == "dice"]
+    kinds = ["only 2 seeds (1 arm)", "p after correction is above 0.05 (5 arms)"]
+    kinds = kinds if order[0] == "arm_5" else kinds[::-1]
+    assert f"Why no verdict: {'; '.join(kinds)}." in found
+    won = [dataclasses.replace(row, verdict="BETTER", p_holm=0.01) if row.arm != "arm_5" else row for row in rows]
+    assert "1 other are better" in answer(dataclasses.replace(comparison, differences=tuple(won))).headline
+
+
 def test_two_differences_that_would_be_missed_and_round_to_one_are_said_once(comparison):
-    sizes = np.linspace(0.0049, 0.0051, len(comparison.differences))
-    rows = [dataclasses.replace(row, detectable=size) for row, size in zip(comparison.differences, sizes, strict=True)]
-    trust = answer(dataclasses.replace(comparison, differences=tuple(rows))).trust
-    assert "smaller than 0.005 would" in trust[0]
+    rows = [dataclasses.replace(row, detectable=0.0049 + 1e-4 * k) for k, row in enumerate(comparison.differences[::9])]
+    assert "smaller than 0.005 would" in answer(dataclasses.replace(comparison, differences=tuple(rows))).trust[0]
 
 
 def test_the_answer_names_no_winner_where_nothing_is_decided():

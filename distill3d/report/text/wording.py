@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -9,6 +10,7 @@ from typing import final
 from markupsafe import Markup
 
 from distill3d.evaluation.scores import Score
+from distill3d.report.comparison.statistics import LEVEL
 from distill3d.report.content import Comparison, Difference, Verdict
 from distill3d.report.numerals import interval, number, probability, unit_name
 
@@ -109,11 +111,20 @@ def _undecided(main: Score, rows: Sequence[Difference], verdict: Verdict) -> lis
         sentences.append(
             Markup("{} {}{}.").format(of if len(open_rows) > 1 else "The difference seen is", size, inside)
         )
-    reasons = list(dict.fromkeys(row.why.rstrip(".") for row in open_rows if row.why))
+    reasons = Counter(_reason(row, alone=len(open_rows) == 1) for row in open_rows if row.why)
     if reasons:
-        rest = f" (and {len(reasons) - 1} more reasons in the table below)" if len(reasons) > 1 else ""
-        sentences.append(Markup("Why no verdict: {}{}.").format(reasons[0], rest))
+        told = (
+            f"{reason} ({_range([count], 'arm')})" if len(reasons) > 1 else reason for reason, count in reasons.items()
+        )
+        sentences.append(Markup("Why no verdict: {}.").format("; ".join(told)))
     return sentences
+
+
+def _reason(row: Difference, *, alone: bool) -> str:
+    """Say why an arm has no verdict, without its own numbers where others are told too."""
+    if alone or row.p_holm is None:
+        return row.why.rstrip(".")
+    return f"p after correction is above {LEVEL}" if row.p_holm > LEVEL else "cases disagree"
 
 
 def _power(comparison: Comparison, main: Score, rows: Sequence[Difference]) -> list[Markup]:
@@ -201,7 +212,8 @@ def bold(name: str) -> Markup:
 
 def _names(names: Sequence[str]) -> Markup:
     shown = [bold(name) for name in names[:NAMED]]
-    return listed([*shown, f"{len(names) - NAMED} others"] if len(names) > NAMED else shown)
+    more = len(names) - NAMED
+    return listed([*shown, f"{more} other{'s' * (more > 1)}"] if more > 0 else shown)
 
 
 def _size(row: Difference, score: Score) -> str:
