@@ -109,6 +109,10 @@ def test_the_case_that_gains_most_is_on_top_also_where_less_is_better(comparison
         assert first > last  # row 0 is on top
 
 
+def test_points_of_25_arms_look_different():
+    assert len({(look(place).color, look(place).symbol) for place in range(25)}) == 25
+
+
 def test_gains_are_counted_in_the_direction_of_the_score(comparison):
     base, arms = comparison.arms[0], {arm.name: arm for arm in comparison.arms}
     for score in (DICE, HD95):

@@ -30,13 +30,15 @@ def look(index: int) -> Look:
 
     >>> look(1)
     Look(color='var(--arm-1)', soft='var(--arm-1-soft)', dash='solid', symbol='square')
-    >>> look(8).color, look(8).dash
-    ('var(--arm-1)', 'dash')
+    >>> look(8).color, look(8).dash, look(8).symbol
+    ('var(--arm-1)', 'dash', 'diamond')
     """
     others = len(LIGHT) - 1
     lap, hue = (0, 0) if index == 0 else divmod(index - 1, others)
     hue += index > 0
-    return Look(f"var(--arm-{hue})", f"var(--arm-{hue}-soft)", DASHES[lap % len(DASHES)], SYMBOLS[index % len(SYMBOLS)])
+    return Look(
+        f"var(--arm-{hue})", f"var(--arm-{hue}-soft)", DASHES[lap % len(DASHES)], SYMBOLS[(index + lap) % len(SYMBOLS)]
+    )
 
 
 def style_rules(colors: tuple[str, ...]) -> str:
