@@ -38,6 +38,11 @@ def test_arms_that_differ_in_strategy_teacher_student_and_neurons_are_equal(chec
     }
 
 
+def test_the_remark_names_what_is_unequal_for_where_the_check_is_not_at_hand(write_run):
+    runs = [write_run(), write_run("arm", settings={"patches.size_zyx": [32, 64, 64], "strategy.name": "inflate"})]
+    assert compare(read_runs(runs)).remarks[-1] == "unequal budget, see the check: arm (patches.size_zyx)"
+
+
 def test_how_transferred_weights_learn_belongs_to_the_transfer_and_may_differ(check):
     learning = {
         "optimizer.transferred_lr_ratio": 0.02,

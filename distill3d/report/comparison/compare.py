@@ -229,9 +229,10 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
     lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for g in groups for run in g.runs if run.lacks]
     lines += dict.fromkeys(line for group in groups for run in group.runs for line in run.untraced)
     lines += _unlike_tuning([arms[group.name] for group in groups])
-    unfair = [check.arm for check in budget if not check.equal]
+    unfair = {check.arm: [s.key for s in check.settings if not s.fair] for check in budget if not check.equal}
     if unfair:
-        lines.append(f"unequal budget, see the check: {', '.join(unfair)}")
+        named = (f"{arm} ({some(keys)})" if keys else arm for arm, keys in unfair.items())
+        lines.append(f"unequal budget, see the check: {', '.join(named)}")
     return lines
 
 
