@@ -24,7 +24,7 @@ COSTS = (
     ("Kept", "CKA with the teacher, after / before"),
     ("Tubes on neurites", "share of taps, bent / straight"),
     ("Tuning", "trials"),
-    ("Gain per cost", "{} per h more"),
+    ("Gain per cost", "{} per h"),
 )
 
 
@@ -213,27 +213,15 @@ def _tuning(arm: Arm, base: Arm) -> Cell:
 
 
 def _gain(arm: Arm, comparison: Comparison, row: Difference | None) -> Cell:
-    """Divide what the arm gains in the main score by the hours its training takes longer than the baseline's."""
-    base = comparison.arms[0]
-    if row is None or row.mean is None or None in (arm.cost.fit_seconds, base.cost.fit_seconds):
+    """Divide what the arm gains in the main score by the hours that it trains."""
+    base, seconds = comparison.arms[0], arm.cost.fit_seconds
+    if row is None or row.mean is None or not seconds or base.cost.fit_seconds is None:
         return Cell(text=NONE)
-    gain = row.mean if comparison.scores[0].higher_is_better else -row.mean
-    seconds = gain_seconds(arm, base)
     if row.verdict == "INCONCLUSIVE":
         return Cell(text=NONE, note="no gain shown")
-    if seconds <= 0:
-        return Cell(text="no extra time", sort=None, note=f"{number(seconds / MINUTE, 1, signed=True)} min a run")
-    per_hour = gain / (seconds / HOUR)
-    return Cell(
-        text=number(per_hour, 2, signed=True),
-        sort=per_hour,
-        note=f"{number(seconds / MINUTE, 1, signed=True)} min a run",
-    )
-
-
-def gain_seconds(arm: Arm, base: Arm) -> float:
-    """Return by how much a training run of the arm is longer; 0 where unknown."""
-    return (arm.cost.fit_seconds or 0.0) - (base.cost.fit_seconds or 0.0)
+    per_hour = (row.mean if comparison.scores[0].higher_is_better else -row.mean) / (seconds / HOUR)
+    more = number((seconds - base.cost.fit_seconds) / MINUTE, 1, signed=True)
+    return Cell(text=number(per_hour, 2, signed=True), sort=per_hour, note=f"{more} min a run")
 
 
 def _reference_row(name: str, cases: Mapping[str, Mapping[str, float | None]], comparison: Comparison) -> HeadRow:
