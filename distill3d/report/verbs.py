@@ -54,7 +54,7 @@ def report(
     ] = None,
     keep: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="copy what this report needs of every run, to commit it: no data"),
+        typer.Option(metavar="FOLDER", help="copy what this report needs of every run, and report.json, to commit it: no data"),
     ] = None,
 ) -> None:
     """Compare finished runs: statistics, an equal-budget check, and one page; exits 1 if damaged runs are left out."""
@@ -65,6 +65,7 @@ def report(
     from distill3d.report.text.results import write_results
     from distill3d.report.text.summary import write_summary
     from distill3d.report.text.terminal import renderables
+    from distill3d.storage.run_folder import write_json
 
     console = stdout()
     comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console, test=test)
@@ -80,6 +81,7 @@ def report(
         files.append(picture)
     if keep is not None:
         keep_runs([folder for folders in run_folders(comparison).values() for folder in folders], keep)
+        write_json(keep / "report.json", as_json(comparison))
         files.append(keep)
     for part in renderables(comparison):
         console.print(part)

@@ -59,6 +59,7 @@ def test_what_is_kept_of_a_sweep_makes_the_same_report(write_run, tmp_path, monk
     kept = Path("experiments/results/lr")
     assert CliRunner().invoke(report_app, ["report", "--sweep", "lr", "--keep", str(kept)]).exit_code == 0
     assert not list(kept.rglob("*.tif"))
+    assert json.loads((kept / "report.json").read_text())["arms"] == json.loads(json.dumps(said["arms"]))
     shutil.rmtree("runs")
     again = as_json(compare_places([], sweeps=["lr"]))
     assert json.dumps(again["arms"]) == json.dumps(said["arms"]).replace("runs/sweeps/lr/trials", str(kept))
