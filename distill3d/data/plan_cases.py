@@ -6,6 +6,7 @@ import glob
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, final
 
 import numpy as np
@@ -16,7 +17,7 @@ from distill3d.errors import InputError
 
 FOLDS = 5
 LEAST_FOLDS = 3
-BETTER = 0.05  # of the Dice with what is bright: so much better a fixed radius must fit than the file's
+BETTER = 0.05  # of the Dice with what is bright: so much better a fixed radius fits than the file's, in the median case
 WELL_TRACED = 0.7  # share of what is bright near a tree, in the median case; else brightness shows no neurons
 SEEN = 0.1  # a Dice below says that what is bright is not the neuron
 MANY_UNUSABLE = 0.05  # share of nodes without a radius
@@ -163,10 +164,10 @@ def _fits(case: CasePrint) -> tuple[RadiusFit, ...]:
 
 def _radius(cases: Sequence[CasePrint]) -> tuple[list[Choice], float | None]:
     """Choose the radius that trees are drawn with: the file's, or a fixed one in pixels."""
-    dice = {fit.voxels: 0.0 for case in cases for fit in _fits(case)}
-    for voxels in dice:
-        values = [fit.dice for case in cases for fit in _fits(case) if fit.voxels == voxels]
-        dice[voxels] = sum(values) / len(cases)  # radii that cannot be drawn fit nothing
+    by_case = [{fit.voxels: fit.dice for fit in _fits(case)} for case in cases]  # what cannot be drawn fits nothing
+    dice = {
+        voxels: sum(fits.get(voxels, 0.0) for fits in by_case) / len(cases) for voxels in dict.fromkeys(chain(*by_case))
+    }
     own = dice.get(None, 0.0)
     fixed = max(
         (voxels for voxels in dice if voxels is not None), key=lambda voxels: dice[voxels], default=USUAL_PIXELS
@@ -174,7 +175,8 @@ def _radius(cases: Sequence[CasePrint]) -> tuple[list[Choice], float | None]:
     best = dice.get(fixed, 0.0)
     bad = [case.name for case in cases if case.tree is not None and case.tree.unusable > MANY_UNUSABLE]
     sees = best >= SEEN
-    if not bad and (best < own + BETTER if sees else own > 0):
+    gain = float(np.median([fits.get(fixed, 0.0) - fits.get(None, 0.0) for fits in by_case]))
+    if not bad and (gain < BETTER if sees else own > 0):
         fit = f"cover what is bright around them with Dice {own:.2f}, the best fixed one {best:.2f}"
         reason = (
             f"The files' radii {fit}." if sees else "Nothing bright shows how thick neurites are: the files' radii."
@@ -182,8 +184,9 @@ def _radius(cases: Sequence[CasePrint]) -> tuple[list[Choice], float | None]:
         return [Choice(key="data.radius", value="file", reason=reason)], None
     fixed = fixed if sees else USUAL_PIXELS
     why = f"Radii are 0 or less in {some(bad)}. " if bad else ""
+    median = "" if bad else f", {gain:.2f} less in the median case"
     why += (
-        f"{fixed:g} pixels cover what is bright with Dice {best:.2f}, the files' radii {own:.2f}."
+        f"{fixed:g} pixels cover what is bright with Dice {best:.2f}, the files' radii with {own:.2f}{median}."
         if sees
         else f"Nothing bright shows how thick neurites are: {fixed:g} pixels."
     )

@@ -54,7 +54,9 @@ def report(
     ] = None,
     keep: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="copy what this report needs of every run, and report.json, to commit it: no data"),
+        typer.Option(
+            metavar="FOLDER", help="copy what a report needs of every run, and report.json, to commit them: no data"
+        ),
     ] = None,
 ) -> None:
     """Compare finished runs: statistics, an equal-budget check, and one page; exits 1 if damaged runs are left out."""

@@ -148,11 +148,13 @@ def test_a_case_with_neurons_that_nobody_traced_is_left_out_where_others_have_no
     [
         ([tree(own=0.5, four=0.5)] * 3, "file", None),
         ([tree(own=0.3, four=0.5)] * 3, "fixed", 2.0),
+        ([tree(own=0.8, four=0.5), *[tree(own=0.3, four=0.4)] * 3], "fixed", 2.0),  # the means are level
+        ([tree(own=0.1, four=0.5), *[tree(own=0.5, four=0.5)] * 3], "file", None),
         ([tree(own=0.6, four=0.3), tree(own=0.6, four=0.3), tree(unusable=0.2)], "fixed", 2.0),
         ([tree(own=0.01, four=0.02)] * 3, "file", None),
         ([tree(own=0.0, four=0.02, unusable=1.0)] * 3, "fixed", 1.0),
     ],
-    ids=["good", "too thin", "one has none", "nothing bright", "neither"],
+    ids=["good", "too thin", "wrong in most", "wrong in one", "one has none", "nothing bright", "neither"],
 )
 def test_trees_are_drawn_as_thick_as_what_is_bright(trees, radius, um):
     chosen = values(planned(*(case(f"n{k}", tree=each, spacing_um=(1, 0.5, 0.5)) for k, each in enumerate(trees))))
