@@ -3,7 +3,7 @@
 An experiment's name is a ground's prefix and an arm: ``op_kd_cosine`` is the arm ``kd_cosine`` on the ground ``op``. An
 arm that has no file on a ground takes the file of the next ground below, and every ``base:`` of its chain goes to the
 nearest file in the same way. So every arm exists on every ground above the one it was written for. An arm is a file
-whose bases lead to ``scratch``, the file that says what the data are; any other file stands alone.
+whose bases lead to ``scratch``, the file that says what the data are, and that leaves this to it; others stand alone.
 """
 
 from __future__ import annotations
@@ -91,11 +91,13 @@ def _find(name: str, files: Mapping[str, Path]) -> ExperimentFile | None:
 
 
 def _is_arm(name: str, files: Mapping[str, Path]) -> bool:
-    """Say whether a file's bases lead to ``scratch``, so that a ground can take its place."""
+    """Say whether a file leads to ``scratch`` and says no data itself, so that a ground can take its place."""
     passed: list[str] = []
     while name in files and name not in passed:
         if split_name(name)[1] == ROOT:
             return True
+        if not passed and "data" in _settings(files[name]):
+            return False
         passed.append(name)
         base = Path(str(_settings(files[name]).get("base", ""))).stem
         name = base if base in files else split_name(base)[1]

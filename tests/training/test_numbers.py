@@ -175,6 +175,6 @@ def test_predict_writes_nothing_of_a_network_that_predicts_nan(finished, tmp_pat
     code, out, err = call(monkeypatch, capsys, "predict", finished.path, tmp_path / "x.tif", "--out", tmp_path / "prob")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert re.search(r"NaN or infinity at zyx 0:16, 0:32, 0:32", err)
-    assert not (tmp_path / "prob").exists()
+    assert not list((tmp_path / "prob").iterdir())
     with pytest.raises(NumbersError):
         predict(finished.path, tmp_path / "x.tif", out=tmp_path / "prob")
