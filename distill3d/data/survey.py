@@ -41,6 +41,8 @@ def survey(folder: Path, *, spacing_um: Spacing | None = None) -> Fingerprint:
     Raises:
         InputError: the folder is missing, or holds no stack with gold.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; accepted: one that holds stacks and their gold")
     source = _source_of(folder, spacing_um)
     files, settings = source.case_files, source.config
     cases: list[CasePrint] = []

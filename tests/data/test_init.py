@@ -171,7 +171,7 @@ def test_a_name_and_a_place_that_cannot_be_used_are_one_line(folder, tmp_path, w
 @pytest.mark.parametrize(
     ("left", "message"),
     [((), "none of 0 volumes has a gold file"), (("n0.tif", "n1.tif"), "none of 2 volumes has a gold file"),
-     (("n0.tif", "n0.swc", "n1.tif"), "n0 is all that can be trained on"), (None, "no such folder")],
+     (("n0.tif", "n0.swc", "n1.tif"), "n0 is all that can be trained on"), (None, "no such folder; accepted: one ")],
     ids=["empty", "no gold", "one case", "missing"],
 )  # fmt: skip
 def test_a_folder_that_cannot_be_used_is_one_line(folder, tmp_path, left, message):
