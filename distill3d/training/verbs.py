@@ -276,8 +276,8 @@ def tune_trace(
 
 
 def is_setting(word: str) -> bool:
-    """Whether a word of ``trace`` is a setting and no file."""
-    return word.startswith("--") or ("=" in word and not Path(word).exists())
+    """Whether a word of ``trace`` is a setting and no file or pattern."""
+    return word.startswith("--") or ("=" in word and not set("*?/") & set(word) and not Path(word).exists())
 
 
 @run_app.command()

@@ -53,6 +53,15 @@ def test_several_stacks_become_trees_of_their_names_in_a_folder(stack, tmp_path,
         app(["trace", *map(str, tmp_path.glob("[co]*.tif")), "--out", "t.swc"], standalone_mode=False)
 
 
+def test_a_pattern_with_an_equals_sign_is_no_setting(stack, tmp_path):
+    stack.rename(tmp_path / "k=3.tif")
+    for words in (str(tmp_path / "k=*.tif"), str(tmp_path / "k=3.tif")):
+        app(["trace", words, "--out", str(tmp_path / "t"), "--overwrite"], standalone_mode=False)
+        assert [path.name for path in (tmp_path / "t").iterdir()] == ["k=3.swc"]
+    with pytest.raises(InputError, match=r"k=4\.tif: "):
+        app(["trace", str(tmp_path / "k=4.tif"), "--out", str(tmp_path / "t")], standalone_mode=False)
+
+
 def test_the_spacing_of_the_command_line_wins(stack, capsys):
     out = stack.with_name("tree.swc")
     app(["trace", str(stack), "--out", str(out), "--spacing", "2,1,3"], standalone_mode=False)
