@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from conftest import made_up
+from report.conftest import made_up
 from typer.testing import CliRunner
 
 from distill3d.cli import app
