@@ -37,7 +37,7 @@ def seems_held(path: Path) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # it lives, and is another user's
     return True
 
 

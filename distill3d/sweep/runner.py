@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -54,16 +55,21 @@ def _is_done(trial: Trial, *, attempt: int, resumes: bool) -> bool:
         then, now = flatten(trial.run.read_config()), flatten(as_plain(trial.experiment))
     except InputError:
         return False  # the trial itself says what is in its way
-    return attempt == 1 and all(
-        _placeless(then.get(key)) == _placeless(now.get(key)) for key in {*then, *now} - {"runs", "cache"}
-    )
+    return attempt == 1 and all(_same(then.get(key), now.get(key)) for key in {*then, *now} - {"runs", "cache"})
 
 
-def _placeless(value: object) -> object:
-    """Take a path for its last part: data lie elsewhere on another machine."""
-    if isinstance(value, list | tuple):
-        return [_placeless(each) for each in value]
-    return Path(value).name if isinstance(value, str) else value
+def _same(then: object, now: object) -> bool:
+    """Whether settings are equal but for where the folder of all data lies, which is another place on each machine."""
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(map(_same, then, now))
+    if isinstance(then, str) and isinstance(now, str) and now.startswith(f"{(root := _data_folder())}/"):
+        return then.endswith(now.removeprefix(root))
+    return then == now
+
+
+def _data_folder() -> str:
+    """Return the folder of all data as experiments write it."""
+    return os.environ.get("DISTILL3D_DATA", "../shared/data").rstrip("/")
 
 
 @final

@@ -3,7 +3,6 @@
 import io
 import json
 import signal
-from dataclasses import replace
 
 import pytest
 from launched import wait_for
@@ -190,17 +189,22 @@ def test_a_trial_that_finished_while_no_runner_was_there_is_not_repeated(sweep, 
     assert sorted(calls()) == [1, 2]
 
 
-def test_runs_that_were_brought_here_without_their_study_are_not_repeated(sweep, rows, calls, sweep_file, tmp_path):
+@pytest.mark.parametrize(("lr", "place"), [(0.5, "unlabelled"), (None, "others")])
+def test_runs_that_were_brought_here_without_their_study_are_not_repeated(
+    sweep, rows, calls, sweep_file, tmp_path, monkeypatch, lr, place
+):
+    monkeypatch.setenv("DISTILL3D_DATA", "/here/data")
     folder = tmp_path / "runs/sweeps/fakes"
-    body = LRS + "  patches.augment.hard_backgrounds: {value: [/here/dim.tif]}\n"
+    body = LRS + "  patches.augment.hard_backgrounds: {value: [/here/data/unlabelled/dim.tif]}\n"
     for trial in control.known_trials(control.read_sweep(sweep_file(body)), folder):
         if trial.number == 1:
             continue
-        lr = 0.5 if trial.number == 2 else trial.experiment.optimizer.lr  # of other settings: it is in the way
-        experiment = replace(trial.experiment, optimizer=replace(trial.experiment.optimizer, lr=lr))
         trial.run.path.mkdir(parents=True)
-        settings = as_plain(experiment)  # of a machine whose data lay elsewhere
-        settings["patches"]["augment"]["hard_backgrounds"] = ["/elsewhere/dim.tif"]
+        settings = as_plain(trial.experiment)  # of a machine whose data lay elsewhere
+        settings["patches"]["augment"]["hard_backgrounds"] = ["/elsewhere/unlabelled/dim.tif"]
+        if trial.number == 2:  # of other settings: it is in the way
+            settings["optimizer"]["lr"] = lr or settings["optimizer"]["lr"]
+            settings["patches"]["augment"]["hard_backgrounds"] = [f"/elsewhere/{place}/dim.tif"]
         write_yaml(trial.run.config, settings)
         trial.run.metrics.write_text(json.dumps({"mean": {"dice": 0.9}}))
         trial.run.done.write_text("{}")

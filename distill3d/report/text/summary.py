@@ -76,12 +76,13 @@ def _row(arm: Mapping[str, Any], difference: Mapping[str, Any] | None, n_pairs: 
     """Lay out an arm; the baseline has no difference, and what is no gain has none per hour."""
     digits, gain = SCORES[MAIN].digits, None if difference is None else difference["mean"]
     against = verdict = NONE
+    decided = difference is not None and difference["verdict"] != "INCONCLUSIVE"
     if difference is not None:
         ends = interval(difference["low"], difference["high"], digits, signed=True)
         against = f"{number(gain, digits, signed=True)}{f' ({ends})' if ends else ''}"
-        verdict = difference["verdict"] if difference["verdict"] == "INCONCLUSIVE" else f"**{difference['verdict']}**"
+        verdict = f"**{difference['verdict']}**" if decided else difference["verdict"]
     hours = _hours(arm)
-    per_hour = gain / hours if gain is not None and hours and "*" in verdict else None
+    per_hour = gain / hours if decided and gain is not None and hours else None
     return [
         f"`{arm['name']}`",
         _mean(arm, MAIN, n_pairs),
