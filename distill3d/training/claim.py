@@ -13,24 +13,11 @@ from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder, write_yaml
 
 # A resumed run may change these; anything else would make it another experiment.
-RESUMABLE = (
-    "trainer.steps",
-    "trainer.accelerator",
-    "trainer.precision",
-    "trainer.log_every",
-    "inference.batch_size",
-    "inference.validation",
-)
-RESUMABLE_SECTIONS = (
-    "logging.",
-    "inference.batch_size",
-    "inference.validation",
-    "evaluation.",
-    "patches.workers",
-    "crops.workers",
-    "runs",
-    "cache",
-)
+RESUMABLE = {
+    *("trainer.steps", "trainer.accelerator", "trainer.precision", "trainer.log_every"),
+    *("inference.batch_size", "inference.validation", "patches.workers", "crops.workers", "runs", "cache"),
+}
+RESUMABLE_SECTIONS = ("logging.", "evaluation.")
 
 
 def is_finished(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume: bool, overwrite: bool) -> bool:
