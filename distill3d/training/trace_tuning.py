@@ -97,10 +97,10 @@ def _suggested(base: TraceConfig, trial: Any) -> TraceConfig:  # noqa: ANN401 - 
     suggest: Callable[..., float] = trial.suggest_float
     return replace(
         base,
-        threshold=suggest("threshold", 0.05, 0.95),
-        gap_um=suggest("gap_um", 0.0, 30.0),
-        spur_um=suggest("spur_um", 0.0, 30.0),
-        min_tree_um=suggest("min_tree_um", 0.0, 100.0),
+        threshold=suggest("threshold", min(0.05, base.threshold), max(0.95, base.threshold)),
+        gap_um=suggest("gap_um", 0.0, max(30.0, base.gap_um)),  # what the run uses now is tried first
+        spur_um=suggest("spur_um", 0.0, max(30.0, base.spur_um)),
+        min_tree_um=suggest("min_tree_um", 0.0, max(100.0, base.min_tree_um)),
     )
 
 

@@ -121,6 +121,12 @@ def test_tuning_finds_the_length_below_which_trees_are_false(perfect):
     assert result["best"]["min_tree_um"] > 15
 
 
+def test_what_the_run_uses_now_is_tried_first_however_far_out(perfect):
+    now = {"threshold": 0.02, "gap_um": 40.0, "spur_um": 31.0, "min_tree_um": 150.0}
+    perfect.tuned.write_text(json.dumps({"best": now}))
+    assert tune_trace(perfect.path, trials=1)["best"] == now
+
+
 def test_the_same_seed_tries_the_same_settings(perfect):
     first = tune_trace(perfect.path, trials=6, seed=3)
     perfect.tuned.unlink()
