@@ -171,12 +171,18 @@ def written_once(folder: Path, write: Callable[[Path], Mapping[str, Any]]) -> Pa
     return folder
 
 
-def code_hash(*modules: str) -> str:
-    """Hash the source text of modules, so that the work of old code is never taken for that of new code."""
+def code_hash(*names: str) -> str:
+    """Hash the source text of modules and packages, so that old work is never taken for that of new code."""
     digest = hashlib.sha256()
-    for name in modules:
+    for name in names:
         spec = importlib.util.find_spec(name)  # which imports no module that nobody needs yet
-        digest.update(Path(spec.origin).read_bytes() if spec and spec.origin else name.encode())
+        folders = [] if spec is None else spec.submodule_search_locations or []
+        inside = sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
+        files = inside or ([Path(spec.origin)] if spec and spec.origin else [])
+        for path in files:
+            digest.update(path.read_bytes())
+        if not files:
+            digest.update(name.encode())
     return digest.hexdigest()
 
 

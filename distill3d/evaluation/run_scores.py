@@ -4,54 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.config.schema import EvaluationConfig, Experiment
+from distill3d.config.schema import Experiment
 from distill3d.config.trace import TraceConfig
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.each import Each, one_by_one
 from distill3d.data.prepared import PreparedCase
 from distill3d.errors import InputError
+from distill3d.evaluation.baseline import OTSU, otsu_dice_by_size, otsu_scores
+from distill3d.evaluation.case_scores import Found, Scores, case_scores, traced
 from distill3d.evaluation.cleaning import Clean, Segmented, choose_min_voxels, dice_by_size
 from distill3d.evaluation.figures.case import case_figure
 from distill3d.evaluation.figures.places import picture_path
 from distill3d.evaluation.figures.tree import tree_figure
 from distill3d.evaluation.figures.tree_page import in_words, tree_page
-from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_scores, tree_scores
+from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
 from distill3d.evaluation.projections import Projections, project, write_projections
-from distill3d.evaluation.scores import SCORES, clean_scores, mask_scores, summarize
+from distill3d.evaluation.scores import summarize
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder, write_json
-from distill3d.tracing.trace import MAX_SHARE, DenseError, trace
-from distill3d.volumes.otsu import above_otsu
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree
-
-Scores = dict[str, float]
-_OTSU = TraceConfig(input="image")
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a method found in a case.
-
-    Attributes:
-        mask: [Z, Y, X].
-        tree: traced; None where there is more foreground than a neuron has.
-        untraced: why there is no tree.
-    """
-
-    mask: NDArray[np.bool_]
-    tree: Tree | None
-    untraced: str = ""
 
 
 class CaseResult(NamedTuple):
@@ -125,13 +106,12 @@ def score_cases(
 
     def score(case: PreparedCase) -> CaseResult:
         prob = prediction(folder, case)
-        result = Found(prob >= experiment.inference.threshold, *_traced(case, prob, settings))
-        otsu = otsu_traced(case)
+        result = Found(prob >= experiment.inference.threshold, *traced(case, prob, settings))
         _write_tree(folder.swc(case.name), result.tree)
         scores = case_scores(case, result, clean, evaluation)
         _draw(folder, experiment, case, prob, result, scores)
         write_projections(folder.projections(case.name), _projections(case, result))
-        return CaseResult(scores, result.untraced, case_scores(case, otsu, otsu_clean, evaluation), otsu.untraced)
+        return CaseResult(scores, result.untraced, *otsu_scores(case, otsu_clean, evaluation))
 
     results = each(data.cases("test"), score)
     return {
@@ -167,10 +147,10 @@ def clean_settings(
     A run whose validation cases are not all predicted leaves out what its trace does.
     """
     if not cases:
-        return Clean(settings.min_voxels), Clean(_OTSU.min_voxels)
+        return Clean(settings.min_voxels), Clean(OTSU.min_voxels)
 
     def dice(case: PreparedCase) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
-        of_otsu = dice_by_size(Segmented(above_otsu(case.raw), case.mask, case.known), _OTSU.min_voxels)
+        of_otsu = otsu_dice_by_size(case)
         if not folder.prob(case.name).is_file():
             return None, of_otsu
         mask = prediction(folder, case) >= experiment.inference.threshold
@@ -178,61 +158,11 @@ def clean_settings(
 
     names = [case.name for case in cases]
     of_run, of_otsu = zip(*each(cases, dice).values(), strict=True)
-    otsu = Clean(choose_min_voxels(of_otsu, _OTSU.min_voxels), names)
+    otsu = Clean(choose_min_voxels(of_otsu, OTSU.min_voxels), names)
     rows = [row for row in of_run if row is not None]
     if len(rows) < len(names):
         return Clean(settings.min_voxels), otsu
     return Clean(choose_min_voxels(rows, settings.min_voxels), names), otsu
-
-
-def case_scores(case: PreparedCase, result: Found, clean: Clean, evaluation: EvaluationConfig) -> Scores:
-    """Score what a method found in a case: its mask and, where gold has one, its tree (none is missed) in voxels."""
-    scores = mask_scores(
-        pred=result.mask,
-        gold=case.mask,
-        known=case.known,
-        spacing_um=case.spacing_um,
-        tolerance_um=evaluation.mask_um,
-        surface_um=evaluation.surface_um,
-    )
-    scores |= clean_scores(
-        pred=result.mask,
-        gold=case.mask,
-        known=case.known,
-        spacing_um=case.spacing_um,
-        min_voxels=clean.min_voxels,
-        tolerance_um=evaluation.mask_um,
-        surface_um=evaluation.surface_um,
-    )
-    gold = case.tree()
-    if gold is not None:
-        scores |= _scores_of_trees(result.tree or Tree.empty(), gold, case, evaluation.tree_um)
-    return scores
-
-
-def _scores_of_trees(pred: Tree, gold: Tree, case: PreparedCase, tree_um: float | None) -> Scores:
-    of_tree = tree_scores(pred=pred, gold=gold, spacing_um=case.spacing_um, shape_zyx=case.shape)
-    named = {f"tree_{name}": value for name, value in dataclasses.asdict(of_tree).items()}
-    if tree_um is not None:
-        in_um = length_scores(pred=pred, gold=gold, spacing_um=case.spacing_um, unit="um", tolerance=tree_um)
-        named |= {f"tree_{name}_um": value for name, value in in_um._asdict().items()}
-    return {key: float(value) for key, value in named.items() if key in SCORES}  # not their unit and tolerance
-
-
-def otsu_traced(case: PreparedCase) -> Found:
-    """Segment and trace a case by Otsu's threshold, the baseline that needs no training, with the default settings.
-
-    It gets the intensities as they were recorded: the clipping that helps a network would handicap it.
-    """
-    return Found(above_otsu(case.raw), *_traced(case, np.asarray(case.raw), _OTSU))
-
-
-def _traced(case: PreparedCase, values: NDArray[np.number], settings: TraceConfig) -> tuple[Tree | None, str]:
-    """Return a case's tree, or why it has none."""
-    try:
-        return trace(values, case.spacing_um, settings, max_share=MAX_SHARE), ""
-    except DenseError as error:
-        return None, str(error)
 
 
 def _write_tree(path: Path, tree: Tree | None) -> None:

@@ -287,3 +287,9 @@ def test_code_is_hashed_whether_it_is_imported_yet_or_not():
     assert prepared.code_hash(*names) == expected.hexdigest()
     assert "this" not in sys.modules
     assert prepared.code_hash(names[1], names[0]) != prepared.code_hash(*names)
+
+
+def test_code_of_a_package_is_that_of_all_its_modules():
+    folder = Path(importlib.util.find_spec("distill3d.tracing").origin).parent
+    expected = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py"))))
+    assert prepared.code_hash("distill3d.tracing") == expected.hexdigest()
