@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def compare_places(
     sweeps: Sequence[str] = (),
     runs: Path = Path("runs"),
     baseline: str | None = None,
+    contrasts: Sequence[str] = (),
     scores: Sequence[str] = (),
     test: str = DEFAULT_TEST,
     title: str = "",
@@ -46,7 +48,14 @@ def compare_places(
     folders, left_out = find_runs(places, patterns=patterns, sweeps=sweeps, runs=runs)
     read, damaged = _read(folders, console)
     comparison = _compare(
-        read, baseline=baseline, scores=scores, test=case_test, title=title, remarks=left_out, console=console
+        read,
+        baseline=baseline,
+        contrasts=contrasts,
+        scores=scores,
+        test=case_test,
+        title=title,
+        remarks=left_out,
+        console=console,
     )
     return _without(comparison, damaged)
 
@@ -89,7 +98,6 @@ def compare_two(
         baseline=baseline,
         scores=scores,
         test=case_test,
-        title="",
         remarks=left_out,
         console=console,
     )
@@ -123,23 +131,23 @@ def _compare(
     read: Sequence[Run],
     *,
     baseline: str | None,
+    contrasts: Sequence[str] = (),
     scores: Sequence[str],
     test: CaseTest,
-    title: str,
+    title: str = "",
     remarks: Sequence[str],
     console: Console | None,
 ) -> Comparison:
-    if console is None:
-        return compare(read, baseline=baseline, scores=scores, test=test, title=title, remarks=remarks)
-    with console.status("statistics") as status:
+    with nullcontext() if console is None else console.status("statistics") as status:
         return compare(
             read,
             baseline=baseline,
+            contrasts=contrasts,
             scores=scores,
             test=test,
             title=title,
             remarks=remarks,
-            on_score=lambda label: status.update(Text(f"statistics: {label}")),
+            on_score=lambda label: status.update(Text(f"statistics: {label}")) if status else None,
         )
 
 

@@ -214,6 +214,23 @@ class BudgetCheck:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Contrast:
+    """An arm minus another than the baseline, asked for by name, such as its control or its twin from scratch.
+
+    Args:
+        arm: its name.
+        baseline: name of what it is compared with.
+        differences: an entry per score; Holm's correction is over the contrasts of this score.
+        budget: whether both had the same one.
+    """
+
+    arm: str
+    baseline: str
+    differences: tuple[Difference, ...]
+    budget: BudgetCheck
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
     """What share of an arm's pairs of case and seed is at least as good as a score: a curve of steps.
 
@@ -276,6 +293,7 @@ class Comparison:
         references: classical methods such as ``otsu``: scores by case, then by key; they take part in no test.
         differences: an entry per arm other than the baseline and score.
         budget: an entry per arm other than the baseline.
+        contrasts: further pairs of arms that were asked for.
         remarks: what a reader must know before believing: runs left out, few seeds, random teachers.
         damaged: of the remarks, those about damaged runs.
         test: name of the paired test, of the interval and of the correction, in one sentence.
@@ -291,6 +309,7 @@ class Comparison:
     references: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
     differences: tuple[Difference, ...] = ()
     budget: tuple[BudgetCheck, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
     remarks: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
     test: str = ""

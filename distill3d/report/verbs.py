@@ -21,6 +21,10 @@ Patterns = Annotated[list[str] | None, typer.Option("--glob", metavar="PATTERN",
 Baseline = Annotated[
     str | None, typer.Option(metavar="ARM", help="what the others are compared with; else the one without strategy")
 ]
+Contrasts = Annotated[
+    list[str] | None,
+    typer.Option("--contrast", metavar="ARM:BASELINE", help="a pair to compare too, such as an arm and its control"),
+]
 Scores = Annotated[
     str | None, typer.Option(metavar="KEY,KEY", help="columns, the main one first, by their keys in metrics.json")
 ]
@@ -38,6 +42,7 @@ def report(
         "report"
     ),
     baseline: Baseline = None,
+    contrasts: Contrasts = None,
     scores: Scores = None,
     test: Test = "sign-flip",
     title: Title = "",
@@ -70,7 +75,7 @@ def report(
     from distill3d.storage.run_folder import write_json
 
     console = stdout()
-    comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console, test=test)
+    comparison = _compared(places, pattern, sweep, runs, baseline, contrasts, scores, title, console, test=test)
     if markdown is not None:
         write_summary(markdown, as_json(comparison))
     files = write_report(comparison, out)
@@ -141,6 +146,7 @@ def wandb_report(
     sweep: Sweeps = None,
     pattern: Patterns = None,
     baseline: Baseline = None,
+    contrasts: Contrasts = None,
     scores: Scores = None,
     title: Title = "",
     project: Annotated[str, typer.Option(help="on W&B, where the runs are")] = "distill3d",
@@ -153,7 +159,7 @@ def wandb_report(
     from distill3d.report.wandb_report import save, wandb_report
 
     console = stdout()
-    comparison = _compared(places, pattern, sweep, runs, baseline, scores, title, console)
+    comparison = _compared(places, pattern, sweep, runs, baseline, contrasts, scores, title, console)
     text = as_markdown(comparison)
     report = wandb_report(comparison, run_folders(comparison), text=text, project=project, entity=entity)
     console.print(save(report), soft_wrap=True)
@@ -166,6 +172,7 @@ def _compared(
     sweeps: list[str] | None,
     runs: Path,
     baseline: str | None,
+    contrasts: list[str] | None,
     scores: str | None,
     title: str,
     console: Console,
@@ -180,6 +187,7 @@ def _compared(
         sweeps=sweeps or [],
         runs=runs,
         baseline=baseline,
+        contrasts=contrasts or [],
         scores=_keys(scores),
         test=test,
         title=title,

@@ -17,12 +17,13 @@ from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linea
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.budget import check_budget
 from distill3d.report.comparison.columns import pick
+from distill3d.report.comparison.contrasts import contrasts_of, differences_from, pairs_called
 from distill3d.report.comparison.folds import missing_folds, shared_training
 from distill3d.report.comparison.grouping import Group, choose_baseline, differing, group_runs, tuned_trials
 from distill3d.report.comparison.runs import Run
 from distill3d.report.comparison.score_tables import axes, score_table
 from distill3d.report.comparison.statistics import CaseTest
-from distill3d.report.comparison.verdict import DEFAULT_TEST, MIN_CASES, MIN_SEEDS, estimate, in_words, judge
+from distill3d.report.comparison.verdict import DEFAULT_TEST, MIN_CASES, MIN_SEEDS, estimate, in_words
 from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, RunEntry, Tubes
 
 
@@ -30,6 +31,7 @@ def compare(
     runs: Sequence[Run],
     *,
     baseline: str | None = None,
+    contrasts: Sequence[str] = (),
     scores: Sequence[str] = (),
     test: CaseTest = DEFAULT_TEST,
     title: str = "",
@@ -41,6 +43,7 @@ def compare(
     Args:
         runs: finished runs, see `distill3d.report.comparison.runs.read_run`.
         baseline: name of an arm; None takes the only one without a strategy.
+        contrasts: further pairs of arms such as ``frozen:scratch``.
         scores: keys of the columns, the main one first; empty for the usual ones.
         test: over cases, which may object to a verdict.
         title: of the report; empty names the baseline and the number of arms.
@@ -48,10 +51,11 @@ def compare(
         on_score: called with the label of each score as its statistics begin.
 
     Raises:
-        InputError: there is no run, a score is unknown, or it is not clear which arm is the baseline.
+        InputError: there is no run, a score or an arm is unknown, or it is not clear which arm is the baseline.
     """
     groups, doubled = group_runs(runs)
     first = choose_baseline(groups, baseline)
+    pairs = pairs_called(groups, contrasts)
     picked = pick(scores, _keys(runs))
     keys = differing([group.settings for group in groups])
     arms = {group.name: _arm(group, picked, keys) for group in groups}
@@ -61,7 +65,7 @@ def compare(
     differences: list[Difference] = []
     for score in picked:
         on_score(score.label)
-        differences += _differences(others, first, score, test)
+        differences += differences_from(first, others, score, test)
     budget = tuple(check_budget(group, first) for group in others)
     ordered = tuple(arms[group.name] for group in [first, *others])
     return Comparison(
@@ -73,6 +77,7 @@ def compare(
         references=_references(runs, picked),
         differences=tuple(differences),
         budget=budget,
+        contrasts=contrasts_of(pairs, picked, test),
         remarks=(*remarks, *doubled, *_remarks([first, *others], arms, budget)),
         test=in_words(test),
         profiles=profiles_of(ordered, picked),
@@ -100,17 +105,6 @@ def _rank(arm: Arm, main: Score) -> tuple[bool, float, str]:
 
 
 # ---------------------------------------------------------------- numbers
-
-
-def _differences(others: Sequence[Group], first: Group, score: Score, test: CaseTest) -> list[Difference]:
-    tables = {}
-    for group in others:
-        (cases, seeds), (first_cases, first_seeds) = axes(group.runs), axes(first.runs)
-        cases = [case for case in cases if case in first_cases]
-        seeds = [seed for seed in seeds if seed in first_seeds]
-        of_arm, of_baseline = (score_table(each.runs, score.key, cases, seeds) for each in (group, first))
-        tables[group.name] = of_arm - of_baseline
-    return list(judge(tables, score, test=test).values())
 
 
 def _references(runs: Sequence[Run], picked: Sequence[Score]) -> dict[str, dict[str, dict[str, float | None]]]:

@@ -125,18 +125,32 @@ def choose_baseline(groups: Sequence[Group], wanted: str | None) -> Group:
     Raises:
         InputError: there is no such arm, or it is not clear which; lists the arms.
     """
-    shown = [group.name for group in groups[:MOST_NAMES]]
-    names = ", ".join(shown) + (f" and {len(groups) - len(shown)} more" if len(shown) < len(groups) else "")
     if wanted is not None:
-        matching = [group for group in groups if group.name == wanted]
-        matching = matching or [group for group in groups if group.experiment == wanted]
-        if len(matching) != 1:
-            raise InputError(f"--baseline {wanted!r} fits {len(matching)} arms; accepted: one of {names}")
-        return matching[0]
+        return arm_called(groups, wanted, f"--baseline {wanted!r}")
     if len(groups) == 1:
         return groups[0]
     without = [group for group in groups if group.settings.get("strategy.name") == "none"]
     plain = [group for group in without if group.settings.get("neurons.name") == "linear"]
     if len(without) != 1 and len(plain) != 1:
-        raise InputError(f"{len(without)} arms have strategy.name=none; accepted: --baseline with one of {names}")
+        raise InputError(
+            f"{len(without)} arms have strategy.name=none; accepted: --baseline with one of {_some_names(groups)}"
+        )
     return (without if len(without) == 1 else plain)[0]
+
+
+def arm_called(groups: Sequence[Group], wanted: str, told: str) -> Group:
+    """Return the arm of that name, else the only one of that experiment; ``told`` begins the error.
+
+    Raises:
+        InputError: there is no such arm, or there are several; lists the arms.
+    """
+    matching = [group for group in groups if group.name == wanted]
+    matching = matching or [group for group in groups if group.experiment == wanted]
+    if len(matching) != 1:
+        raise InputError(f"{told} fits {len(matching)} arms; accepted: one of {_some_names(groups)}")
+    return matching[0]
+
+
+def _some_names(groups: Sequence[Group]) -> str:
+    shown = [group.name for group in groups[:MOST_NAMES]]
+    return ", ".join(shown) + (f" and {len(groups) - len(shown)} more" if len(shown) < len(groups) else "")

@@ -95,13 +95,16 @@ def estimate(table: Array) -> Estimate:
     )
 
 
-def judge(tables: Mapping[str, Array], score: Score, *, test: CaseTest = DEFAULT_TEST) -> dict[str, Difference]:
+def judge(
+    tables: Mapping[str, Array], score: Score, *, test: CaseTest = DEFAULT_TEST, what: str = "arms"
+) -> dict[str, Difference]:
     """Judge all arms of a report in one score.
 
     Args:
         tables: by arm: differences from the baseline, [C, S], NaN where a pair has no value.
         score: says whether a positive difference is a gain.
         test: over cases, which may object to a verdict.
+        what: the tables are called, over which Holm's correction is.
 
     Example:
         >>> dice = Score(key="dice", label="Dice", unit="", higher_is_better=True, digits=3)
@@ -116,13 +119,14 @@ def judge(tables: Mapping[str, Array], score: Score, *, test: CaseTest = DEFAULT
     tested = {arm: _tested(arm, score, table, test) for arm, table in tidied.items()}
     with_p = {arm: one.p for arm, one in tested.items() if one.p is not None and not _too_few(one)}
     n_arms = max(1, len(with_p))
+    corrected_over = f" (Holm over {n_arms} {what})" if n_arms > 1 else ""
     corrected = dict(zip(with_p, holm(list(with_p.values())), strict=True))
     return {
         arm: _named(
             dataclasses.replace(tested[arm], p_holm=corrected.get(arm), detectable=_smallest(table, n_arms)),
             table,
             score,
-            n_arms=n_arms,
+            corrected_over=corrected_over,
             test=test,
         )
         for arm, table in tidied.items()
@@ -170,14 +174,14 @@ def _smallest(table: Array, n_arms: int) -> float | None:
     return detectable(float(careful.error), float(careful.df), n_arms=n_arms) if careful.error > 0 else None
 
 
-def _named(one: Difference, table: Array, score: Score, *, n_arms: int, test: CaseTest) -> Difference:
+def _named(one: Difference, table: Array, score: Score, *, corrected_over: str, test: CaseTest) -> Difference:
     """Add the verdict, and what decided."""
-    objection = _too_few(one) or _objection(one, table, score, n_arms, test)
+    objection = _too_few(one) or _objection(one, table, score, corrected_over, test)
     if objection or one.mean is None:
         return dataclasses.replace(one, why=objection)
     verdict: Verdict = "BETTER" if (one.mean > 0) == score.higher_is_better else "WORSE"
     return dataclasses.replace(
-        one, verdict=verdict, why=f"{_p_text(one.p_holm, n_arms)}; {_agreement(one.mean, table)}"
+        one, verdict=verdict, why=f"{_p_text(one.p_holm, corrected_over)}; {_agreement(one.mean, table)}"
     )
 
 
@@ -192,23 +196,22 @@ def _too_few(one: Difference) -> str:
     return "" if one.p is not None else "too many pairs of case and seed have no value"
 
 
-def _objection(one: Difference, table: Array, score: Score, n_arms: int, test: CaseTest) -> str:
+def _objection(one: Difference, table: Array, score: Score, corrected_over: str, test: CaseTest) -> str:
     if not np.nanmean(table, 1).any():
         return "no case differs"
     if one.p_holm is None or one.p_holm > LEVEL:
         smallest = number(one.detectable, score.digits)
         hint = "" if one.detectable is None else f"; a true difference below {smallest} would often be missed"
-        return f"{_p_text(one.p_holm, n_arms)}{hint}"
+        return f"{_p_text(one.p_holm, corrected_over)}{hint}"
     floor = 2.0 ** (1 - one.n_cases)
     if one.p_cases is not None and one.p_cases > max(LEVEL, floor) * (1 + 1e-9):
         disagree = f"{CASE_TESTS[test][1]} p {probability(one.p_cases, equals=True)}"
-        return f"{_p_text(one.p_holm, n_arms)}, but cases disagree: {disagree}"
+        return f"{_p_text(one.p_holm, corrected_over)}, but cases disagree: {disagree}"
     return ""
 
 
-def _p_text(p_holm: float | None, n_arms: int) -> str:
-    corrected = f" (Holm over {n_arms} arms)" if n_arms > 1 else ""
-    return f"p {probability(p_holm or 0.0, equals=True)}{corrected}"
+def _p_text(p_holm: float | None, corrected_over: str) -> str:
+    return f"p {probability(p_holm or 0.0, equals=True)}{corrected_over}"
 
 
 def _agreement(mean: float, table: Array) -> str:

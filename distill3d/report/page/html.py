@@ -24,6 +24,7 @@ from distill3d.report.page.low_data import LowDataLine, low_data, low_data_lines
 from distill3d.report.page.palette import DARK, LIGHT, look, style_rules
 from distill3d.report.page.rows import case_panels, head_table
 from distill3d.report.page.worst import MOST_ARMS, Worst, worst_cases
+from distill3d.report.text.markdown import CONTRASTS
 from distill3d.report.text.wording import answer
 from distill3d.storage.run_folder import write_text
 
@@ -71,6 +72,7 @@ def render(
         "case_panels": case_panels(comparison) if comparison.arms else [],
         "curves": curves,
         "low_data": lines,
+        "contrasts_intro": CONTRASTS,
         "worst": worst,
         "scenes": _scenes(worst),
         "live": live,

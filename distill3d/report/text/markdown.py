@@ -6,14 +6,19 @@ import re
 from collections.abc import Iterable, Sequence
 
 from distill3d.errors import printable
+from distill3d.evaluation.scores import Score
 from distill3d.report import numerals
-from distill3d.report.content import BudgetCheck, Comparison
+from distill3d.report.content import BudgetCheck, Comparison, Difference
 from distill3d.report.numerals import NONE, number, probability
 
 RANKS = (
     "Rank 1 is best. Two arms differ if their ranks are at least the critical difference apart and Friedman's test "
     "finds any difference at all. Ranks leave out how seeds scatter: the verdicts above are what decides."
 )
+
+
+CONTRASTS = "Pairs of arms that were asked for, such as an arm and its control; Holm's correction is over these pairs."
+_JUDGED = ("verdict", "difference", "p", "p, Holm", "p, cases", "detectable", "cases x seeds", "why")
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -23,6 +28,7 @@ def as_markdown(comparison: Comparison) -> str:
         _remarks(comparison),
         _headline(comparison),
         _differences(comparison),
+        _contrasts(comparison),
         _ranks(comparison),
         _budget(comparison),
         _costs(comparison),
@@ -81,23 +87,37 @@ def _differences(comparison: Comparison) -> list[str]:
     if not comparison.differences:
         return []
     lines = [f"## Differences from {escape(comparison.baseline)}", "", escape(comparison.test)]
-    head = ["arm", "verdict", "difference", "p", "p, Holm", "p, cases", "detectable", "cases x seeds", "why"]
     for score in comparison.scores:
-        body = [
-            [
-                escape(difference.arm),
-                f"**{difference.verdict}**" if difference.verdict != "INCONCLUSIVE" else difference.verdict,
-                escape(numerals.difference(difference, score)),
-                *(escape(probability(p)) for p in (difference.p, difference.p_holm, difference.p_cases)),
-                number(difference.detectable, score.digits),
-                f"{difference.n_cases} x {difference.n_seeds}",
-                escape(difference.why),
-            ]
-            for difference in comparison.differences
-            if difference.score == score.key
-        ]
-        lines += ["", f"### {escape(numerals.heading(score))}", "", *markdown_table(head, body, left=2)]
+        body = [[escape(row.arm), *_judged(row, score)] for row in comparison.differences if row.score == score.key]
+        title = f"### {escape(numerals.heading(score))}"
+        lines += ["", title, "", *markdown_table(["arm", *_JUDGED], body, left=2)]
     return lines
+
+
+def _contrasts(comparison: Comparison) -> list[str]:
+    if not comparison.contrasts:
+        return []
+    lines = ["## Contrasts", "", CONTRASTS]
+    for place, score in enumerate(comparison.scores):
+        body = [
+            [escape(each.arm), escape(each.baseline), *_judged(each.differences[place], score)]
+            for each in comparison.contrasts
+        ]
+        title = f"### {escape(numerals.heading(score))}"
+        lines += ["", title, "", *markdown_table(["arm", "minus", *_JUDGED], body, left=3)]
+    return lines
+
+
+def _judged(row: Difference, score: Score) -> list[str]:
+    """Lay out the cells of `_JUDGED`."""
+    return [
+        f"**{row.verdict}**" if row.verdict != "INCONCLUSIVE" else row.verdict,
+        escape(numerals.difference(row, score)),
+        *(escape(probability(p)) for p in (row.p, row.p_holm, row.p_cases)),
+        number(row.detectable, score.digits),
+        f"{row.n_cases} x {row.n_seeds}",
+        escape(row.why),
+    ]
 
 
 def _ranks(comparison: Comparison) -> list[str]:
@@ -128,8 +148,18 @@ def _ranks(comparison: Comparison) -> list[str]:
 def _budget(comparison: Comparison) -> list[str]:
     lines = ["## Equal budget?"] if comparison.budget else []
     for check in comparison.budget:
-        lines += ["", f"### {escape(check.arm)}: {'equal' if check.equal else '**NOT EQUAL**'}", *_check(check)]
+        lines += ["", f"### {_budget_title(check)}", *_check(check)]
+    for contrast in comparison.contrasts:
+        lines += [
+            "",
+            f"### {_budget_title(contrast.budget)}, against {escape(contrast.baseline)}",
+            *_check(contrast.budget),
+        ]
     return lines
+
+
+def _budget_title(check: BudgetCheck) -> str:
+    return f"{escape(check.arm)}: {'equal' if check.equal else '**NOT EQUAL**'}"
 
 
 def _check(check: BudgetCheck) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill3d.errors import InputError
 from distill3d.evaluation.scores import SCORES
 from distill3d.report.numerals import NONE, heading, interval, number
-from distill3d.report.text.markdown import escape, markdown_table
+from distill3d.report.text.markdown import CONTRASTS, escape, markdown_table
 from distill3d.storage.run_folder import write_text
 
 BEGIN, END = "<!-- written by distill3d report --markdown: begin -->", "<!-- end -->"
@@ -52,7 +52,37 @@ def summary(report: Mapping[str, Any]) -> str:
         f"{number(hours, 1)} h of training, without tuning; commit {', '.join(commits)}. "
         f"{LEGEND} {escape(report['test'])}"
     )
-    return "\n".join([*markdown_table(head, rows), "", told, "", *(f"- {escape(line)}" for line in report["remarks"])])
+    tables = [*markdown_table(head, rows), *_contrasts(report["contrasts"]), "", told]
+    return "\n".join([*tables, "", *(f"- {escape(line)}" for line in report["remarks"])])
+
+
+def _contrasts(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lay out the pairs of arms that were asked for: the main score, and whether the others agree."""
+    if not contrasts:
+        return []
+    head = ["arm", "minus", f"{SCORES[MAIN].label} (95 %)", "verdict", *(SCORES[key].label for key in BESIDE)]
+    rows = []
+    for contrast in contrasts:
+        of_score = {each["score"]: each for each in contrast["differences"]}
+        unequal = "" if contrast["budget"]["equal"] else " (unequal budget)"
+        beside = (_difference(of_score.get(key), key) for key in BESIDE)
+        names = (f"`{contrast['arm']}`{unequal}", f"`{contrast['baseline']}`")
+        rows.append([*names, _difference(of_score[MAIN], MAIN), _verdict(of_score[MAIN]), *beside])
+    return ["", CONTRASTS, "", *markdown_table(head, rows, left=2)]
+
+
+def _difference(difference: Mapping[str, Any] | None, key: str) -> str:
+    """Write a difference, with its interval where there is one."""
+    if difference is None:
+        return NONE
+    digits = SCORES[key].digits
+    ends = interval(difference["low"], difference["high"], digits, signed=True)
+    return f"{number(difference['mean'], digits, signed=True)}{f' ({ends})' if ends else ''}"
+
+
+def _verdict(difference: Mapping[str, Any]) -> str:
+    verdict = difference["verdict"]
+    return verdict if verdict == "INCONCLUSIVE" else f"**{verdict}**"
 
 
 def write_summary(path: Path, report: Mapping[str, Any]) -> None:
@@ -74,20 +104,15 @@ def write_summary(path: Path, report: Mapping[str, Any]) -> None:
 
 def _row(arm: Mapping[str, Any], difference: Mapping[str, Any] | None, n_pairs: int) -> list[str]:
     """Lay out an arm; the baseline has no difference, and what is no gain has none per hour."""
-    digits, gain = SCORES[MAIN].digits, None if difference is None else difference["mean"]
-    against = verdict = NONE
+    gain = None if difference is None else difference["mean"]
     decided = difference is not None and difference["verdict"] != "INCONCLUSIVE"
-    if difference is not None:
-        ends = interval(difference["low"], difference["high"], digits, signed=True)
-        against = f"{number(gain, digits, signed=True)}{f' ({ends})' if ends else ''}"
-        verdict = f"**{difference['verdict']}**" if decided else difference["verdict"]
     hours = _hours(arm)
     per_hour = gain / hours if decided and gain is not None and hours else None
     return [
         f"`{arm['name']}`",
         _mean(arm, MAIN, n_pairs),
-        against,
-        verdict,
+        _difference(difference, MAIN),
+        NONE if difference is None else _verdict(difference),
         *(_mean(arm, key, n_pairs) for key in BESIDE),
         number(arm["kept"], 2),
         number(60 * hours, 1),

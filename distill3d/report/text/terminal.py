@@ -12,7 +12,7 @@ from rich.text import Text
 from distill3d.evaluation.scores import Score
 from distill3d.report import numerals
 from distill3d.report.comparison.budget import FAIR_SECTIONS
-from distill3d.report.content import Comparison
+from distill3d.report.content import Comparison, Difference
 from distill3d.report.numerals import NONE
 from distill3d.terminal import WIDTH
 
@@ -27,6 +27,8 @@ def renderables(comparison: Comparison) -> Iterator[RenderableType]:
         yield headline(comparison, comparison.scores[at : at + AT_ONCE])
     if comparison.differences:
         yield differences(comparison)
+        if comparison.contrasts:
+            yield contrasts(comparison)
         yield budget(comparison)
     for line in comparison.remarks:
         yield Text(f"! {line}", style="yellow")
@@ -73,14 +75,29 @@ def differences(comparison: Comparison) -> Table:
         whole = len(rows) <= MOST_ROWS or score is comparison.scores[0]
         told = [row for row in rows if whole or row.verdict != "INCONCLUSIVE"]
         for row in told:
-            table.add_row(
-                Text(row.arm),
-                Text(numerals.difference(row, score)),
-                Text(row.verdict, style=STYLES[row.verdict]),
-                Text(row.why),
-            )
+            table.add_row(Text(row.arm), *_judged(row, score))
         _add_others(table, len(rows) - len(told), "", Text("INCONCLUSIVE", style=STYLES["INCONCLUSIVE"]))
     return table
+
+
+def contrasts(comparison: Comparison) -> Table:
+    """A row per pair that was asked for, in the main score."""
+    score = comparison.scores[0]
+    table = _table(f"Contrasts, {numerals.heading(score)} (the other scores: report.md)")
+    table.add_column("arm\nminus", overflow="fold", ratio=2)
+    table.add_column("difference", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("why", overflow="fold", ratio=3)
+    for contrast in comparison.contrasts:
+        name = Text(f"{contrast.arm}\n{contrast.baseline}")
+        if not contrast.budget.equal:
+            name.append("\nNOT EQUAL", style="bold red")
+        table.add_row(name, *_judged(contrast.differences[0], score))
+    return table
+
+
+def _judged(row: Difference, score: Score) -> tuple[Text, Text, Text]:
+    return Text(numerals.difference(row, score)), Text(row.verdict, style=STYLES[row.verdict]), Text(row.why)
 
 
 def _add_others(table: Table, count: int, *cells: str | Text) -> None:
