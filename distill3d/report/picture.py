@@ -16,7 +16,7 @@ from distill3d.report.numerals import number
 from distill3d.report.page.snapshots import colored, shaded
 from distill3d.storage.run_folder import RunFolder
 
-SIMULATED = "simulated"  # pictures of other data may not be anybody's to show
+SIMULATED = "simulated"  # pictures of other data, or of somebody's tree, may not be anybody's to show
 
 
 def write_picture(path: Path, comparison: Comparison) -> None:
@@ -34,7 +34,7 @@ def write_picture(path: Path, comparison: Comparison) -> None:
     if best is None or shared is None:
         raise InputError(
             f"--picture {path}: no case with pictures of {baseline.name} and of another arm; accepted: whole runs on "
-            "simulated neurons"
+            "simulated neurons that were grown, not read from files (data.swc_folder)"
         )
     case, of_baseline, of_best = shared
     score = comparison.scores[0]
@@ -80,6 +80,7 @@ def _shared(one: Arm, other: Arm) -> tuple[str, RunEntry, RunEntry] | None:
 
 def _pictured(run: RunEntry) -> set[str]:
     folder = RunFolder(Path(run.folder))
-    if folder.read_config()["data"]["name"] != SIMULATED:
+    data = folder.read_config()["data"]
+    if data["name"] != SIMULATED or data.get("swc_folder"):
         return set()
     return {case for case in run.cases if folder.projections(case).is_file()}

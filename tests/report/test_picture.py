@@ -14,7 +14,7 @@ from distill3d.report.picture import write_picture
 from distill3d.storage.run_folder import RunFolder, write_yaml
 
 
-def left(comparison, folder, data="simulated"):
+def left(comparison, folder, data="simulated", **settings):
     """Give a comparison's arms runs of which the baseline misses what the other arm finds, with a false block."""
     gold = np.zeros((4, 40, 60), bool)
     gold[2, 10:14, 5:55] = True
@@ -22,7 +22,7 @@ def left(comparison, folder, data="simulated"):
     arms = []
     for arm in comparison.arms:
         run = RunFolder(folder / arm.name)
-        write_yaml(run.config, {"data": {"name": data}})
+        write_yaml(run.config, {"data": {"name": data, **settings}})
         one = project(255.0 * gold, gold=gold, known=known, pred=seen, spacing_um=(2, 1, 1), tree=None)
         write_projections(run.projections("case_1"), one)
         arms.append(dataclasses.replace(arm, runs=(dataclasses.replace(arm.runs[0], folder=str(run.path)),)))
@@ -51,13 +51,14 @@ def test_a_picture_shows_what_the_baseline_misses_and_what_the_other_arm_finds_a
     assert best[0] == pytest.approx(baseline[2], rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["other data", "kept", "one arm"])
+@pytest.mark.parametrize("kind", ["other data", "somebody's trees", "kept", "one arm"])
 def test_without_a_simulated_case_of_two_arms_nothing_is_drawn(kind, tmp_path):
     comparison = compared({"scratch": 0.0, "center": 0.1}, seeds=1)
     if kind == "one arm":
         comparison = dataclasses.replace(left(comparison, tmp_path), arms=comparison.arms[:1])
     else:
-        comparison = left(comparison, tmp_path, "neurons" if kind == "other data" else "simulated")
+        trees = {"swc_folder": "swc"} if kind == "somebody's trees" else {"swc_folder": None}
+        comparison = left(comparison, tmp_path, "neurons" if kind == "other data" else "simulated", **trees)
     if kind == "kept":
         RunFolder(tmp_path / "center").projections("case_1").unlink()
     with pytest.raises(InputError, match=r"--picture .*p\.png: no case with pictures of scratch and of another arm;"):
