@@ -133,7 +133,8 @@ def test_cases_that_were_too_dense_to_trace_are_told_once_for_a_baseline_and_onc
     runs = [write_run("a", seed=seed) for seed in range(2)] + [write_run("b", settings={"strategy.name": "inflate"})]
     for run in runs:
         metrics = json.loads((run / "metrics.json").read_text())
-        metrics["baselines"]["otsu"]["untraced"] = {"case_0": "40 % of the volume"}
+        share = "40" if run is runs[0] else "40.2"  # as another version words it
+        metrics["baselines"]["otsu"]["untraced"] = {"case_0": f"{share} % of the volume"}
         metrics["untraced"] = {"case_1": "12 % of the volume"} if run.parent.name == "b" else {}
         (run / "metrics.json").write_text(json.dumps(metrics))
     lines = [line for line in compare(read_runs(runs)).remarks if "not traced" in line]

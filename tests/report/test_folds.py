@@ -107,6 +107,13 @@ def test_a_fold_that_no_arm_ran_is_known_by_its_number(write_folds):
     assert "scratch: no finished run: fold 3 of 4" in compare(read_runs(runs), scores=["dice"]).remarks
 
 
+def test_arms_that_lack_the_same_fold_share_a_line(write_folds):
+    lacking = [(3, 0), (3, 1)]
+    runs = [run for arm in ("scratch", "arm") for run in write_folds(arm, split=by_number, without=lacking)]
+    remarks = compare(read_runs(runs), baseline="scratch", scores=["dice"]).remarks
+    assert [line for line in remarks if "no finished run" in line] == ["scratch, arm: no finished run: fold 3 of 4"]
+
+
 def test_folds_of_several_cases_are_remarked_on(write_run, tmp_path, two_arms):
     runs = [
         write_run(root=tmp_path / str(fold), dice=dict.fromkeys(names, 0.5), settings=by_number(fold))

@@ -221,7 +221,10 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
         every = 1 < len(names) == len(groups)
         lines.append(f"{f'all {len(names)} arms' if every else ', '.join(names)}: {remark}")
     lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for g in groups for run in g.runs if run.lacks]
-    lines += dict.fromkeys(line for group in groups for run in group.runs for line in run.untraced)
+    untraced: dict[str, str] = {}
+    for run in (run for group in groups for run in group.runs):
+        untraced = untraced | {what: why for what, why in run.untraced.items() if what not in untraced}
+    lines += [f"{what} was not traced and has no tree: {why}" for what, why in untraced.items()]
     lines += _unlike_tuning([arms[group.name] for group in groups])
     unfair = {check.arm: [s.key for s in check.settings if not s.fair] for check in budget if not check.equal}
     if unfair:

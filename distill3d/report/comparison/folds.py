@@ -20,11 +20,11 @@ def shared_training(groups: Sequence[Group]) -> list[str]:
 
 
 def missing_folds(groups: Sequence[Group]) -> list[str]:
-    """Say which folds an arm lacks, a line each: those that another arm has, and of numbered ones all.
+    """Say which folds arms lack, a line each: those that another arm has, and of numbered ones all.
 
-    A fold that some seeds of the arm have is named with the seeds that it lacks.
+    A fold that some seeds of an arm have is named with the seeds that it lacks.
     """
-    lines = []
+    lines: dict[str, list[str]] = {}
     for group in groups:
         alike = [other for other in groups if other.settings.get(FOLDS) == group.settings.get(FOLDS)]
         wanted = _tested(run for other in alike for run in other.runs)
@@ -36,8 +36,8 @@ def missing_folds(groups: Sequence[Group]) -> list[str]:
             where = f"{fold} ({some(cases)})" if cases and group.settings.get(FOLDS) else fold
             if lacking:
                 of = f", seed {some(sorted(lacking))}" if lacking != seeds else ""
-                lines.append(f"{group.name}: no finished run: {where}{of}")
-    return lines
+                lines.setdefault(f"no finished run: {where}{of}", []).append(group.name)
+    return [f"{', '.join(names)}: {what}" for what, names in lines.items()]
 
 
 def _tested(runs: Iterable[Run]) -> dict[str, list[str]]:

@@ -42,7 +42,7 @@ class Run:
         teacher: its identity; empty without one.
         provenance: commit, packages, machine, command.
         lacks: keys that a run of this version has and this one has not.
-        untraced: cases without a tree, and why, one line each.
+        untraced: method and case without a tree, in words -> why.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Run:
     teacher: Mapping[str, Any]
     provenance: Mapping[str, Any]
     lacks: tuple[str, ...] = ()
-    untraced: tuple[str, ...] = ()
+    untraced: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_run(path: Path) -> Run:
@@ -88,11 +88,11 @@ def read_run(path: Path) -> Run:
         teacher=_teacher(fit.part("teacher")),
         provenance=_provenance(fit.part("provenance")),
         lacks=tuple(key for key in ("cost", "teacher", "provenance") if fit.content.get(key) is None),
-        untraced=tuple(
-            f"{method}: {printable(case)} was not traced and has no tree: {of.part('untraced').text(case)}"
+        untraced={
+            f"{method}: {printable(case)}": str(of.part("untraced").text(case))
             for method, of in scored.items()
             for case in of.part("untraced")
-        ),
+        },
     )
 
 
