@@ -63,11 +63,7 @@ def headline(comparison: Comparison, scores: Sequence[Score]) -> Table:
 
 def differences(comparison: Comparison) -> Table:
     """A part per score, in it a row per arm: difference, verdict and why; of many arms in other scores the decided."""
-    table = _table(f"Arm minus {comparison.baseline}")
-    table.add_column("arm", overflow="fold", ratio=2)
-    table.add_column("difference", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("why", overflow="fold", ratio=3)
+    table = _judged_table(f"Arm minus {comparison.baseline}", "arm")
     for score in comparison.scores:
         table.add_section()
         table.add_row(Text(numerals.heading(score), style="bold"))
@@ -83,16 +79,21 @@ def differences(comparison: Comparison) -> Table:
 def contrasts(comparison: Comparison) -> Table:
     """A row per pair that was asked for, in the main score."""
     score = comparison.scores[0]
-    table = _table(f"Contrasts, {numerals.heading(score)} (the other scores: report.md)")
-    table.add_column("arm\nminus", overflow="fold", ratio=2)
-    table.add_column("difference", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("why", overflow="fold", ratio=3)
+    table = _judged_table(f"Contrasts, {numerals.heading(score)} (the other scores: report.md)", "arm\nminus")
     for contrast in comparison.contrasts:
         name = Text(f"{contrast.arm}\n{contrast.baseline}")
         if not contrast.budget.equal:
             name.append("\nNOT EQUAL", style="bold red")
         table.add_row(name, *_judged(contrast.differences[0], score))
+    return table
+
+
+def _judged_table(title: str, arm: str) -> Table:
+    table = _table(title)
+    table.add_column(arm, overflow="fold", ratio=2)
+    table.add_column("difference", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("why", overflow="fold", ratio=3)
     return table
 
 
