@@ -144,6 +144,15 @@ def test_cases_that_were_too_dense_to_trace_are_told_once_for_a_baseline_and_onc
     ]
 
 
+def test_many_cases_that_were_too_dense_to_trace_share_a_line(write_run):
+    run = write_run("a")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["baselines"]["otsu"]["untraced"] = {f"case_{k}": f"4{k} % of the volume" for k in range(6)}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    (line,) = [line for line in compare(read_runs([run])).remarks if "traced" in line]
+    assert line == "otsu: 6 cases were not traced and have no tree, such as case_0: 40 % of the volume"
+
+
 def test_only_shared_seeds_and_cases_are_paired(write_run):
     runs = [write_run(seed=k, dice={"a": 0.5, "b": 0.6}) for k in (0, 1)]
     runs += [write_run("arm", k, dice={"b": 0.7, "c": 0.1}, settings={"strategy.name": "x"}) for k in (1, 2)]

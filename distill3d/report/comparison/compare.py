@@ -221,16 +221,27 @@ def _remarks(groups: Sequence[Group], arms: Mapping[str, Arm], budget: Sequence[
         every = 1 < len(names) == len(groups)
         lines.append(f"{f'all {len(names)} arms' if every else ', '.join(names)}: {remark}")
     lines += [f"{run.folder.as_posix()}: has no {', '.join(run.lacks)}" for g in groups for run in g.runs if run.lacks]
-    untraced: dict[str, str] = {}
-    for run in (run for group in groups for run in group.runs):
-        untraced = untraced | {what: why for what, why in run.untraced.items() if what not in untraced}
-    lines += [f"{what} was not traced and has no tree: {why}" for what, why in untraced.items()]
+    lines += _untraced(groups)
     lines += _unlike_tuning([arms[group.name] for group in groups])
     unfair = {check.arm: [s.key for s in check.settings if not s.fair] for check in budget if not check.equal}
     if unfair:
         named = (f"{arm} ({some(keys)})" if keys else arm for arm, keys in unfair.items())
         lines.append(f"unequal budget, see the check: {', '.join(named)}")
     return lines
+
+
+def _untraced(groups: Sequence[Group]) -> Iterator[str]:
+    """Say of which cases a method found too much to trace, a line each method."""
+    cases: dict[str, dict[str, str]] = {}
+    for run in (run for group in groups for run in group.runs):
+        for method, untraced in run.untraced.items():
+            of_method = cases.setdefault(method, {})
+            of_method |= {case: why for case, why in untraced.items() if case not in of_method}
+    for method, untraced in cases.items():
+        if untraced:
+            (first, why), more = next(iter(untraced.items())), len(untraced) > 1
+            told = f"{len(untraced)} cases were not traced and have no tree, such as {first}" if more else first
+            yield f"{method}: {told}{'' if more else ' was not traced and has no tree'}: {why}"
 
 
 def _remarks_of(group: Group, arm: Arm) -> Iterator[str]:

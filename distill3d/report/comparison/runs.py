@@ -42,7 +42,7 @@ class Run:
         teacher: its identity; empty without one.
         provenance: commit, packages, machine, command.
         lacks: keys that a run of this version has and this one has not.
-        untraced: method and case without a tree, in words -> why.
+        untraced: by method: cases without a tree -> why.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Run:
     teacher: Mapping[str, Any]
     provenance: Mapping[str, Any]
     lacks: tuple[str, ...] = ()
-    untraced: Mapping[str, str] = field(default_factory=dict)
+    untraced: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read_run(path: Path) -> Run:
@@ -89,9 +89,8 @@ def read_run(path: Path) -> Run:
         provenance=_provenance(fit.part("provenance")),
         lacks=tuple(key for key in ("cost", "teacher", "provenance") if fit.content.get(key) is None),
         untraced={
-            f"{method}: {printable(case)}": str(of.part("untraced").text(case))
+            method: {printable(case): str(of.part("untraced").text(case)) for case in of.part("untraced")}
             for method, of in scored.items()
-            for case in of.part("untraced")
         },
     )
 
