@@ -238,10 +238,9 @@ def _untraced(groups: Sequence[Group]) -> Iterator[str]:
             of_method = cases.setdefault(method, {})
             of_method |= {case: why for case, why in untraced.items() if case not in of_method}
     for method, untraced in cases.items():
-        if untraced:
-            (first, why), more = next(iter(untraced.items())), len(untraced) > 1
-            told = f"{len(untraced)} cases were not traced and have no tree, such as {first}" if more else first
-            yield f"{method}: {told}{'' if more else ' was not traced and has no tree'}: {why}"
+        for case, why in list(untraced.items())[:1]:
+            several = f"{len(untraced)} cases were not traced and have no tree, such as {case}"
+            yield f"{method}: {several if len(untraced) > 1 else f'{case} was not traced and has no tree'}: {why}"
 
 
 def _remarks_of(group: Group, arm: Arm) -> Iterator[str]:
