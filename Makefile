@@ -1,6 +1,6 @@
 # distill3d: `make` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment picture sweep report check test test-all smoke bench clean
+.PHONY: help setup experiment picture sweep report results check test test-all smoke bench clean
 
 PYTHON ?= python3
 CONSTRAINTS ?= .constraints.txt
@@ -35,9 +35,21 @@ sweep: $(STAMP) ## run a sweep: NAME=strategies
 report: $(STAMP) ## compare runs in one page: ARGS='runs/op_scratch runs/op_inflate' OUT=report
 	@$(BIN)/python -m distill3d report $(ARGS) --out $(or $(OUT),report)
 
+# An arm and its control, or its twin from scratch
+PAIRS := vit_center:vit_shuffled vit_average:vit_shuffled vit_frozen:vit_frozen_shuffled tubular:vit_shuffled \
+  kd_dinov2_unet:unet kd_dinov2_unet:kd_random_unet
+EVIDENCE_PAIRS := $(PAIRS) tubular:tubular_static vit_kd_center:vit_center inflate:scratch inflate:inflate_shuffled
+contrasts = $(foreach pair,$(2),--contrast $(1)$(subst :,:$(1),$(pair)))
+kept = $(BIN)/python -m distill3d report experiments/results/$(1) --keep experiments/results/$(1) --out report/$(1)
+results: $(STAMP) ## tables of README and experiments/RESULTS.md anew, of the runs that are kept in experiments/results
+	@$(call kept,evidence) --baseline op_hard_vit_scratch $(call contrasts,op_hard_,$(EVIDENCE_PAIRS)) --markdown experiments/RESULTS.md
+	@$(call kept,evidence_twins) --baseline twin_vit_scratch $(call contrasts,twin_,$(PAIRS)) --markdown README.md
+
 picture: NAME = tubular
-picture: experiment ## make README's picture anew, of a simulated neuron
+picture: experiment ## make README's pictures anew, of a simulated neuron
 	cp runs/$(NAME)/seed0/figures/sim_012_tree.png .images/neuron.png
+	$(BIN)/distill3d fit vit_scratch optimizer.lr=0.004 $(ARGS)
+	$(BIN)/distill3d report runs/vit_scratch runs/$(NAME) --picture .images/arms.png --out report/picture
 
 smoke: $(STAMP) ## two real steps of NAME with logging, checkpoint and resume
 	@$(BIN)/distill3d fit $(or $(NAME),tubular) --smoke $(ARGS)

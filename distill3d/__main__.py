@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import getpass
 import os
 import sys
@@ -18,11 +17,10 @@ except (KeyError, OSError):  # in a container a user may be a mere number, and M
     os.environ["USER"] = f"uid{os.getuid()}"
 
 from distill3d.cli import app
-from distill3d.errors import TrainingError, UserError, printable
+from distill3d.errors import FULL, TrainingError, UserError, printable
 from distill3d.storage.parent import end_with_leader
 from distill3d.terminal import log_text
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LOCAL_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_RANK")  # of srun, mpirun, jsrun
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -10,6 +11,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room for another byte
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, invisible marks such as bidi's, half characters, separators
 
 

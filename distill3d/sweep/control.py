@@ -70,6 +70,7 @@ def begin(
     Raises:
         ConfigError: the file is wrong, or a trial could not run.
         InputError: there is a sweep of this name already, or the storage cannot be used.
+        TrainingError: the storage cannot be used any more.
     """
     sweep = read_sweep(path, allow_plugins=allow_plugins)
     folder = sweep_folder(sweep.name, runs)
@@ -97,6 +98,7 @@ def resume(
 
     Raises:
         InputError: there is no such sweep, or another runner has it.
+        TrainingError: the storage cannot be used any more.
     """
     sweep, folder, address = stored(name, runs=runs, storage=storage, allow_plugins=allow_plugins)
     if _changed(name, sweep):
@@ -116,7 +118,10 @@ def _work(sweep: Sweep, folder: Path, address: str, *, workers: int | None, retr
             again = put_in_line_again(study, retries=retries, alone=not shared)
             if again:
                 show.note(f"{again} trials go on or are tried again")
-            code = Runner(sweep, study, folder, slots=slots, retries=retries, show=show).run()
+            try:
+                code = Runner(sweep, study, folder, slots=slots, retries=retries, show=show).run()
+            except search.STORAGE_ERRORS as err:
+                raise search.lost(sweep.name, address, err) from err
     rows = search.latest(study)
     console.print(report_table(sweep, rows))
     if winners.is_tuning(sweep, rows):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from distill3d.errors import FULL
 from distill3d.sweep.trial_process import TrialProcess
 
 EXIT_USAGE = 2
@@ -21,11 +23,13 @@ class Outcome:
         state: of the trial.
         reason: why it did not finish.
         may_help: whether trying again may help.
+        for_all: whether every other trial would end so too.
     """
 
     state: Literal["finished", "pruned", "stopped", "failed"]
     reason: str = ""
     may_help: bool = False
+    for_all: bool = False
 
 
 def outcome(process: TrialProcess, code: int, *, pruned: str, runner_stopped: bool) -> Outcome:
@@ -54,7 +58,10 @@ def _of_code(code: int, log: Path) -> Outcome:
         return Outcome("failed", "exit 0, but no done.json", may_help=True)
     if code < 0:
         return Outcome("failed", f"killed by {signal.Signals(-code).name}", may_help=True)
-    return Outcome("failed", f"exit {code}: {_last_line(log)}", may_help=code != EXIT_USAGE)
+    reason = f"exit {code}: {_last_line(log)}"
+    if any(os.strerror(number) in reason for number in FULL):
+        return Outcome("stopped", reason, for_all=True)
+    return Outcome("failed", reason, may_help=code != EXIT_USAGE)
 
 
 def _last_line(log: Path) -> str:

@@ -192,6 +192,9 @@ class Runner:
             self._finished(current.attempt, current.trial, seconds=time.monotonic() - current.started)
         else:
             self._record(current.attempt, ending, current.trial.number)
+            if ending.for_all and not self.enough:
+                self.enough = True
+                self.show.note("no further trial is begun: it would end so too")
 
     def _keep_up(self) -> None:
         """Look at the curves, leave a sign of life, and show the state, each as often as it is worth it."""

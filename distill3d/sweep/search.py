@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from distill3d.errors import InputError
+from distill3d.errors import InputError, TrainingError, printable
 from distill3d.storage.secrets import without_secrets
 from distill3d.sweep.distributions import Choice, Distribution, Span
 from distill3d.sweep.plan import Values, grid
@@ -34,6 +36,7 @@ _STATES: dict[TrialState, State] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)  # a full disk, a server that is gone
 _ENDLESS = 10**9
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -131,6 +134,15 @@ def _engine(storage: str) -> optuna.storages.RDBStorage:
         Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": 60}})
     return optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+
+
+def lost(name: str, storage: str, err: Exception) -> TrainingError:
+    """Say that a study cannot be written any more, and how to go on: what ran is put in line again then."""
+    error = err if isinstance(err, SQLAlchemyError) else err.__cause__ or err
+    cause = getattr(error, "orig", None) or error
+    why = str(cause).strip().split("\n")[0]
+    told = f"storage {without_secrets(storage)} cannot be written ({without_secrets(why)}); its trials were ended"
+    return TrainingError(printable(f"{told}; mend it, then: distill3d sweep resume {name}"))
 
 
 def _unusable(storage: str, err: Exception) -> InputError:

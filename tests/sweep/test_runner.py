@@ -2,14 +2,19 @@
 
 import io
 import json
+import re
 import signal
+import sqlite3
 
+import optuna
 import pytest
 from launched import wait_for
+from optuna.exceptions import StorageInternalError
 from rich.console import Console
+from sqlalchemy.exc import OperationalError
 
 from distill3d.config.plain import as_plain
-from distill3d.errors import ConfigError, InputError
+from distill3d.errors import ConfigError, InputError, TrainingError
 from distill3d.storage.run_folder import write_yaml
 from distill3d.sweep import control, search
 from distill3d.sweep.machine import survivors
@@ -120,6 +125,40 @@ def test_a_trial_that_failed_by_chance_finishes_anew_at_the_second_try(sweep, ro
     assert sweep()[0] == 0
     assert [call.rsplit(" ", 1)[-1] == "--overwrite" for call in calls()[1]] == [False, True]
     assert rows()[1].before == "exit 1: fake: the loss is not finite"
+
+
+def test_a_full_disk_ends_the_sweep_instead_of_every_trial_of_it(sweep, rows, calls, monkeypatch):
+    monkeypatch.setenv("FAKE_FULL", "0.01")
+    code, out = sweep()
+    assert code == 1
+    assert [row.state for row in rows()] == ["finished", "stopped", "waiting"]
+    assert rows()[1].reason == "exit 1: fake: cannot be written (No space left on device); make room"
+    assert "no further trial is begun: it would end so too" in out
+    assert "distill3d sweep resume fakes goes on" in out
+    monkeypatch.delenv("FAKE_FULL")
+    assert sweep("resume")[0] == 0
+    assert calls()[1][1].endswith(" --resume")
+    assert [len(times) for times in calls().values()] == [1, 2, 1]
+
+
+def test_a_storage_that_cannot_be_written_any_more_ends_the_sweep_in_one_line(sweep, rows, calls, monkeypatch):
+    real = optuna.storages.RDBStorage.set_trial_user_attr
+
+    def full(self, trial_id, key, value):
+        if key == "scores" and 1 in calls():
+            raise StorageInternalError from OperationalError("COMMIT", (), sqlite3.OperationalError("disk is full"))
+        real(self, trial_id, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.storages.RDBStorage, "set_trial_user_attr", full)
+        with pytest.raises(TrainingError) as caught:
+            sweep()
+    assert caught.value.exit_code == 1
+    line = r"storage sqlite:///\S*study.db cannot be written \(disk is full\); its trials were ended; mend it, then: "
+    assert re.fullmatch(rf"{line}distill3d sweep resume fakes", str(caught.value))
+    assert sweep("resume")[0] == 0
+    assert [row.state for row in rows()] == ["finished"] * 3
+    assert [len(times) for times in calls().values()] == [1, 1, 1]  # it had finished, which its folder says
 
 
 def trials_of(folder):
