@@ -6,7 +6,7 @@ from comparisons import compared
 from distill3d.errors import InputError
 from distill3d.report.comparison.compare import as_json
 from distill3d.report.numerals import MINUS, NONE
-from distill3d.report.text.summary import BEGIN, END, summary, write_summary
+from distill3d.report.text.summary import BEGIN, END, FEWER, summary, write_summary
 
 
 def read_table(text):
@@ -46,6 +46,8 @@ def test_a_mean_of_fewer_cases_says_so_and_remarks_stand_below():
     assert rows[last.name]["HD95 (µm) ↓"] == f"{last.scores['hd95_um'].mean:.1f} (21/24)"
     assert sum("/24)" in cell for row in rows.values() for cell in row.values()) == 1
     assert text.splitlines()[-1] == rf"- {comparison.remarks[0]}".replace("_", r"\_")
+    assert FEWER in text
+    assert FEWER not in summary(as_json(compared()))
 
 
 def test_the_table_is_replaced_between_its_markers_and_nothing_else(tmp_path):

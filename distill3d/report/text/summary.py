@@ -13,8 +13,8 @@ from distill3d.report.text.markdown import CONTRASTS, escape, markdown_table
 from distill3d.storage.run_folder import write_text
 
 BEGIN, END = "<!-- written by distill3d report --markdown: begin -->", "<!-- end -->"
+FEWER = "(9/12): the mean of so few of all pairs of case and seed, not to be compared with others. "
 LEGEND = (
-    "(9/12): the mean of so few of all pairs of case and seed, not to be compared with others. "
     "kept: likeness to the teacher after training over before. min: training of a run. "
     "gain / h: the difference by the hours of one training, where it is a gain or a loss."
 )
@@ -48,9 +48,9 @@ def summary(report: Mapping[str, Any]) -> str:
     hours = sum(len(arm["runs"]) * _hours(arm) for arm in arms)
     commits = sorted({(run["commit"] or "unknown")[:7] for arm in arms for run in arm["runs"]})
     told = (
-        f"Means over {len(cases)} held-out cases ({escape(', '.join(cases))}) and {len(seeds)} seeds; "
+        f"Means over {len(cases)} held-out cases ({escape(', '.join(cases))}) and {len(seeds)} seed{'s' * (len(seeds) != 1)}; "
         f"{number(hours, 1)} h of training, without tuning; commit {', '.join(commits)}. "
-        f"{LEGEND} {escape(report['test'])}"
+        f"{FEWER if any('/' in cell for row in rows for cell in row) else ''}{LEGEND} {escape(report['test'])}"
     )
     tables = [*markdown_table(head, rows), *_contrasts(report["contrasts"]), "", told]
     return "\n".join([*tables, "", *(f"- {escape(line)}" for line in report["remarks"])])
