@@ -48,7 +48,8 @@ def summary(report: Mapping[str, Any]) -> str:
     hours = sum(len(arm["runs"]) * _hours(arm) for arm in arms)
     commits = sorted({(run["commit"] or "unknown")[:7] for arm in arms for run in arm["runs"]})
     told = (
-        f"Means over {len(cases)} held-out cases ({escape(', '.join(cases))}) and {len(seeds)} seed{'s' * (len(seeds) != 1)}; "
+        f"Means over {len(cases)} held-out cases ({escape(', '.join(cases))}) "
+        f"and {len(seeds)} seed{'s' * (len(seeds) != 1)}; "
         f"{number(hours, 1)} h of training, without tuning; commit {', '.join(commits)}. "
         f"{FEWER if any('/' in cell for row in rows for cell in row) else ''}{LEGEND} {escape(report['test'])}"
     )
