@@ -39,11 +39,15 @@ report: $(STAMP) ## compare runs in one page: ARGS='runs/op_scratch runs/op_infl
 PAIRS := vit_center:vit_shuffled vit_average:vit_shuffled vit_frozen:vit_frozen_shuffled tubular:vit_shuffled \
   kd_dinov2_unet:unet kd_dinov2_unet:kd_random_unet
 EVIDENCE_PAIRS := $(PAIRS) tubular:tubular_static vit_kd_center:vit_center inflate:scratch inflate:inflate_shuffled
-contrasts = $(foreach pair,$(2),--contrast $(1)$(subst :,:$(1),$(pair)))
-kept = $(BIN)/python -m distill3d report experiments/results/$(1) --keep experiments/results/$(1) --out report/$(1)
-results: $(STAMP) ## tables of README and experiments/RESULTS.md anew, of the runs that are kept in experiments/results
-	@$(call kept,evidence) --baseline op_hard_vit_scratch $(call contrasts,op_hard_,$(EVIDENCE_PAIRS)) --markdown experiments/RESULTS.md
-	@$(call kept,evidence_twins) --baseline twin_vit_scratch $(call contrasts,twin_,$(PAIRS)) --markdown README.md
+LONG_PAIRS := vit_frozen:vit_shuffled tubular:vit_shuffled unet:vit_frozen unet:tubular
+KEPT := experiments/results
+# Of the runs that KEPT/(1) holds: baseline and pairs (3) of the ground (2), the table in (4)
+table = $(BIN)/python -m distill3d report $(KEPT)/$(1) --keep $(KEPT)/$(1) --out report/$(1) --baseline $(2)vit_scratch \
+  $(foreach pair,$(3),--contrast $(2)$(subst :,:$(2),$(pair))) --markdown $(4)
+results: $(STAMP) ## tables of results anew, of the runs that are kept in experiments/results
+	@$(call table,evidence,op_hard_,$(EVIDENCE_PAIRS),$(KEPT)/evidence/README.md)
+	@$(call table,evidence_twins,twin_,$(PAIRS),README.md)
+	@$(call table,evidence_twins_240,twin_,$(LONG_PAIRS),$(KEPT)/evidence_twins_240/README.md)
 
 picture: NAME = tubular
 picture: experiment ## make README's pictures anew, of a simulated neuron

@@ -10,13 +10,18 @@ from distill3d.report.comparison.compare import as_json
 from distill3d.report.text.summary import BEGIN, END, summary
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES = [("README.md", "evidence_twins"), ("experiments/RESULTS.md", "evidence")]
+KEPT = "experiments/results"
+TABLES = [
+    ("README.md", "evidence_twins"),
+    (f"{KEPT}/evidence/README.md", "evidence"),
+    (f"{KEPT}/evidence_twins_240/README.md", "evidence_twins_240"),
+]
 
 
 @pytest.mark.parametrize(("file", "kept"), TABLES)
 def test_a_table_is_that_of_its_report_and_this_that_of_the_runs(file, kept, monkeypatch):
     monkeypatch.chdir(ROOT)
-    folder = Path("experiments/results") / kept
+    folder = Path(KEPT) / kept
     report = json.loads((folder / "report.json").read_text())
     pairs = [f"{pair['arm']}:{pair['baseline']}" for pair in report["contrasts"]]
     assert pairs
