@@ -50,10 +50,8 @@ results: $(STAMP) ## tables of results anew, of the runs that are kept in experi
 	@$(call table,evidence_twins_240,twin_,$(LONG_PAIRS),$(KEPT)/evidence_twins_240/README.md)
 
 picture: NAME = tubular
-picture: experiment ## make README's pictures anew, of a simulated neuron
+picture: experiment ## make README's picture anew, of a simulated neuron
 	cp runs/$(NAME)/seed0/figures/sim_012_tree.png .images/neuron.png
-	$(BIN)/distill3d fit vit_scratch optimizer.lr=0.004 $(ARGS)
-	$(BIN)/distill3d report runs/vit_scratch runs/$(NAME) --picture .images/arms.png --out report/picture
 
 smoke: $(STAMP) ## two real steps of NAME with logging, checkpoint and resume
 	@$(BIN)/distill3d fit $(or $(NAME),tubular) --smoke $(ARGS)
