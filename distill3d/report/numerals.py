@@ -10,7 +10,8 @@ from markupsafe import Markup
 from distill3d.errors import printable
 from distill3d.evaluation.scores import Score
 from distill3d.evaluation.tables import can_bend
-from distill3d.report.content import Arm, Comparison, Difference, Estimate, Tubes
+from distill3d.report.content import Arm, Comparison, Difference, Estimate
+from distill3d.report.costs import Tubes
 
 NONE = "\N{EN DASH}"  # where there is no value
 MINUS = "\N{MINUS SIGN}"

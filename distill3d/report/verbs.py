@@ -92,8 +92,7 @@ def report(
         files.append(keep)
     for part in renderables(comparison):
         console.print(part)
-    for file in files:
-        console.print(str(file), soft_wrap=True)
+    console.print(*map(str, files), sep="\n", soft_wrap=True)
     show_next(f"open {out / 'index.html'} in a browser")
     _fail_if_damaged(comparison)
 

@@ -8,7 +8,8 @@ import numpy as np
 from distill3d.evaluation.scores import Score
 from distill3d.report.comparison.across import profiles_of, rankings_of
 from distill3d.report.comparison.runs import read_run
-from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, Estimate, RunEntry, Setting
+from distill3d.report.content import Arm, BudgetCheck, Comparison, Difference, Estimate, RunEntry, Setting
+from distill3d.report.costs import Cost
 
 SCORES = (
     Score(key="dice", label="Dice", unit="", higher_is_better=True, digits=3),

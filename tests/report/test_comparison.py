@@ -11,7 +11,7 @@ from distill3d.report.build import compare_places, compare_two, write_numbers
 from distill3d.report.comparison.columns import DEFAULT, pick
 from distill3d.report.comparison.compare import as_json, compare, run_folders
 from distill3d.report.comparison.runs import read_run
-from distill3d.report.content import Tubes
+from distill3d.report.costs import Tubes
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from comparisons import HOSTILE, SCORES, compared, hostile, write_curves
 
-from distill3d.report.content import Tubes
+from distill3d.report.costs import Tubes
 from distill3d.report.numerals import NONE, breakable, number
 from distill3d.report.page.html import render, write_page
 from distill3d.report.page.rows import case_panels, head_table

@@ -7,7 +7,8 @@ from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, PanelGrid, 
 
 from distill3d.errors import InputError
 from distill3d.evaluation.scores import Score
-from distill3d.report.content import Arm, Comparison, Cost
+from distill3d.report.content import Arm, Comparison
+from distill3d.report.costs import Cost
 from distill3d.report.wandb_report import save, wandb_report
 
 DICE = Score(key="dice", label="Dice", unit="", higher_is_better=True, digits=3)

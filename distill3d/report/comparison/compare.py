@@ -24,7 +24,8 @@ from distill3d.report.comparison.runs import Run
 from distill3d.report.comparison.score_tables import axes, score_table
 from distill3d.report.comparison.statistics import CaseTest
 from distill3d.report.comparison.verdict import DEFAULT_TEST, MIN_CASES, MIN_SEEDS, estimate, in_words
-from distill3d.report.content import Arm, BudgetCheck, Comparison, Cost, Difference, RunEntry, Tubes
+from distill3d.report.content import Arm, BudgetCheck, Comparison, Difference, RunEntry
+from distill3d.report.costs import Cost, Tubes
 
 
 def compare(

@@ -11,7 +11,7 @@ from typing import Any
 from distill3d.config.plain import flatten
 from distill3d.config.schema import EvaluationConfig, Experiment
 from distill3d.errors import InputError, printable
-from distill3d.report.content import Cost, Tubes
+from distill3d.report.costs import Cost, Tubes
 from distill3d.storage.record import Record, as_text, read_plain
 from distill3d.storage.run_folder import RunFolder
 
