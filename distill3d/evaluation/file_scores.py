@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distill3d.config.schema import EvaluationConfig
 from distill3d.config.trace import TraceConfig
-from distill3d.errors import InputError, for_each
+from distill3d.errors import InputError
 from distill3d.evaluation.metrics.large import PART, large_mask_scores
 from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_scores, tree_scores
 from distill3d.evaluation.metrics.voxel import DEFAULT_TOLERANCE_VOX
@@ -22,70 +22,16 @@ from distill3d.evaluation.scores import mask_scores
 from distill3d.terminal import progress_bar, stderr
 from distill3d.tracing.trace import trace_volume
 from distill3d.volumes.calls import Workers
-from distill3d.volumes.inputs import expand, name_of
 from distill3d.volumes.lazy import Blocks
 from distill3d.volumes.meaning import neuron_mask
 from distill3d.volumes.parts import Box, boxes, computed
 from distill3d.volumes.pieces import find_pieces
 from distill3d.volumes.placement import brought_to, same_spacing
-from distill3d.volumes.stack_files import VOLUME_SUFFIXES, stem_of
-from distill3d.volumes.swc import MICROMETERS, TREE_SUFFIXES, is_tree_file, read_swc, stated_spacing
+from distill3d.volumes.swc import MICROMETERS, is_tree_file, read_swc, stated_spacing
 from distill3d.volumes.tree import Tree
 from distill3d.volumes.volume import read_or_open
 
 _LOG = logging.getLogger(__name__)
-
-
-def score_places(preds: Sequence[str], golds: Sequence[str], **how: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - as `score_files` has them
-    """Score files, folders and patterns against gold ones, paired by `pair_files`, each pair as `score_files` does.
-
-    Raises:
-        InputError: there is no pair; of a pair that cannot be scored see `distill3d.errors.for_each`.
-    """
-    suffixes = (*VOLUME_SUFFIXES, *TREE_SUFFIXES)
-    pred, gold = (expand(places, suffixes=suffixes, others=True) for places in (preds, golds))
-    return for_each(pair_files(pred, gold), lambda pair: score_files(*pair, **how))
-
-
-def pair_files(preds: Sequence[Path], golds: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pair predictions with gold of the same name, the ends ``_prob``, ``_mask`` and ``_label`` of stacks left out.
-
-    Of several gold files of a name the tree counts, else what is named a mask; of several predictions the one of its
-    kind. One file of each is a pair whatever their names are. A prediction without gold is left out, with a warning.
-
-    Raises:
-        InputError: there is no pair, or files of one name lie in several folders.
-    """
-    if len(preds) == 1 and len(golds) == 1:
-        return [(preds[0], golds[0])]
-    by_name = [_by_name(paths) for paths in (preds, golds)]
-    if missing := sorted(by_name[0].keys() - by_name[1].keys()):
-        _LOG.warning("left out, because there is no gold of the name: %s", ", ".join(missing))
-    pairs = []
-    for name in sorted(by_name[0].keys() & by_name[1].keys()):
-        gold = min(by_name[1][name], key=lambda path: 0 if is_tree_file(path) else 1 + (stem_of(path) == name))
-        pred = min(by_name[0][name], key=lambda path: is_tree_file(path) != is_tree_file(gold))
-        pairs.append((pred, gold))
-    if not pairs:
-        raise InputError(
-            f"no prediction has gold of its name among {len(golds)} files; accepted: cell_prob.tif and cell.swc"
-        )
-    return pairs
-
-
-def _by_name(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    names: dict[str, list[Path]] = {}
-    seen: dict[str, Path] = {}
-    problems: list[str] = []
-    for path in paths:
-        if (first := seen.setdefault(path.name, path)) != path:
-            problems.append(f"{first} and {path} have one name; accepted: one folder of each at a time")
-        suffix = next((end for end in sorted(TREE_SUFFIXES, key=len)[::-1] if path.name.lower().endswith(end)), "")
-        name = path.name[: -len(suffix)] if suffix else name_of(path)
-        names.setdefault(name, []).append(path)
-    if problems:
-        raise InputError(*problems)
-    return names
 
 
 def score_files(
@@ -94,7 +40,7 @@ def score_files(
     *,
     spacing_um: tuple[float, float, float] | None = None,
     vaa3d_compat: bool = False,
-    tolerance: float = DEFAULT_TREE_TOLERANCE,
+    tolerance: float | None = None,
     tolerances_um: Mapping[str, float] | None = None,
     threshold: float | None = None,
     workers: Workers | None = None,
@@ -112,7 +58,7 @@ def score_files(
         gold: the same.
         spacing_um: ZYX voxel size; of masks it wins over the file's, trees that state none are multiplied by it.
         vaa3d_compat: of trees, see `distill3d.evaluation.metrics.tree.tree_scores`.
-        tolerance: of trees, the same, in the unit of the scores.
+        tolerance: of trees, the same, in the unit of the scores; None takes 4.
         tolerances_um: settings of `EvaluationConfig`.
         threshold: of a probability, in [0, 1]; None takes 0.5.
         workers: share what is done by part, see `distill3d.volumes.cluster.workers`; None: this process does it.
@@ -134,7 +80,8 @@ def score_files(
         scores_of = functools.partial(_mixed, threshold=threshold, workers=workers)
     else:
         return _mask_files(pred, gold, spacing_um, evaluation, threshold, workers)
-    return scores_of(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat, tolerance=tolerance, tree_um=evaluation.tree_um)
+    how = {"tolerance": DEFAULT_TREE_TOLERANCE if tolerance is None else tolerance, "tree_um": evaluation.tree_um}
+    return scores_of(pred, gold, spacing_um, vaa3d_compat=vaa3d_compat, **how)
 
 
 def _tree_files(

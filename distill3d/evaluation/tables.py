@@ -184,16 +184,20 @@ def file_table(scores: Mapping[str, Any]) -> Table:
     table.add_column("score")
     table.add_column(f"in {scores['unit']}" if "unit" in scores else "value", justify="right")
     table.caption, table.caption_justify = _tolerances_of_files(scores), "left"
-    for score in ROWS_OF_FILES:
-        key = _key_of_files(score)
-        if key in scores:
-            table.add_row(score.sentence or score.label, f"{scores[key]:.4g}")
+    for score, key in _keys_of_files(ROWS_OF_FILES, [scores]):
+        table.add_row(score.sentence or score.label, f"{scores[key]:.4g}")
     return table
 
 
-def _key_of_files(score: Score) -> str:
-    key = score.key.removeprefix("tree_")  # the table says which trees or masks, and the unit
-    return key.removesuffix("_um") if score.unit == "um" else key
+def _keys_of_files(asked: Sequence[Score], pairs: Sequence[Mapping[str, Any]]) -> list[tuple[Score, str]]:
+    """Return the scores that a pair of one kind has, with the key there, which names neither trees nor the unit."""
+    of_masks = pairs[0]["kind"] == "masks"  # their f1 is of voxels, which is Dice, and none of length
+    keys = [
+        (score, key.removesuffix("_um") if score.unit == "um" else key)
+        for score in asked
+        if (key := score.key.removeprefix("tree_")) == score.key or not of_masks
+    ]
+    return [(score, key) for score, key in keys if any(key in pair for pair in pairs)]
 
 
 def file_tables(pairs: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -209,8 +213,7 @@ def file_tables(pairs: Sequence[Mapping[str, Any]]) -> list[Table]:
 def _pairs_table(kind: str, pairs: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title=kind, title_justify="left", width=WIDTH, title_style="bold")
     table.add_column("prediction", overflow="fold", min_width=16)
-    keys = [(score, _key_of_files(score)) for score in COLUMNS_OF_PAIRS]
-    keys = [(score, key) for score, key in keys if any(key in pair for pair in pairs)]
+    keys = _keys_of_files(COLUMNS_OF_PAIRS, pairs)
     for score, _ in keys:
         table.add_column(score.label, justify="right")
     for pair in pairs:

@@ -37,6 +37,7 @@ Pred = Annotated[
 Gold = Annotated[
     list[str] | None, typer.Option(metavar="FILE", help="gold masks or SWC files to score against, paired by name")
 ]
+Tolerance = Annotated[float | None, typer.Option(min=0.0, help="trees: near enough; um if known, else voxels; else 4")]
 SurfaceUm = Annotated[float | None, typer.Option(min=0.0, help="masks: tolerance of the surface Dice (NSD), else 2")]
 MaskUm = Annotated[float | None, typer.Option(min=0.0, help="masks: Dice within so many um beside voxels")]
 TreeUm = Annotated[float | None, typer.Option(min=0.0, help="trees: F1 of length within so many um beside voxels")]

@@ -27,6 +27,7 @@ from distill3d.training.options import (
     Stacks,
     SurfaceUm,
     Threshold,
+    Tolerance,
     TreeUm,
     Workers,
     WorkersByPart,
@@ -173,7 +174,7 @@ def evaluate(
         str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
     ] = None,
     vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="trees: near enough; in um if known, else voxels")] = 4.0,
+    tolerance: Tolerance = None,
     surface_um: SurfaceUm = None,
     mask_um: MaskUm = None,
     tree_um: TreeUm = None,
@@ -187,15 +188,14 @@ def evaluate(
     """Trace and score runs' predictions again (metrics.json, swc/, figures/), or score files against others."""
     if (not runs) == (not pred) or (not pred) != (not gold):
         raise typer.BadParameter("accepted: runs' folders, or --pred FILE and --gold FILE")
-    if runs and threshold is not None:
-        raise typer.BadParameter("a run has its own (inference.threshold); accepted: with --pred and --gold")
-    if runs and (workers, scheduler) != (None, None):
-        raise typer.BadParameter("a run is scored by one process; accepted: --workers or --scheduler with --pred")
+    if runs and (vaa3d_compat or {spacing, tolerance, threshold, workers, scheduler} != {None}):
+        own = "--spacing, --tolerance, --threshold, --vaa3d-compat, --workers, --scheduler"
+        raise typer.BadParameter(f"a run has settings of its own; accepted: {own} with --pred and --gold")
     allow_gib(max_gib)
     given = {"surface_um": surface_um, "mask_um": mask_um, "tree_um": tree_um}.items()
     in_um = {name: value for name, value in given if value is not None}
     if pred and gold:
-        from distill3d.evaluation.file_scores import score_places
+        from distill3d.evaluation.file_pairs import score_places
         from distill3d.evaluation.tables import file_tables
         from distill3d.volumes.cluster import workers as started
 

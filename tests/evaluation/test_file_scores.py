@@ -1,20 +1,20 @@
 """`evaluate --pred --gold`: two masks, two trees, a mask against a tree, and what cannot be compared."""
 
-import inspect
+import io
 import json
 
 import forked
 import nibabel
 import numpy as np
 import pytest
+from rich.console import Console
 from typer import BadParameter
 
 from distill3d.cli import app
 from distill3d.errors import InputError
-from distill3d.evaluation.file_scores import pair_files, score_files
-from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE
-from distill3d.evaluation.tables import file_table
-from distill3d.training.verbs import evaluate
+from distill3d.evaluation.file_pairs import pair_files, score_places
+from distill3d.evaluation.file_scores import score_files
+from distill3d.evaluation.tables import file_table, file_tables
 from distill3d.volumes.raster import rasterize
 from distill3d.volumes.swc import MICROMETERS, read_swc, stated_spacing, write_swc
 from distill3d.volumes.tree import Tree
@@ -127,11 +127,6 @@ def test_a_tolerance_in_um_stands_beside_the_one_in_voxels_and_is_said(tmp_path)
         score_files(*trees, tolerances_um={"tree_um": 2.0})
 
 
-def test_the_command_s_tolerance_is_that_of_the_scores():
-    """It stands in the command line a second time, which must not import the metrics to print its help."""
-    assert inspect.signature(evaluate).parameters["tolerance"].default == DEFAULT_TREE_TOLERANCE
-
-
 def test_a_file_states_the_voxels_it_counts_in(tmp_path):
     write_swc(tmp_path / "tree.swc", line(), spacing_um=(3.03, 1.0, 1e-5))
     assert stated_spacing(tmp_path / "tree.swc") == (3.03, 1.0, 1e-5)
@@ -163,9 +158,36 @@ def test_a_probability_stack_is_thresholded_for_masks_and_trees_and_that_is_said
     assert score_files(tmp_path / "prob.tif", gold, threshold=0.0)["precision"] < 0.1
 
 
-def test_a_run_has_a_threshold_of_its_own(tmp_path):
-    with pytest.raises(BadParameter, match=r"inference\.threshold"):
-        app(["evaluate", str(tmp_path), "--threshold", "0.3"], standalone_mode=False)
+@pytest.mark.parametrize(
+    "option",
+    [["--threshold", "0.3"], ["--tolerance", "1"], ["--spacing", "3,1,1"], ["--vaa3d-compat"], ["--workers", "2"]],
+)
+def test_a_run_has_settings_of_its_own(tmp_path, option):
+    with pytest.raises(BadParameter, match=rf"settings of its own; accepted: .*{option[0]}.* with --pred and --gold"):
+        app(["evaluate", str(tmp_path), *option], standalone_mode=False)
+
+
+def test_what_changes_no_score_of_any_pair_is_refused(tmp_path):
+    masks = [str(mask_file(tmp_path / name, line())) for name in ("a.tif", "b.tif")]
+    trees = [str(tmp_path / name) for name in ("a.swc", "b.swc")]
+    for path in trees:
+        write_swc(path, line())
+    um = {"spacing_um": (1.0, 1.0, 1.0)}
+    for pred, gold, how, option in (
+        (masks[0], masks[1], {"tolerance": 1.0}, "--tolerance: changes no score of masks;"),
+        (
+            masks[0],
+            masks[1],
+            {"vaa3d_compat": True, "tolerances_um": {"tree_um": 1.0}},
+            "--vaa3d-compat, --tree-um: ch",
+        ),
+        (trees[0], trees[1], {"threshold": 0.3}, "--threshold: changes no score of trees;"),
+        (masks[0], trees[1], {"tolerances_um": {"surface_um": 1.0}}, "--surface-um: changes no score of a mask and"),
+    ):
+        with pytest.raises(InputError, match=option):
+            score_places([pred], [gold], **how)
+    assert [each["tolerance"] for each in score_places(trees[:1], trees[1:], tolerance=1.0, **um)] == [1.0]
+    assert [each["f1"] for each in score_places(masks[:1], trees[1:], threshold=0.3, vaa3d_compat=False)] == [1.0]
 
 
 def test_an_empty_mask_is_missed_and_not_perfect(tmp_path):
@@ -264,6 +286,30 @@ def test_folders_are_paired_by_name_and_the_kind_of_the_gold_decides(tmp_path, c
     assert max(map(len, shown.splitlines())) <= 100
     with pytest.raises(InputError, match="no prediction has gold of its name among 2 files"):
         pair_files([pred / "c.swc"], [*gold.iterdir()])
+
+
+def test_a_probability_is_the_prediction_and_not_the_raw_stack_beside_it(tmp_path):
+    for names, gold in (
+        (("a.tif", "a_prob.tif", "b_prob.tif"), ("a_mask.tif", "b_mask.tif")),
+        (("a.tif", "a_prob.tif"), ("a.swc", "b.swc")),
+    ):
+        pairs = pair_files([tmp_path / name for name in names], [tmp_path / name for name in gold])
+        assert (pairs[0][0].name, pairs[0][1].name) == ("a_prob.tif", gold[0])
+
+
+def test_masks_have_no_length_and_their_table_shows_every_number_whole(tmp_path):
+    far = Tree(np.array([[8.0, 1.0, 1.0], [8.0, 1.0, 3.0]]), np.full(2, 2.0), np.array([-1, 0]), np.array([1, 3]))
+    for folder, tree in (("pred", far), ("gold", line(y=20.0))):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            mask_file(tmp_path / folder / f"{name}.tif", tree)
+    scores = [*score_places([str(tmp_path / "pred")], [str(tmp_path / "gold")], spacing_um=(40.0, 40.0, 40.0))]
+    shown = io.StringIO()
+    for table in (*file_tables(scores), *file_tables(scores[:1])):
+        Console(file=shown, width=100).print(table)
+    assert not {"length", "F1"} & set(shown.getvalue().split())
+    assert shown.getvalue().count(f" {scores[0]['hd95']:.1f} ") == 3  # of two pairs and of their mean
+    assert scores[0]["hd95"] > 1000
 
 
 def test_files_of_one_name_in_several_folders_are_refused_and_not_left_out(tmp_path):

@@ -7,7 +7,6 @@ import socket
 
 import numpy as np
 import pytest
-import typer
 from forked import MAIN, run
 from shapes import tube
 
@@ -179,13 +178,6 @@ def test_what_is_no_cluster_is_refused_in_one_line(verb, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         assert refused("--scheduler", address).startswith(f"{address}: no Dask scheduler answers within")
-
-
-def test_runs_are_scored_by_one_process():
-    with pytest.raises(
-        typer.BadParameter, match="a run is scored by one process; accepted: --workers or --scheduler wi"
-    ):
-        app(["evaluate", "runs/any/seed0", "--workers", "2"], standalone_mode=False)
 
 
 def test_another_process_makes_the_tree_of_this_one_and_names_what_is_damaged(small, tmp_path):
