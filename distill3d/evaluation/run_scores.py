@@ -30,6 +30,7 @@ from distill3d.evaluation.scores import summarize
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder, write_json
+from distill3d.volumes.inputs import require_writable
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree
@@ -59,9 +60,11 @@ def evaluate(
         ``nonlinear_share``, ``provenance`` of the training.
 
     Raises:
-        InputError: not a run folder, no test case, or a prediction is missing.
+        InputError: not a run folder, one that cannot be written, no test case, or a prediction is missing.
     """
     folder = RunFolder(Path(run))
+    if folder.config.is_file():
+        require_writable(folder.path, "a run that can, such as a copy")
     return write_scores(folder, score_cases(folder, tolerances_um=tolerances_um, allow_plugins=allow_plugins))
 
 

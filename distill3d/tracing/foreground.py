@@ -14,6 +14,8 @@ from distill3d.volumes.components import drop_small, label_components
 from distill3d.volumes.intensity import scale_intensity
 from distill3d.volumes.otsu import above_otsu
 
+_ROUNDING = 1e-6  # of float32 means and interpolations, beyond 0 and 1
+
 
 def as_prob(
     data: NDArray[np.number], config: TraceConfig, percentiles: tuple[float, float] | None = None
@@ -37,12 +39,13 @@ def as_prob(
     if data.dtype == np.uint8:
         return data.astype(np.float32) / np.float32(255)
     low, high = (float(data.min()), float(data.max()))
-    if data.dtype.kind != "f" or low < 0 or high > 1:
+    if data.dtype.kind != "f" or low < -_ROUNDING or high > 1 + _ROUNDING:
         raise InputError(
-            f"values of type {data.dtype} from {low:g} to {high:g} are no probabilities; accepted: uint8 (255 is 1), "
-            "or numbers from 0 to 1 with a decimal point; input=image or input=mask takes others"
+            f"values of type {data.dtype} from {low:.7g} to {high:.7g} are no probabilities; accepted: uint8 (255 is "
+            "1), or numbers from 0 to 1 with a decimal point; input=image or input=mask takes others"
         )
-    return data.astype(np.float32, copy=False)
+    prob = data.astype(np.float32, copy=False)
+    return prob if low >= 0 and high <= 1 else prob.clip(0, 1)
 
 
 def find_foreground(data: NDArray[np.number], prob: NDArray[np.float32], config: TraceConfig) -> NDArray[np.bool_]:

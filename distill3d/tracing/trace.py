@@ -20,7 +20,7 @@ from distill3d.tracing.teasar import skeletonize
 from distill3d.tracing.trace_large import trace_by_part
 from distill3d.tracing.trees import MAX_SHARE, DenseError, require_sparse, tree_of
 from distill3d.volumes.calls import Workers
-from distill3d.volumes.inputs import name_of, targets_of
+from distill3d.volumes.inputs import name_of, require_writable, targets_of
 from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.meaning import meaning_of
 from distill3d.volumes.origin import as_notes, is_taken, origin_of
@@ -119,6 +119,7 @@ def trace_file(
     path, out, config = Path(path), Path(out), config or TraceConfig(input="auto")
     if out.suffix.lower() != ".swc":
         raise InputError(f"{out}: not the name of a tree; accepted: a name that ends in .swc")
+    require_writable(out.parent)
     reading = Reading() if reading is None or says_prob(path) else reading
     volume = reading.read_or_open(path, spacing_um=spacing_um)
     origin = origin_of(*volume_files(path), f"channel {reading.channel}")

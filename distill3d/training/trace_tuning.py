@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from distill3d.evaluation.metrics.tree import tree_scores
 from distill3d.evaluation.run_scores import trace_settings
 from distill3d.experiment import experiment_from_plain
 from distill3d.storage.links import require_inside
+from distill3d.storage.lock import FolderLock
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.terminal import progress_bar, stderr
 from distill3d.tracing.trace import MAX_SHARE, DenseError, trace
@@ -56,52 +56,61 @@ def tune_trace(
         What is written to ``trace.json``: ``best`` settings, ``f1`` with them, ``f1_before``, and every trial.
 
     Raises:
-        InputError: not a run, or no validation case has a gold tree.
+        InputError: not a finished run, one that cannot be written, or no validation case has a gold tree.
     """
-    import optuna  # noqa: PLC0415 - half a second, wanted by this verb only
-
     folder, console = RunFolder(Path(run)), console or stderr()
     require_inside(folder.path)
     experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
-    predictions = _predictions(folder, experiment, console, allow_plugins=allow_plugins)
-    base = trace_settings(folder, experiment)
+    if folder.state != "done":  # its scores would be of settings that suited a half-trained network
+        raise InputError(f"{folder.path}: is not finished; accepted: a finished run, see distill3d fit --resume")
+    with FolderLock(folder.path, work="works in it", elsewhere="run") as lock:
+        lock.acquire()
+        predictions = _predictions(folder, experiment, console, allow_plugins=allow_plugins)
+        result = _search(predictions, trace_settings(folder, experiment), trials, seed, console)
+        write_json(folder.tuned, result)
+    return result
+
+
+def _search(predictions: Predictions, base: TraceConfig, trials: int, seed: int, console: Console) -> dict[str, Any]:
+    import optuna  # noqa: PLC0415 - half a second, wanted by this verb only
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    study.enqueue_trial({name: getattr(base, name) for name in ("threshold", "gap_um", "spur_um", "min_tree_um")})
+    ranges = _ranges(base)
+    study.enqueue_trial({name: getattr(base, name) for name in ranges})
+
+    def objective(trial: optuna.Trial) -> float:
+        tried = {name: trial.suggest_float(name, low, high) for name, (low, high) in ranges.items()}
+        return _mean_f1(predictions, replace(base, **tried))
+
     with progress_bar(console) as bar:
         task = bar.add_task("tuning the trace", total=trials, info="")
 
-        def objective(trial: optuna.Trial) -> float:
-            score = _mean_f1(predictions, _suggested(base, trial))
-            bar.update(task, advance=1, info=f"best F1 {max(score, _best_so_far(study)):.3f}")
-            return score
+        def show(study: optuna.Study, _: object) -> None:
+            bar.update(task, advance=1, info=f"best F1 {study.best_value:.3f}")
 
-        study.optimize(objective, n_trials=trials)
-    result = {
+        study.optimize(objective, n_trials=trials, callbacks=[show])
+    return {
         "best": study.best_params,
         "f1": study.best_value,
         "f1_before": study.trials[0].value,
         "cases": [case.name for case, _ in predictions],
         "trials": [{**trial.params, "f1": trial.value} for trial in study.trials],
     }
-    write_json(folder.tuned, result)
-    return result
 
 
-def _best_so_far(study: Any) -> float:  # noqa: ANN401 - Optuna's Study, imported late
-    values = [trial.value for trial in study.trials if trial.value is not None]
-    return max(values, default=0.0)
-
-
-def _suggested(base: TraceConfig, trial: Any) -> TraceConfig:  # noqa: ANN401 - Optuna's Trial, imported late
-    suggest: Callable[..., float] = trial.suggest_float
-    return replace(
-        base,
-        threshold=suggest("threshold", min(0.05, base.threshold), max(0.95, base.threshold)),
-        gap_um=suggest("gap_um", 0.0, max(30.0, base.gap_um)),  # what the run uses now is tried first
-        spur_um=suggest("spur_um", 0.0, max(30.0, base.spur_um)),
-        min_tree_um=suggest("min_tree_um", 0.0, max(100.0, base.min_tree_um)),
-    )
+def _ranges(base: TraceConfig) -> dict[str, tuple[float, float]]:
+    """Return what is searched: what the run uses now, which is tried first, lies within it."""
+    least = base.low_threshold if base.method == "hysteresis" else min(0.05, base.threshold)
+    ranges = {
+        "threshold": (least, max(0.95, base.threshold)),
+        "gap_um": (0.0, max(30.0, base.gap_um)),
+        "spur_um": (0.0, max(30.0, base.spur_um)),
+        "min_tree_um": (0.0, max(100.0, base.min_tree_um)),
+    }
+    if base.method == "otsu":
+        del ranges["threshold"]  # found in the volume
+    return ranges
 
 
 def _mean_f1(predictions: Predictions, settings: TraceConfig) -> float:

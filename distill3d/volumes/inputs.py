@@ -84,7 +84,7 @@ def targets_of(stacks: Sequence[Path], out: Path, end: str, name: Callable[[Path
     return targets
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, accepted: str = "another --out") -> None:
     """Make a folder for results, before the work on them begins.
 
     Raises:
@@ -95,7 +95,7 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); accepted: another --out") from error
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); accepted: {accepted}") from error
 
 
 def _meant(place: str, suffixes: tuple[str, ...], *, others: bool) -> Iterator[Path]:

@@ -73,6 +73,13 @@ def test_what_cannot_be_a_probability_is_refused_with_the_way_out(data):
         as_prob(data, TraceConfig())
 
 
+def test_a_mean_of_probabilities_may_be_a_rounding_beyond_one():
+    data = np.array([[[-1e-9, 0.5, 1 + np.finfo(np.float32).eps]]], np.float32)
+    assert as_prob(data, TraceConfig()).tolist() == [[[0, 0.5, 1]]]
+    with pytest.raises(InputError, match=r"from 0 to 1\.00001 are no probabilities"):
+        as_prob(np.array([[[0, 1.00001]]]), TraceConfig())
+
+
 @pytest.mark.parametrize("kind", ["prob", "image", "mask"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_value_that_is_not_finite_is_refused(kind, value):

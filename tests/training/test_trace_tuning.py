@@ -1,25 +1,32 @@
 """Settings of a trace chosen on validation cases only, and used from then on."""
 
+import contextlib
+import errno
 import io
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 from undrawn import no_figures
 
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
-from distill3d.errors import InputError
+from distill3d.errors import InputError, SomeFailedError
 from distill3d.evaluation import run_scores
 from distill3d.evaluation.figures.places import case_pictures
+from distill3d.evaluation.places import evaluate_all
 from distill3d.evaluation.run_scores import evaluate, trace_settings
 from distill3d.evaluation.tables import score_table
 from distill3d.experiment import experiment_from_plain, load_experiment
+from distill3d.storage.lock import FolderLock
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.trace_tuning import tune_trace
+from distill3d.volumes import inputs
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.swc import read_swc
 
@@ -141,6 +148,44 @@ def test_a_run_without_predictions_of_validation_cases_makes_them(tiny, finished
 def test_a_run_that_is_none_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a run folder"):
         tune_trace(tmp_path, trials=1)
+
+
+def test_a_run_that_still_trains_is_not_tuned(perfect):
+    """Its final scores would be of settings that suited a half-trained network."""
+    with FolderLock(perfect.path) as lock:
+        lock.acquire()
+        with pytest.raises(InputError, match=rf"process {os.getpid()} works in it; accepted: wait"):
+            tune_trace(perfect.path, trials=1)
+    perfect.done.unlink()
+    with pytest.raises(InputError, match="is not finished; accepted: a finished run"):
+        tune_trace(perfect.path, trials=1)
+    assert not perfect.tuned.exists()
+
+
+@pytest.mark.parametrize(("method", "least"), [("hysteresis", 0.25), ("otsu", None)])
+def test_only_settings_that_the_method_accepts_and_uses_are_tried(perfect, method, least):
+    config = yaml.safe_load(perfect.config.read_text())
+    config["trace"]["method"] = method
+    perfect.config.write_text(yaml.safe_dump(config))
+    tried = [trial.get("threshold") for trial in tune_trace(perfect.path, trials=12)["trials"]]
+    assert tried == [None] * 12 if least is None else least <= min(tried) < 0.5
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_cannot_be_written_is_named_before_the_work_and_stops_no_other(perfect, tmp_path, monkeypatch):
+    def refuse(**how):
+        if how["dir"] == tmp_path / "locked":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return contextlib.nullcontext()
+
+    shutil.copytree(perfect.path, tmp_path / "locked")
+    monkeypatch.setattr(inputs.tempfile, "TemporaryFile", refuse)
+    results = evaluate_all([str(tmp_path / "locked"), str(perfect.path)], {})
+    assert next(results)["experiment"] == "tiny"
+    with pytest.raises(
+        SomeFailedError, match=r"1 of 2 failed: \S+locked: cannot be written \(Permission denied\); accep"
+    ):
+        next(results)
 
 
 @pytest.mark.usefixtures("undrawn")
