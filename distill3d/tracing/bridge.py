@@ -7,8 +7,10 @@ from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 from scipy.spatial import KDTree
 from skimage.graph import MCP_Geometric
+from skimage.measure import block_reduce
 
 from distill3d.tracing.graph import Skeleton
 from distill3d.volumes.lazy import Blocks
@@ -16,6 +18,8 @@ from distill3d.volumes.lazy import Blocks
 _STEEPNESS = 10.0  # of the cost, APP2's constant
 _LOOK_BACK = 3.0  # radii and voxels over which a branch's direction at its tip is taken
 _ROUNDING = 1e-6  # of a length: sums of steps are not exact
+_WIDE = 160  # voxels a side of a box in which ways are looked for voxel by voxel
+_CLOSED = -1.0  # no way leads through a voxel of this cost
 
 
 class Terrain(NamedTuple):
@@ -61,7 +65,8 @@ def bridge_gaps(skeleton: Skeleton, terrain: Terrain, *, gap_um: float, max_turn
 
     From every tip near another piece the cheapest way to any other piece is found. Cheap ways are taken first, and one
     between pieces that are joined already is left out, so no cycle appears. A micrometer costs 1 in the mask and
-    `step_cost` outside. Work is bounded: one search per tip, in a box that holds the nearest piece.
+    `step_cost` outside. Work is bounded: one search per tip, in a box that holds the nearest piece; a large box is
+    searched in cells first, then along the way that is found.
 
     Args:
         skeleton: nodes at centers of voxels.
@@ -128,25 +133,22 @@ class _Search:
 
         The search is in a box around the tip, ``reach_um`` and half a gap to every side.
         """
-        spacing, prob, whole = self.terrain.spacing_um, self.terrain.prob, self.terrain.mask
+        spacing, whole = self.terrain.spacing_um, self.terrain.mask
         half = np.ceil((reach_um + self.gap_um / 2) / spacing).astype(np.int64)
         low = np.maximum(self.voxels[tip] - half, 0)
         high = np.minimum(self.voxels[tip] + half + 1, whole.shape)
         z, y, x = (slice(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True))
-        box = z, y, x
-        mask, inside = whole[box], self.nodes_within(tip, float(np.linalg.norm(half * spacing)))
+        mask, inside = whole[z, y, x], self.nodes_within(tip, float(np.linalg.norm(half * spacing)))
         inside = inside[((self.voxels[inside] >= low) & (self.voxels[inside] < high)).all(axis=1)]
         ends = inside[self.piece[inside] != self.piece[tip]]
-        search = MCP_Geometric(np.where(mask, 1.0, step_cost(prob[box])), sampling=tuple(spacing))
-        local = self.voxels[ends] - low
-        costs = search.find_costs([self.voxels[tip] - low], local, find_all_ends=False)[0][tuple(local.T)]
-        cheapest = int(np.argmin(costs))
-        path, end = np.array(search.traceback(local[cheapest]), np.int64), int(ends[cheapest])
+        box = Terrain(self.terrain.prob[z, y, x], mask, spacing)
+        path, cost = _cheapest_path(box, self.voxels[tip] - low, self.voxels[ends] - low)
+        end = int(ends[(self.voxels[ends] - low == path[-1]).all(axis=1)][0])
         too_long = _length_outside(path, mask, spacing) > self.gap_um * (1 + _ROUNDING)
         if too_long or self.turn_deg(tip, end) > self.max_turn_deg:
             return None
         own = inside[self.piece[inside] == self.piece[tip]]
-        return self.way_after_last(own, path + low, float(costs[cheapest]), end)
+        return self.way_after_last(own, path + low, cost, end)
 
     def way_after_last(self, own: NDArray[np.int64], path: NDArray[np.int64], cost: float, end: int) -> _Way:
         """Let a way start where it leaves its own piece for the last time."""
@@ -171,6 +173,41 @@ class _Search:
                 break
             before, node = node, ahead[0]
         return node
+
+
+def _cheapest_path(box: Terrain, start: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], float]:
+    """Return the voxels [K, 3] of the cheapest path from one voxel to any of others [N, 3], and what it costs.
+
+    In a box of more than `_WIDE` voxels a side, only near the cheapest path through voxels that are so many together:
+    the time goes with the third power of the side.
+    """
+    prob, mask = np.asarray(box.prob), np.asarray(box.mask)
+    coarse = -(-np.array(mask.shape) // _WIDE)
+    if (coarse == 1).all():
+        return _reach(np.where(mask, 1.0, step_cost(prob)), start, ends, box.spacing_um)
+    reduced = [block_reduce(each, tuple(coarse), np.max) for each in (prob, mask)]
+    guide = _cheapest_path(Terrain(*reduced, box.spacing_um * coarse), start // coarse, ends // coarse)[0]
+    near = np.zeros(reduced[0].shape, bool)
+    near[tuple(guide.T)] = True
+    near = binary_dilation(near, np.ones((3, 3, 3), bool))
+    first, last = (edge(np.argwhere(near), axis=0) for edge in (np.min, np.max))
+    low, high = first * coarse, np.minimum((last + 1) * coarse, mask.shape)
+    part = tuple(slice(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True))
+    cells = tuple(slice(*ends) for ends in zip(first.tolist(), (last + 1).tolist(), strict=True))
+    open_to = near[cells].repeat(coarse[0], 0).repeat(coarse[1], 1).repeat(coarse[2], 2)[tuple(map(slice, high - low))]
+    cost = np.where(open_to, np.where(mask[part], 1.0, step_cost(prob[part])), _CLOSED)
+    reached = ends[((ends >= low) & (ends < high)).all(axis=1)] - low
+    path, total = _reach(cost, start - low, reached[open_to[tuple(reached.T)]], box.spacing_um)
+    return path + low, total
+
+
+def _reach(
+    cost: NDArray[np.floating], start: NDArray[np.int64], ends: NDArray[np.int64], spacing_um: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], float]:
+    search = MCP_Geometric(cost, sampling=tuple(spacing_um))
+    costs = search.find_costs([start], ends, find_all_ends=False)[0][tuple(ends.T)]
+    cheapest = int(np.argmin(costs))
+    return np.array(search.traceback(ends[cheapest]), np.int64), float(costs[cheapest])
 
 
 def _length_outside(path: NDArray[np.int64], mask: NDArray[np.bool_], spacing_um: NDArray[np.float64]) -> float:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from shapes import random_mask, tube
 
 from distill3d.config.trace import TraceConfig
+from distill3d.tracing import bridge
 from distill3d.tracing.bridge import Terrain, bridge_gaps
 from distill3d.tracing.graph import Skeleton
 from distill3d.tracing.teasar import skeletonize
@@ -130,3 +131,29 @@ def test_single_voxels_are_joined_by_brute_force_reach():
         mask = np.zeros((5, 5, 12), bool)
         mask[2, 2, [1, 1 + d]] = True
         assert pieces(mask, gap_um=4.0) == (1 if d - 1 <= 4 else 2)
+
+
+def wavy_gap(seed, spacing_um):
+    """Two fibers along x, and a likely way between them that winds, in noise."""
+    mask = tube([[10, 15, 2], [10, 15, 22]], SHAPE) | tube([[10, 15, 60], [10, 15, 78]], SHAPE)
+    prob = np.where(mask, 1.0, 0.1 * np.random.default_rng(seed).random(SHAPE)).astype(np.float32)
+    for x in range(22, 61):
+        y, z = 15 + round(5 * np.sin(np.pi * (x - 22) / 38)), 10 + round(3 * np.sin(2 * np.pi * (x - 22) / 38))
+        prob[z - 1 : z + 2, y - 1 : y + 2, x] = np.maximum(prob[z - 1 : z + 2, y - 1 : y + 2, x], 0.6)
+    return bridged(mask, gap_um=60.0 * spacing_um[2], prob=prob, spacing_um=spacing_um)
+
+
+@pytest.mark.parametrize("spacing_um", [(1.0, 1.0, 1.0), (0.3, 0.1, 0.1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wide_box_is_searched_in_cells_and_the_way_is_the_same(monkeypatch, seed, spacing_um):
+    before, exact = wavy_gap(seed, spacing_um)
+    sizes = []
+    monkeypatch.setattr(bridge, "_WIDE", 20)
+    reach = bridge._reach
+    monkeypatch.setattr(bridge, "_reach", lambda cost, *rest: sizes.append((cost > 0).sum()) or reach(cost, *rest))
+    _, coarse = wavy_gap(seed, spacing_um)
+    assert exact.pieces()[0] == coarse.pieces()[0] == 1
+    assert max(sizes) < 0.2 * np.prod(SHAPE)
+    way, again = (skeleton.points_zyx_um[before.n_nodes :] for skeleton in (exact, coarse))
+    assert len(way) > 30
+    np.testing.assert_array_equal(way, again)
