@@ -181,7 +181,7 @@ def _not_finite(logits: torch.Tensor, corners: Sequence[Zyx], shape: Sequence[in
     )
 
 
-@functools.lru_cache(maxsize=64)  # most windows of a volume overlap others in the same way
+@functools.lru_cache(maxsize=8)  # windows of a row overlap others in few ways, and a map is as large as a window
 def _share(size: Zyx, near: tuple[tuple[int, ...], ...]) -> NDArray[np.float32]:
     """Return a window's weights divided by those of all windows that overlap it.
 

@@ -29,7 +29,7 @@ def predict_prob(
     Windows, weights and result are those of MONAI's `sliding_window_inference`, but for windows of background, which
     are not run where the experiment says so: see `Background`.
 
-    Memory: the volume, its result and one weight map in float32, whatever the network needs.
+    Memory: the volume and its result in float32, a few weight maps of a window, and what the network needs.
 
     Args:
         module: the trained module; used on the device it is on.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
@@ -24,6 +28,8 @@ _LAST = ("seconds", "warnings", "error")
 class Summary:
     """Rows by stem of the stack, in a CSV file that is whole after every one; scores have a column if a row has one.
 
+    Several processes may write into one file at once: each adds its rows to those that are there.
+
     Args:
         path: of the file; need not exist.
         overwrite: it may be somebody else's, whose rows are dropped.
@@ -34,14 +40,19 @@ class Summary:
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self._path = path
-        self._rows: dict[str, Row] = {}
-        if not path.is_file():
-            return
-        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8", errors="replace")))
+        self._rows = self._read(overwrite=overwrite)
+
+    def _read(self, *, overwrite: bool) -> dict[str, Row]:
+        if not self._path.is_file():
+            return {}
+        rows = csv.DictReader(io.StringIO(self._path.read_text(encoding="utf-8", errors="replace")))
         if tuple(rows.fieldnames or ())[: len(_FIRST)] == _FIRST:
-            self._rows = {stem_of(row["file"]): row for row in rows if row.get("file")}
-        elif not overwrite:
-            raise InputError(f"{path}: is there and is no summary of stacks; accepted: --overwrite, or another --out")
+            return {stem_of(row["file"]): row for row in rows if row.get("file")}
+        if not overwrite:
+            raise InputError(
+                f"{self._path}: is there and is no summary of stacks; accepted: --overwrite, or another --out"
+            )
+        return {}
 
     @property
     def done(self) -> dict[str, Row]:
@@ -50,16 +61,32 @@ class Summary:
 
     def put(self, stem: str, row: Row) -> None:
         """Add or replace a row, and write the file."""
-        self._rows[stem] = row
+        try:
+            with _alone_in(self._path.parent):
+                self._rows = {**self._rows, **self._read(overwrite=True), stem: row}
+                write_text(self._path, self._text())
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written ({error.strerror})") from error
+
+    def _text(self) -> str:
         scores = [key for key in SCORES if any(each.get(key) for each in self._rows.values())]
         text = io.StringIO()
         writer = csv.DictWriter(text, [*_FIRST, *scores, *_LAST], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows.values())
-        try:
-            write_text(self._path, text.getvalue())
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot be written ({error.strerror})") from error
+        return text.getvalue()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let other processes wait that come here with this folder; no file is left, as one of `filelock` would be."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def as_line(row: Row) -> str:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from distill3d.training import predict_whole as predict_module
 from distill3d.training import reconstruct as reconstruct_module
 from distill3d.training.networks import networks_of
 from distill3d.training.predict import predict_all
+from distill3d.training.summary import Summary
 from distill3d.types import Prediction
 from distill3d.volumes.origin import stated_notes
 from distill3d.volumes.prob import read_prob
@@ -220,6 +223,19 @@ def test_a_summary_of_somebody_else_is_not_replaced(run, tmp_path, predicted, te
     assert (summary.read_bytes(), predicted) == (text, [])
     reconstruct(path, run=run, out=summary.parent, overwrite=True)
     assert [row["file"] for row in rows(summary.parent)] == [str(path)]
+
+
+def put_rows(path, name):
+    summary = Summary(path)
+    for number in range(20):
+        summary.put(f"{name}{number}", {"file": f"{name}{number}.tif", "seconds": "1"})
+
+
+def test_processes_that_write_one_summary_keep_each_other_s_rows(tmp_path):
+    with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
+        assert [*pool.map(put_rows, [tmp_path / "summary.csv"] * 3, "abc")] == [None] * 3
+    assert {row["file"] for row in rows(tmp_path)} == {f"{name}{number}.tif" for name in "abc" for number in range(20)}
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.csv"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_predicted(run, tmp_path, predicted):
