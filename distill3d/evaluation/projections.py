@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from distill3d.errors import InputError
 from distill3d.evaluation.figures.canvas import Flags, Spacing, gray
 from distill3d.evaluation.figures.case import KIND_COLORS, error_kinds
+from distill3d.storage.run_folder import write_bytes
 from distill3d.volumes.memory import DEFLATE, require_room
 from distill3d.volumes.swc_text import FARTHEST
 from distill3d.volumes.tree import Tree
@@ -77,11 +78,9 @@ def write_projections(path: Path, projections: Projections) -> None:
     fields = {name: value for name, value in fields.items() if value is not None}
     if tree is not None:
         fields |= {f"tree_{field.name}": getattr(tree, field.name) for field in dataclasses.fields(Tree)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **fields)
-    part.replace(path)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **fields)
+    write_bytes(path, packed.getvalue())
 
 
 def read_projections(path: Path) -> Projections:

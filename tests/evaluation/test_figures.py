@@ -1,12 +1,16 @@
 """Pictures and tables: the right color at the right place, at most 100 columns."""
 
+import errno
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
+from distill3d.evaluation.figures import canvas
 from distill3d.evaluation.figures.case import IS_FALSE, IS_HIT, IS_LOST, IS_UNKNOWN, NOTHING, case_figure, error_kinds
 from distill3d.evaluation.tables import learned_lines, learned_warnings, little_kept, score_table, tubes_line
 
@@ -137,3 +141,17 @@ def test_tubes_that_bend_in_vain_are_said_to():
     assert "NO NEARER" not in tubes_line(BENT)
     for share in (0.017, 0.01):
         assert tubes_line(BENT | {"on_neurite": share}).endswith("; BENDING BRINGS THEM NO NEARER")
+
+
+def test_a_picture_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
+    def full(self, content):
+        self.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    canvas.save(Figure(figsize=(1, 1)), tmp_path / "a.png", dpi=50)
+    before = (tmp_path / "a.png").read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        canvas.save(Figure(figsize=(1, 1)), tmp_path / "a.png", dpi=80)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == before

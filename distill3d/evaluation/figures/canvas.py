@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distill3d.errors import printable
+from distill3d.storage.run_folder import write_bytes
 from distill3d.volumes.parts import Parted
 
 # Okabe and Ito's colors, which color-blind readers can tell apart.
@@ -62,9 +65,7 @@ def save(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
     canvas = FigureCanvasAgg(figure)
     figure.set(dpi=dpi, facecolor="white")
     canvas.draw()  # `savefig` would draw everything twice for its layout
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path, dpi=(dpi, dpi))
-    return path
+    return _write(path, Image.fromarray(np.asarray(canvas.buffer_rgba())), dpi=(dpi, dpi))
 
 
 def save_quantized(figure: Figure, path: Path, colors: Iterable[Rgb]) -> Path:
@@ -81,8 +82,13 @@ def save_quantized(figure: Figure, path: Path, colors: Iterable[Rgb]) -> Path:
     canvas.draw()
     drawn, palette = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), Image.new("P", (1, 1))
     palette.putpalette(np.rint(255 * np.concatenate(shades)).astype(np.uint8).tobytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
+    return _write(path, drawn.quantize(palette=palette, dither=Image.Dither.NONE), optimize=True)
+
+
+def _write(path: Path, image: Image.Image, **how: Any) -> Path:  # noqa: ANN401 - as Pillow has them
+    png = io.BytesIO()
+    image.save(png, "PNG", **how)
+    write_bytes(path, png.getvalue())
     return path
 
 

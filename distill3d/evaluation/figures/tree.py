@@ -31,7 +31,7 @@ from distill3d.evaluation.figures.planes import (
     whole,
     within,
 )
-from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, TreeScores, tree_scores
+from distill3d.evaluation.metrics.tree import DEFAULT_TREE_TOLERANCE, length_scores
 from distill3d.evaluation.metrics.tree_errors import Stretch, TreePieces, error_stretches, pieces_within, tree_pieces
 from distill3d.volumes.tree import Tree
 
@@ -121,7 +121,7 @@ def tree_figure(
     Raises:
         InputError: as ``metrics.tree.tree_scores``.
     """
-    scores = tree_scores(pred=pred, gold=gold, spacing_um=spacing_um, tolerance=tolerance_vox)
+    scores = length_scores(pred=pred, gold=gold, spacing_um=spacing_um, tolerance=tolerance_vox)
     of_gold, of_pred = tree_pieces(gold, spacing_um), tree_pieces(pred, spacing_um)
     missed = _side(("missed", "gold", "the prediction"), of_gold, of_pred, tolerance_vox, image.shape)
     spurious = _side(("spurious", "the prediction", "gold"), of_pred, of_gold, tolerance_vox, image.shape)
@@ -134,7 +134,14 @@ def tree_figure(
         if side.box is not None:
             _closeup(figure, top, side.box, scene)
     empty = [side.owner for side in (missed, spurious) if not len(side.wrong)]
-    _words(figure, title, scores, " and ".join(empty).capitalize() + ": no node, nothing to draw." if empty else "")
+    _words(
+        figure,
+        title,
+        f"length F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f} within "
+        f"{tolerance_vox:g} voxels; gold {of_gold.lengths_vox.sum():.0f}, predicted {of_pred.lengths_vox.sum():.0f} "
+        "voxels long",
+        " and ".join(empty).capitalize() + ": no node, nothing to draw." if empty else "",
+    )
     return save_quantized(figure, path, (HIT, FALSE, LOST))
 
 
@@ -209,11 +216,9 @@ def _mark(ax: Axes, number: str, box: Box, plane: tuple[int, int], *, at_start: 
         label(ax, number, (right, bottom), (2, -2), fontsize=9, ha="left", va="top")
 
 
-def _words(figure: Figure, title: str, scores: TreeScores, remark: str) -> None:
+def _words(figure: Figure, title: str, scores: str, remark: str) -> None:
     """Write title, scores, remark and legend above the pictures."""
     text(figure, LEFT, 0.35, title, fontsize=12, weight="bold")
-    shares = f"length F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}"
-    lengths = f"gold {scores.length_gold:.0f}, predicted {scores.length_pred:.0f} voxels long"
-    text(figure, LEFT, 0.65, f"{shares} within {scores.tolerance:g} voxels; {lengths}")
+    text(figure, LEFT, 0.65, scores)
     text(figure, LEFT, 0.9, remark)
     legend(figure, LEGEND)
