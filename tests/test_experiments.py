@@ -185,7 +185,7 @@ def test_it_takes_real_steps(name, cache, tmp_path, request, monkeypatch):
         overrides += (f"teacher.run={fit.fit(replace(first, runs=str(tmp_path)))}",)
     if name == "simulated":  # starts as a model
         trained, _, _ = fresh_module(load_experiment("simulated_only", SMALL))
-        saved = {"state_dict": trained.state_dict(), CHECKPOINT_KEY: {}}
+        saved = {"state_dict": trained.state_dict(), CHECKPOINT_KEY: {"seen": []}}
         write_model(tmp_path / "m.safetensors", saved)
         overrides += (f"strategy.model={tmp_path / 'm.safetensors'}",)
     experiment = replace(_without_network(load_experiment(name, overrides)), cache=str(cache), runs=str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distill3d.config.plain import as_plain
 from distill3d.data.gold import GoldRules
 from distill3d.volumes.reading import Reading
 from distill3d.volumes.swc import Tree
@@ -66,6 +68,19 @@ class DataSource(ABC):
         del config
         return GoldRules()
 
+    @classmethod
+    def same_cases(cls, config: Any, other: Mapping[str, Any]) -> bool | None:  # noqa: ANN401 - as above
+        """Return whether a name is of the same neuron here and in data of this kind with other settings.
+
+        Args:
+            config: of the one.
+            other: settings of the other, as plain containers.
+
+        Returns:
+            None where that cannot be told; by default wherever the settings differ.
+        """
+        return None if differing(config, other) else True
+
     @abstractmethod
     def splits(self) -> dict[Split, tuple[str, ...]]:
         """Case names per split; disjoint, by neuron and never by patch."""
@@ -81,3 +96,9 @@ class DataSource(ABC):
         Raises:
             InputError: the case cannot be used; says why in one line.
         """
+
+
+def differing(config: Any, other: Mapping[str, Any]) -> set[str]:  # noqa: ANN401 - as above
+    """Return which settings of a source are not as ``other``, plain containers, has them; what it lacks is the same."""
+    own = as_plain(config)
+    return {key for key, value in other.items() if key != "name" and own.get(key) != value}

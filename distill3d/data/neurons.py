@@ -6,9 +6,10 @@ import functools
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from distill3d.data.gold import Gold, GoldRules, spacing_doubts
 from distill3d.data.nnunet import find_nnunet_files, read_folds
 from distill3d.data.prepared import READING_CODE, code_hash
 from distill3d.data.texture import background_files, load_background
-from distill3d.errors import InputError
+from distill3d.errors import ConfigError, InputError
 from distill3d.volumes.geometry import Stated
 from distill3d.volumes.origin import file_hash
 from distill3d.volumes.raster import rasterize
@@ -48,17 +49,8 @@ _CODE = (  # what `load` runs through
     "distill3d.volumes.tree",
 )
 _SPLITTING = (
-    "folder",
-    "origin",
-    "include",
-    "exclude",
-    "train",
-    "val",
-    "test",
-    "fractions",
-    "folds",
-    "fold",
-    "split_seed",
+    *("folder", "origin", "include", "exclude", "train", "val", "test"),
+    *("fractions", "folds", "fold", "split_seed"),
 )
 
 
@@ -225,6 +217,14 @@ class Neurons(DataSource):
             labels=config.labels,
             unknown_label=config.unknown_label,
         )
+
+    @classmethod
+    def same_cases(cls, config: NeuronsConfig, other: Mapping[str, Any]) -> bool | None:
+        """Return True for the same folder; any other may hold a copy, or another neuron of that name."""
+        try:
+            return Path(config.folder).samefile(ConfigPath(other["folder"])) or None
+        except (OSError, ConfigError):
+            return None
 
     def load(self, name: str) -> Case:
         """Read one case, draw its tree where there is no mask, harden it if the settings say so.

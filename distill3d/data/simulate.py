@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import DATA
-from distill3d.data.base import SPLITS, Case, DataSource, Split
+from distill3d.data.base import SPLITS, Case, DataSource, Split, differing
 from distill3d.data.grow import GrowConfig, fit_tree, grow
 from distill3d.data.microscope import MicroscopeConfig, expose
 from distill3d.data.prepared import code_hash
@@ -105,6 +106,16 @@ class Simulated(DataSource):
         if self._swc is not None:
             digest.update(self._swc[self._number(name)].read_bytes())
         return digest.hexdigest()
+
+    @classmethod
+    def same_cases(cls, config: SimulatedConfig, other: Mapping[str, Any]) -> bool | None:
+        """Return whether a number is of the same neuron: grown alike, or the same real tree where that can be told."""
+        changed = differing(config, other)
+        if config.swc_folder is None or other.get("swc_folder") is None:
+            return changed <= {"train", "val", "test"}
+        # trees that only test are numbered after all others
+        drawn = {"swc_folder", "seed", "swc_train", "swc_test", *(("train", "val") if config.swc_test else ())}
+        return None if changed & drawn else True
 
     def load(self, name: str) -> Case:
         """Simulate one case.

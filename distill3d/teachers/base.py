@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill3d.errors import ConfigError
 from distill3d.layers.recording import check_paths, main_layers, record
+from distill3d.storage.trained_on import Seen
 from distill3d.teachers.maps import Layout, as_map, at_size, find_layouts, run, side_multiple
 
 LOGITS = "logits"  # in place of a layer's path: the output of a teacher that segments
@@ -60,9 +61,11 @@ class Teacher(nn.Module, ABC):
     Attributes:
         segments: whether the network's output is the logits of a segmentation, [N, 1, Y, X].
         images_seen: how many images it has run on so far; the cache keeps this number low.
+        seen: cases of volumes that it was trained on; none for a network of photographs.
     """
 
     segments: bool = False
+    seen: tuple[Seen, ...] = ()
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class Several(Teacher):
             input_mean=(0.5, 0.5, 0.5),  # each member has its own
             input_std=(0.5, 0.5, 0.5),
         )
+        self.seen = tuple(each for member in members.values() for each in member.seen)
 
     @property
     def multiple(self) -> int:

@@ -12,6 +12,7 @@ from distill3d.errors import ConfigError, InputError
 from distill3d.layers.fpn2d import Segmenter2d
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.storage.run_folder import RunFolder
+from distill3d.storage.trained_on import seen_by
 from distill3d.teachers.base import Teacher, TeacherIdentity, hash_weights
 
 STUDENT = "slices2d"
@@ -59,3 +60,4 @@ class Segmenter(Teacher):
             input_mean=mean,
             input_std=std,
         )
+        self.seen = seen_by(checkpoint, folder.best)

@@ -19,7 +19,7 @@ from distill3d.experiment import experiment_from_plain
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, MODEL_SUFFIX, read_checkpoint, write_model
 from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder, write_text
-from distill3d.training.module import trained_um
+from distill3d.storage.trained_on import trained_um
 from distill3d.volumes.inputs import require_writable
 from distill3d.volumes.reading import range_in_words
 

@@ -38,6 +38,7 @@ from distill3d.training.start import start_batch, start_of
 from distill3d.training.tables import audit_table, start_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
 from distill3d.training.trainer import check_trainer, make_trainer, quiet, step_of, train
+from distill3d.training.unseen import check_unseen, seen_here
 from distill3d.transfer.base import TransferAudit
 from distill3d.transfer.view import TeacherView
 
@@ -140,6 +141,10 @@ def _build(
     else:
         teacher = TEACHERS.build(experiment.teacher)
         module, audit = load_module(checkpoint, experiment, val_cases=names, teacher=teacher), None
+    begun_by = (*teacher.seen, *(audit.seen if audit else ()))
+    check_unseen(data, begun_by)
+    if audit is not None:
+        module.seen = (seen_here(data), *begun_by)
     module.trained_um = tuple(dict.fromkeys(case.spacing_um for case in data.cases("train")))
     check_patch_size(module.student, experiment.patches)
     return module, teacher, audit

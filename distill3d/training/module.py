@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +19,7 @@ from distill3d.experiment import experiment_from_plain
 from distill3d.losses.base import Loss
 from distill3d.neurons.conversion import Conversion, convert_neurons
 from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from distill3d.storage.trained_on import Seen, seen_by, trained_um
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.training.dice import DiceByCase
@@ -46,6 +47,7 @@ class DistillModule(L.LightningModule):
 
     Attributes:
         trained_um: ZYX voxel sizes of the training cases, each once; none in checkpoints of older versions.
+        seen: cases behind the weights, this training's first; a checkpoint keeps them.
         step_terms: balanced terms of the running step, from its forward to the end of its backward: Lightning passes
             callbacks the sum alone before a backward.
         replayed_step: number of a step of a former training that is taken again.
@@ -70,6 +72,7 @@ class DistillModule(L.LightningModule):
         self.transferred: frozenset[str] = frozenset()
         self.conversion = Conversion()
         self.trained_um: tuple[Spacing, ...] = ()
+        self.seen: tuple[Seen, ...] = ()
         self.replayed_step: int | None = None
         self.val_dice = DiceByCase(cases=val_cases, threshold=experiment.inference.threshold)
 
@@ -230,6 +233,7 @@ class DistillModule(L.LightningModule):
             "transferred": sorted(self.transferred),
             "balance": dict(self.balance.scales),
             "trained_um": [list(spacing) for spacing in self.trained_um],
+            "seen": [each.as_plain() for each in self.seen],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -283,7 +287,7 @@ def load_module(
     module = DistillModule(experiment, val_cases=val_cases)
     module.convert()
     module.remember(saved["transferred"])
-    module.trained_um = trained_um(saved)
+    module.trained_um, module.seen = trained_um(saved), seen_by(checkpoint, path)
     module.teacher_identity = TeacherIdentity(**saved["teacher"]) if saved["teacher"] else None
     try:
         module.load_state_dict(checkpoint["state_dict"], strict=True)
@@ -293,8 +297,3 @@ def load_module(
     if teacher is not None:
         module.attach(teacher)
     return module
-
-
-def trained_um(saved: Mapping[str, Any]) -> tuple[Spacing, ...]:
-    """Return the voxel sizes that a checkpoint of distill3d says its training cases had; older ones do not say it."""
-    return tuple((z, y, x) for z, y, x in saved["trained_um"]) if "trained_um" in saved else ()

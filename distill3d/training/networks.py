@@ -19,8 +19,9 @@ from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from distill3d.storage.links import require_inside
 from distill3d.storage.models import checkpoint_of
 from distill3d.storage.run_folder import RunFolder
+from distill3d.storage.trained_on import trained_um
 from distill3d.training.inference import inference_device
-from distill3d.training.module import DistillModule, load_module, trained_um
+from distill3d.training.module import DistillModule, load_module
 from distill3d.volumes.geometry import Spacing
 from distill3d.volumes.lazy import LazyVolume
 from distill3d.volumes.origin import origin_of

@@ -16,9 +16,9 @@ from distill3d.errors import InputError
 from distill3d.evaluation.tables import add_teacher
 from distill3d.storage.checkpoint import read_about
 from distill3d.storage.models import HOW
+from distill3d.storage.trained_on import trained_um
 from distill3d.terminal import WIDTH
 from distill3d.training.audit import AuditReport
-from distill3d.training.module import trained_um
 from distill3d.training.start import Start
 from distill3d.training.teacher_maps import CacheReport
 from distill3d.transfer.base import Fate, TransferAudit

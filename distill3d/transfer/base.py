@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from distill3d.storage.trained_on import Seen
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.transfer.requests import TeacherRequest
@@ -58,10 +59,12 @@ class TransferAudit:
     Attributes:
         rows: in the order of the state dict.
         part: which part of the teacher the student mirrors, in words; empty for all of it.
+        seen: cases behind values that came from elsewhere than the teacher.
     """
 
     rows: tuple[AuditRow, ...] = ()
     part: str = ""
+    seen: tuple[Seen, ...] = ()
 
     @property
     def transferred(self) -> frozenset[str]:

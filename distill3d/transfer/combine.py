@@ -70,7 +70,11 @@ class Combine(TransferStrategy):
             for row in audit.rows:
                 if row.fate in TRANSFERRED or row.name not in merged:
                     merged[row.name] = replace(row, norm_before=merged.get(row.name, row).norm_before)
-        return TransferAudit(tuple(merged.values()), part=next((each.part for each in audits if each.part), ""))
+        return TransferAudit(
+            tuple(merged.values()),
+            part=next((each.part for each in audits if each.part), ""),
+            seen=tuple(each for audit in audits for each in audit.seen),
+        )
 
     def requests(self) -> tuple[TeacherRequest, ...]:
         """Return what any part needs."""

@@ -16,6 +16,7 @@ from distill3d.config.registry import STRATEGIES
 from distill3d.errors import InputError
 from distill3d.storage.checkpoint import read_checkpoint
 from distill3d.storage.models import checkpoint_of, find_model
+from distill3d.storage.trained_on import seen_by
 from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher
 from distill3d.transfer.base import TransferAudit, TransferStrategy, parameter_norm, untouched
@@ -53,7 +54,8 @@ class WarmStart(TransferStrategy):
         del teacher
         place = Path(self.config.model)
         file = checkpoint_of(place) if place.exists() else find_model(str(place))
-        state = read_checkpoint(file)["state_dict"]
+        checkpoint = read_checkpoint(file)
+        state = checkpoint["state_dict"]
         values = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
         self._check(student, values, file)
         rows = untouched(student).rows
@@ -71,6 +73,7 @@ class WarmStart(TransferStrategy):
                 for row in rows
             ),
             part=f"{file}, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}",
+            seen=seen_by(checkpoint, file),
         )
 
     def _check(self, student: Student, values: Mapping[str, Tensor], file: Path) -> None:

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from undrawn import no_figures
 
+from distill3d.config.registry import Component
 from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import load_experiment
 from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers.base import LOGITS, hash_weights
+from distill3d.teachers.several import Several, SeveralConfig
 from distill3d.teachers.slices import cut_slices
 from distill3d.teachers.trained2d import Segmenter, Segmenter2dConfig
 from distill3d.training import fit
@@ -72,6 +74,14 @@ def test_it_is_the_trained_network_and_not_what_training_started_from(trained, t
     assert teacher.identity.weights == f"run {trained}"
     assert teacher.identity.architecture == "segmenter2d/test_efficientnet"
     assert not teacher.identity.random
+
+
+def test_it_says_which_cases_trained_and_chose_it(trained, teacher):
+    (seen,) = teacher.seen
+    assert seen.cases == ("sim_000", "sim_001", "sim_002")
+    assert (seen.where, seen.data["name"]) == (str(RunFolder(trained).best), "simulated")
+    other = Several(SeveralConfig(members={"a": Component("segmenter2d", Segmenter2dConfig(run=str(trained)))}))
+    assert other.seen == teacher.seen
 
 
 def test_it_normalizes_as_the_student_did(trained, teacher):

@@ -66,7 +66,7 @@ def _student():
 def strategy(request, tmp_path) -> TransferStrategy:
     if request.param == "warm_start":
         state = {f"student.{name}": value + 1 for name, value in _student().state_dict().items()}
-        write_model(tmp_path / "m.safetensors", {"state_dict": state, CHECKPOINT_KEY: {}})
+        write_model(tmp_path / "m.safetensors", {"state_dict": state, CHECKPOINT_KEY: {"seen": []}})
         return WarmStart(WarmStartConfig(model=ConfigPath(str(tmp_path / "m.safetensors"))))
     return STRATEGIES.build(Component(request.param, SETTINGS.get(request.param) or STRATEGIES[request.param].config()))
 
