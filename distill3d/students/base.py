@@ -120,6 +120,13 @@ class Student(nn.Module, ABC):
         """Name the 2D network's parameter or buffer that ``name`` of this state dict corresponds to; None for none."""
         return None
 
+    def mirrors(self, entry: str) -> bool:  # noqa: ARG002 - subclasses use it
+        """Whether this student is another function than a 2D network that fits if that network's ``entry`` is left out.
+
+        By default never: what fits was built of the same layers.
+        """
+        return False
+
     def from_2d(self, name: str, value: Tensor) -> Tensor | None:  # noqa: ARG002 - subclasses use them
         """Bring the counterpart of ``name`` to its shape where more than a depth axis is missing; else return None."""
         return None

@@ -18,7 +18,7 @@ from distill3d.layers.norm3d import Norm
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.layers.positions3d import Grid, resample_plane
 from distill3d.students.mirror import MirrorStudent
-from distill3d.students.vit_encoder3d import DepthPosition, PrefixTokens, Vit2d, ViTEncoder3d, build_vit2d
+from distill3d.students.vit_encoder3d import CLASSIFIER, DepthPosition, PrefixTokens, Vit2d, ViTEncoder3d, build_vit2d
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +148,16 @@ class Vit3d(MirrorStudent):
         """Drop ``encoder.``: the rest is timm's own name, but for entries that the 2D network does not have."""
         fresh = {"encoder.depth_embed"} if self.bias_2d else {"encoder.depth_embed", Vit3d.input_shift}
         return name.removeprefix("encoder.") if name.startswith("encoder.") and name not in fresh else None
+
+    def mirrors(self, entry: str) -> bool:
+        """Whether it is of the blocks that this student has, or of what they are fed with; its classifier is not."""
+        part, _, rest = entry.partition(".")
+        if part == "blocks":
+            return int(rest.partition(".")[0]) < len(self.encoder.blocks)
+        if part in {"cls_token", "reg_token"}:
+            return self.config.prefix_tokens != "none"
+        # what becomes of the kernel that meets the image is the strategy's choice
+        return part not in CLASSIFIER and entry != "patch_embed.proj.weight"
 
     def from_2d(self, name: str, value: Tensor) -> Tensor | None:
         """Bring the 2D position table to this student's grid; it is interpolated in the plane and repeated in depth."""

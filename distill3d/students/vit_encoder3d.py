@@ -33,22 +33,9 @@ DepthPosition = Literal["repeat", "learned", "sinusoid", "full", "rotary"]
 PrefixTokens = Literal["per_slice", "shared", "none"]
 Vit2d = VisionTransformer | Eva
 ACCEPTED = f"a plain ViT or a DINOv3 ViT of timm, such as {photo_vit.PHOTO_VIT!r} or 'vit_small_patch16_224'"
-# Top-level entries of the 2D networks that are understood; those after `norm` belong to the classifier
-PARTS = frozenset(
-    {
-        "patch_embed",
-        "cls_token",
-        "reg_token",
-        "pos_embed",
-        "rope",
-        "norm_pre",
-        "blocks",
-        "norm",
-        "fc_norm",
-        "attn_pool",
-        "head",
-    }
-)
+# Top-level entries of the 2D networks that are understood
+CLASSIFIER = frozenset({"fc_norm", "attn_pool", "head"})
+PARTS = CLASSIFIER | {"patch_embed", "cls_token", "reg_token", "pos_embed", "rope", "norm_pre", "blocks", "norm"}
 INIT_STD = 0.02  # of position tables, as in timm
 
 

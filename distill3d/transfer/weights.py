@@ -7,7 +7,7 @@ channels become one and absorb the teacher's input statistics.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -81,13 +81,15 @@ class WeightTransfer(TransferStrategy, ABC):
 
         Raises:
             ConfigError: there is no teacher, or its sizes are not those of the network the student mirrors.
-            InputError: an entry's shape does not fit its counterpart's, or too few entries have one.
+            InputError: an entry's shape does not fit its counterpart's, too few entries have one, or the student has no
+                place for one of the teacher's that it mirrors.
         """
         self._refuse(student, teacher)
         source, own = teacher.net.state_dict(), student.state_dict()
         trainable = {name for name, _ in student.named_parameters()}
         keys = {name: self.counterpart(student, name) for name in own}
         self._check_rate(student, keys, source)
+        self._refuse_lost(student, teacher, set(keys.values()))
         moved = self._moved(student, teacher, keys, source)
         before = {name: parameter_norm(value) for name, value in own.items()}
         student.set_input_statistics(mean=teacher.input_mean, std=teacher.input_std)
@@ -130,6 +132,15 @@ class WeightTransfer(TransferStrategy, ABC):
             raise InputError(
                 f"strategy {self.name}: the teacher has {rate:.3%} of the values that {student.architecture_2d!r} "
                 f"takes over; accepted: {student.expected_copy_rate:.3%} or more; without counterpart: {shown}"
+            )
+
+    def _refuse_lost(self, student: Student, teacher: Teacher, taken: Collection[str | None]) -> None:
+        lost = [entry for entry in teacher.net.state_dict() if entry not in taken and student.mirrors(entry)]
+        if lost:
+            name = teacher.identity.architecture
+            raise InputError(
+                f"strategy {self.name}: the student has no place for {lost[0]} of the teacher {name!r} ({len(lost)} "
+                f"entries in all), so the copy would be another network; set student.encoder={name}"
             )
 
     def _moved(

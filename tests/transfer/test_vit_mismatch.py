@@ -127,6 +127,36 @@ def test_a_missing_matrix_is_an_error_with_the_rate_and_the_name(supervised, bro
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("part", "depth", "lost"),
+    [
+        ("blocks.3.ls1", 12, "blocks.3.ls1.weight"),
+        ("blocks.3.attn.q_norm", 4, "blocks.3.attn.q_norm.weight"),
+        ("norm_pre", 4, "norm_pre.weight"),
+    ],
+)
+def test_what_the_student_has_no_place_for_is_an_error_and_not_another_network(broken, part, depth, lost):
+    net = timm.create_model(SUPERVISED)
+    net.set_submodule(part, nn.LayerNorm(384))
+    student = student_of(SUPERVISED, depth=depth)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    with pytest.raises(InputError) as caught:
+        Inflate(InflateConfig()).transfer(student=student, teacher=broken(net))
+    message = str(caught.value)
+    assert message.startswith(f"strategy inflate: the student has no place for {lost} of the teacher '{SUPERVISED}' (")
+    assert message.endswith("so the copy would be another network; set student.encoder=vit_small_patch16_224")
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+def test_blocks_beyond_the_students_and_tokens_it_leaves_out_need_no_place(broken):
+    net = timm.create_model(SUPERVISED, depth=6)
+    net.set_submodule("blocks.5.ls1", nn.LayerNorm(384))
+    student = student_of(SUPERVISED, depth=5, prefix_tokens="none")
+    audit = Inflate(InflateConfig()).transfer(student=student, teacher=broken(net))
+    assert audit.part == "the first 5 of 6 blocks"
+    assert torch.equal(student.encoder.blocks[4].attn.qkv.weight, net.blocks[4].attn.qkv.weight)
+
+
 def test_another_width_inside_a_block_names_both_shapes(broken):
     net = timm.create_model(SUPERVISED, mlp_ratio=2)
     with pytest.raises(InputError, match=r"fc1\.weight is \(1536, 384\), its counterpart \(768, 384\); accepted"):
