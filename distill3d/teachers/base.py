@@ -114,6 +114,10 @@ class Teacher(nn.Module, ABC):
         """What the sides of an image for `maps` must be divisible by."""
         return side_multiple(self.net)
 
+    def by_multiple(self, layers: Sequence[str]) -> dict[int, list[str]]:
+        """Return the layers by what the sides of an image must be divisible by for them, see `multiple`."""
+        return {self.multiple: list(layers)} if layers else {}
+
     def check_layers(self, layers: Sequence[str]) -> None:
         """Refuse what `maps` cannot give.
 

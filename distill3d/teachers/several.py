@@ -59,10 +59,19 @@ class Several(Teacher):
         """What the sides of an image must be divisible by, for all members."""
         return math.lcm(*(member.multiple for _, member in self._members()))
 
+    def by_multiple(self, layers: Sequence[str]) -> dict[int, list[str]]:
+        """Return the layers by what their own member asks for: no other member pads its images."""
+        parts: dict[int, list[str]] = {}
+        for name, member in self._members():
+            for multiple, own in member.by_multiple(_of(name, layers)).items():
+                parts.setdefault(multiple, []).extend(f"{name}.{layer}" for layer in own)
+        return parts
+
     @property
     def fingerprint(self) -> str:
         """All that a map depends on, but the image."""
-        return "; ".join(f"{name} {member.fingerprint}" for name, member in self._members())
+        each = (f"{name} {member.fingerprint} multiple {member.multiple}" for name, member in self._members())
+        return "; ".join(each)
 
     def check_layers(self, layers: Sequence[str]) -> None:
         """Refuse what `maps` cannot give."""

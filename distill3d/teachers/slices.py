@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -103,26 +104,37 @@ def run_slices(
     """
     rows, columns = slices.shape[2:]
     sides = zoom.sides(rows, columns, spacing_yx_um)
-    padded = [-side % teacher.multiple for side in sides]
-    step = max(1, PIXELS_AT_ONCE // ((sides[0] + padded[0]) * (sides[1] + padded[1])))
+    parts = teacher.by_multiple(layers)
+    pixels = max(math.prod(side + -side % multiple for side in sides) for multiple in parts)
+    step = max(1, PIXELS_AT_ONCE // pixels)
     for first in range(0, len(slices), step):
         part = slices[first : first + step]
         if sides != (rows, columns):
             part = F.interpolate(part, size=sides, mode="bilinear", align_corners=False, antialias=True)
-        if any(padded):
-            part = F.pad(part, (0, padded[1], 0, padded[0]), mode="replicate")
-        with torch.autocast(part.device.type, dtype=torch.bfloat16, enabled=part.device.type == "cuda"):
-            maps = teacher.maps(part, layers)
-        on_cells = {}
-        for layer, values in maps.items():
-            y, x = (
-                Cells.regular(count, full / side * voxels / count)
-                for count, full, side, voxels in zip(
-                    values.shape[2:], part.shape[2:], sides, (rows, columns), strict=True
-                )
-            )
-            on_cells[layer] = (values.permute(0, 2, 3, 1), y, x)
+        on_cells: dict[str, tuple[Tensor, Cells, Cells]] = {}
+        for multiple, chosen in parts.items():
+            on_cells |= _padded(teacher, part, chosen, multiple=multiple, voxels_yx=(rows, columns))
         yield slice(first, first + len(part)), on_cells
+
+
+def _padded(
+    teacher: Teacher, images: Tensor, layers: Sequence[str], *, multiple: int, voxels_yx: tuple[int, int]
+) -> dict[str, tuple[Tensor, Cells, Cells]]:
+    """Fill images up to sides that a multiple divides; return layer -> maps, and cells in the voxels they were."""
+    sides = images.shape[2:]
+    rows, columns = (-side % multiple for side in sides)
+    if rows or columns:
+        images = F.pad(images, (0, columns, 0, rows), mode="replicate")
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=images.device.type == "cuda"):
+        maps = teacher.maps(images, layers)
+    on_cells = {}
+    for layer, values in maps.items():
+        y, x = (
+            Cells.regular(count, full / side * voxels / count)
+            for count, full, side, voxels in zip(values.shape[2:], images.shape[2:], sides, voxels_yx, strict=True)
+        )
+        on_cells[layer] = (values.permute(0, 2, 3, 1), y, x)
+    return on_cells
 
 
 def stacked_maps(

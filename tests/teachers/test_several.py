@@ -9,6 +9,7 @@ from distill3d.errors import ConfigError
 from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
 from distill3d.teachers.base import LOGITS
 from distill3d.teachers.several import Several, SeveralConfig
+from distill3d.teachers.slices import Zoom, run_slices
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 from distill3d.transfer.inflate import Inflate, InflateConfig
 
@@ -40,6 +41,18 @@ def test_a_layer_is_named_by_its_member_and_gives_what_the_member_alone_gives(bo
         expected = alone.maps(IMAGES, [layer.removeprefix(f"{name}.") for layer in layers])
         for layer in layers:
             assert torch.equal(maps[layer], expected[layer.removeprefix(f"{name}.")])
+
+
+def test_a_member_sees_what_it_sees_alone_whatever_sides_the_others_need(both):
+    slices = IMAGES[:, :, :40, :56]  # 48 x 64 for the ViT, 64 x 64 for the convnet
+    how = {"zoom": Zoom(), "spacing_yx_um": (1.0, 1.0)}
+    ((_, together),) = run_slices(both, slices, ["vit.blocks.5", "cnn.blocks.1"], **how)
+    for name, layer, config, grid in (("vit", "blocks.5", VIT, (3, 4)), ("cnn", "blocks.1", CNN, (16, 16))):
+        ((_, alone),) = run_slices(Timm2d(config), slices, [layer], **how)
+        values, *cells = together[f"{name}.{layer}"]
+        assert values.shape[1:3] == grid
+        assert torch.equal(values, alone[layer][0])
+        assert [each.pitch for each in cells] == [each.pitch for each in alone[layer][1:]]
 
 
 def test_each_member_has_its_own_input_statistics(both):
