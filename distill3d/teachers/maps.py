@@ -6,6 +6,7 @@ No other file knows how families of networks differ.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,8 @@ def _only_size(net: nn.Module) -> Size | None:
 def at_size(net: nn.Module, size_yx: Size, copies: dict[Size, nn.Module]) -> nn.Module:
     """Return a network that takes images of this size: itself, or a copy whose tables of positions are interpolated.
 
+    All other parameters of a copy are the network's own, so that many sizes take little memory.
+
     Args:
         net: of timm.
         size_yx: of the images, in pixels.
@@ -74,8 +77,9 @@ def at_size(net: nn.Module, size_yx: Size, copies: dict[Size, nn.Module]) -> nn.
     if not hasattr(net, "set_input_size") or _built_for(net) == size_yx:
         return net
     device = next(net.parameters()).device
-    if size_yx not in copies or next(copies[size_yx].parameters()).device != device:
-        resized = copy.deepcopy(net)
+    if size_yx not in copies or not _is_on(device, copies[size_yx]):
+        # timm puts new tables in place of old ones, but fills some buffers in place
+        resized = copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters()})
         try:
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # of how timm handles its tables
                 cast("VisionTransformer", resized).set_input_size(img_size=size_yx)
@@ -83,6 +87,11 @@ def at_size(net: nn.Module, size_yx: Size, copies: dict[Size, nn.Module]) -> nn.
             raise refused(net, size_yx, str(err)) from err
         copies[size_yx] = resized.requires_grad_(requires_grad=False).eval()
     return copies[size_yx]
+
+
+def _is_on(device: torch.device, net: nn.Module) -> bool:
+    """Whether all of it is: of a copy, what is shared follows the network to another device, and its tables do not."""
+    return all(value.device == device for value in itertools.chain(net.parameters(), net.buffers()))
 
 
 def _built_for(net: nn.Module) -> Size:

@@ -139,6 +139,47 @@ def test_the_copy_for_another_size_keeps_what_a_swin_computes_at_its_own():
     assert teacher.net.patch_embed.img_size == (224, 224)
 
 
+@pytest.mark.parametrize("family", ["vit", "dinov3", "eva", "beit", "swin"])
+def test_networks_for_many_sizes_share_their_weights_and_give_what_one_alone_does(family):
+    name, changes, layers, (height, width) = FAMILIES[family]
+    teacher, layer = Small(name, **changes), layers[-1]
+    images = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0))
+    first = teacher.maps(images, [layer])[layer]
+    for step in range(1, 20):
+        teacher.maps(torch.zeros(1, 1, height, width + step * teacher.multiple), [layer])
+    again = teacher.maps(images, [layer])[layer]
+    assert torch.equal(first, again)
+    assert torch.equal(first, Small(name, **changes).maps(images, [layer])[layer])
+    assert len(teacher._sized) >= 20
+    tables = ("pos_embed", "bias_table")
+    own = dict(teacher.net.named_parameters())
+    for net in teacher._sized.values():
+        shared = {key for key, parameter in net.named_parameters() if parameter is own[key]}
+        assert {key for key in own if not key.endswith(tables)} <= shared
+
+
+def test_twenty_sizes_take_less_than_a_fifth_more_memory_than_one():
+    teacher = Small("vit_tiny_patch16_224", depth=6)
+    for step in range(1, 21):
+        teacher.maps(torch.zeros(1, 1, 32, 16 * step), ["blocks.0"])
+    assert len(teacher._sized) >= 20
+    nets = (teacher.net, *teacher._sized.values())
+    storages = {
+        value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
+        for net in nets
+        for value in (*net.parameters(), *net.buffers())
+    }
+    assert sum(storages.values()) < 1.2 * sum(4 * p.numel() for p in teacher.net.parameters())
+
+
+def test_a_copy_follows_its_network_to_another_device():
+    teacher = Small("test_vit")
+    teacher.maps(torch.zeros(1, 1, 32, 48), ["blocks.0"])
+    teacher.to("meta")
+    net = at_size(teacher.net, (32, 48), teacher._sized)
+    assert {value.device.type for value in (*net.parameters(), *net.buffers())} == {"meta"}
+
+
 def test_an_image_that_the_network_fails_on_is_one_line():
     net = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 4, 1))
     with pytest.raises(
