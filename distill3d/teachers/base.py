@@ -6,12 +6,13 @@ import hashlib
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, InputError
 from distill3d.layers.recording import check_paths, main_layers, record
 from distill3d.storage.trained_on import Seen
 from distill3d.teachers.maps import Layout, as_map, at_size, find_layouts, run, side_multiple
@@ -34,6 +35,22 @@ class TeacherIdentity:
     weights: str
     sha256: str
     random: bool
+
+    def require_same(self, before: TeacherIdentity | None, *, where: Path | str) -> None:
+        """Refuse to go on with other weights than a training began with.
+
+        Args:
+            before: of the teacher it began with; None where nobody noted it.
+            where: its checkpoint, for the message.
+
+        Raises:
+            InputError: names both.
+        """
+        if before is not None and before.sha256 != self.sha256:
+            raise InputError(
+                f"{where}: its teacher was {before.architecture} ({before.weights}, sha256 {before.sha256}), now "
+                f"{self.architecture} ({self.weights}, sha256 {self.sha256}); accepted: those weights, or --overwrite"
+            )
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:

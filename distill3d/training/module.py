@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import LOSSES, STRATEGIES, STUDENTS, TEACHERS
 from distill3d.config.schema import Experiment
-from distill3d.errors import ConfigError, InputError
+from distill3d.errors import InputError
 from distill3d.experiment import experiment_from_plain
 from distill3d.losses.base import Loss
 from distill3d.neurons.conversion import Conversion, convert_neurons
@@ -24,6 +24,7 @@ from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.training.dice import DiceByCase
 from distill3d.training.gradients import GradientBalance, StepTerms
+from distill3d.training.heads import check_there, check_trained
 from distill3d.training.numbers import check_loss
 from distill3d.training.optimizer import parameter_groups, transferred_scales
 from distill3d.training.sharding import shard
@@ -63,7 +64,7 @@ class DistillModule(L.LightningModule):
         self.strategy = STRATEGIES.build(experiment.strategy)
         self.strategy.adapt(self.student)
         self.losses = nn.ModuleDict({name: LOSSES.build(chosen) for name, chosen in experiment.losses.items()})
-        self._check_heads()
+        check_there(self.student, self.losses, name=experiment.student.name)
         self.balance = GradientBalance(experiment.balance)
         self.step_terms: StepTerms | None = None
         self.teacher: Teacher | None = None
@@ -75,29 +76,6 @@ class DistillModule(L.LightningModule):
         self.seen: tuple[Seen, ...] = ()
         self.replayed_step: int | None = None
         self.val_dice = DiceByCase(cases=val_cases, threshold=experiment.inference.threshold)
-
-    def _check_heads(self) -> None:
-        for name, loss in self.losses.items():
-            if isinstance(loss, Loss) and (missing := [head for head in loss.heads if head not in self.student.heads]):
-                raise ConfigError(
-                    f"losses.{name}: needs a student with a {missing[0]} head, and {self.experiment.student.name!r} "
-                    "with these settings has none; accepted: student.name=unet3d and student.skeleton_head=shared or "
-                    "own_decoder"
-                )
-
-    def check_trained(self) -> None:
-        """Refuse a head that nothing would train: one process leaves it as it was drawn, several cannot synchronize it.
-
-        Raises:
-            ConfigError: no loss reads it; names those that would.
-        """
-        read = {head for loss in self.losses.values() if isinstance(loss, Loss) for head in loss.heads}
-        if untrained := [head for head in self.student.heads if head not in read]:
-            losses = [name for name in LOSSES.names() if untrained[0] in LOSSES[name].cls.heads]
-            example = f", as in losses={{overlap: {{}}, {losses[0]}: {{}}}}" if losses else ""
-            raise ConfigError(
-                f"student: no loss trains its {untrained[0]} head; accepted: a loss that does{example}, or no such head"
-            )
 
     def transfer(self, teacher: Teacher) -> TransferAudit:
         """Copy from the teacher, convert neurons, and keep the teacher only if the strategy runs it.
@@ -256,7 +234,7 @@ def fresh_module(
     """
     teacher = TEACHERS.build(experiment.teacher)
     module = DistillModule(experiment, val_cases=val_cases)
-    module.check_trained()
+    check_trained(module.student, module.losses)
     return module, teacher, module.transfer(teacher)
 
 
@@ -278,7 +256,8 @@ def load_module(
         allow_plugins: import the modules that the checkpoint names, though it lies outside of this project.
 
     Raises:
-        InputError: the file is missing, is no checkpoint of distill3d, or holds another architecture.
+        InputError: the file is missing, is no checkpoint of distill3d, or holds another architecture; or it was trained
+            with another teacher.
     """
     checkpoint = read_checkpoint(path)
     saved = checkpoint[CHECKPOINT_KEY]
@@ -295,5 +274,6 @@ def load_module(
         difference = " ".join(str(err).split()[:40])
         raise InputError(f"{path}: its weights are of another architecture: {difference}") from err
     if teacher is not None:
+        teacher.identity.require_same(module.teacher_identity, where=path)
         module.attach(teacher)
     return module

@@ -120,7 +120,12 @@ def test_a_run_leaves_half_precision_weights_that_timm_loads_and_a_card(finished
 def test_a_resumed_run_equals_an_uninterrupted_one(settings, finished_settings, monkeypatch):
     monkeypatch.setattr("distill3d.training.pretrain.fit.probe", lambda _: [0.0] * 4)  # what it takes most time for
     whole = pretrain(finished_settings())
-    pretrain(settings("trainer.steps=2"))
+    folder = RunFolder(pretrain(settings("trainer.steps=2")))
+    saved = torch.load(folder.last, weights_only=True)
+    torch.save({**saved, "teacher": {**saved["teacher"], "sha256": "0123"}}, folder.last)
+    with pytest.raises(InputError, match=r"its teacher was .* sha256 0123\), now .* sha256 [0-9a-f]{16}\)"):
+        pretrain(settings(), resume=True)
+    torch.save(saved, folder.last)
     parts = pretrain(settings(), resume=True)
     one, other = (load_file(path / "test_vit.safetensors") for path in (whole, parts))
     # a constant learning rate, so that half a run is the first half of the whole

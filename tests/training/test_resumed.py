@@ -4,8 +4,11 @@ import json
 import shutil
 
 import pytest
+import timm
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import save_file
+from small_transfers import CNN
 
 from distill3d.errors import InputError
 from distill3d.storage.run_folder import RunFolder
@@ -115,3 +118,21 @@ def test_the_cost_is_that_of_all_processes_it_was_trained_in():
     cost = second.totals()
     assert 100 < cost["fit_seconds"] < 160
     assert (cost["peak_memory_gib"], cost["teacher_images"]) == (1e3, 37)
+
+
+def test_a_teacher_whose_weights_changed_meanwhile_is_refused_with_both_hashes(tiny, tmp_path):
+    file, weights = tmp_path / "teacher.safetensors", timm.create_model("test_efficientnet").state_dict()
+    save_file(weights, file)
+    teacher = f"teacher={{name: timm2d, architecture: test_efficientnet, weights: file, path: {file}}}"
+    settings = (*CNN, *EACH, teacher, "data.test=0")
+    folder = RunFolder(fit(tiny(*settings, "trainer.steps=1")))
+    before = folder.read_json(folder.fit)["teacher"]["sha256"]
+    save_file({name: value + 1 for name, value in weights.items()}, file)
+    both = rf"its teacher was .*, sha256 {before}\), now .*, sha256 \w+\); accepted"
+    with pytest.raises(InputError, match=both) as caught:
+        fit(tiny(*settings, "trainer.steps=2"), resume=True)
+    assert len(caught.value.lines) == 1
+    assert folder.state == "done"
+    save_file(weights, file)
+    fit(tiny(*settings, "trainer.steps=2"), resume=True)
+    assert folder.read_json(folder.fit)["teacher"]["sha256"] == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any, cast, final
 
 import lightning as L
@@ -16,7 +17,7 @@ from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Pretraining
 from distill3d.errors import ConfigError, NumbersError
 from distill3d.layers.photo_vit import PHOTO_VIT
-from distill3d.teachers.base import Teacher
+from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.training.optimizer import learning_rate
 from distill3d.training.pretrain.photos import student_view
 from distill3d.types import LossTerm
@@ -122,6 +123,15 @@ class PhotoModule(L.LightningModule):
         factor = learning_rate(settings, steps=self.settings.trainer.steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the teacher."""
+        checkpoint["teacher"] = asdict(self.teacher.identity)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the same teacher only; checkpoints of older versions do not say which it was."""
+        before = TeacherIdentity(**checkpoint["teacher"]) if "teacher" in checkpoint else None
+        self.teacher.identity.require_same(before, where="the checkpoint to go on from")
 
     @torch.no_grad()
     def _teacher_maps(self, crops: Tensor) -> tuple[list[Tensor], Tensor]:
