@@ -15,6 +15,7 @@ from rich.console import Console
 
 from distill3d.config.catalog import GROUNDS, experiment_files, experiments, split_name
 from distill3d.config.plain import as_plain
+from distill3d.config.registry import STRATEGIES, STUDENTS
 from distill3d.config.schema import Experiment
 from distill3d.config.tables import with_origins
 from distill3d.errors import InputError
@@ -114,6 +115,16 @@ def test_weights_of_the_hub_are_named_as_timm_names_them(name):
     teacher = load_experiment(name).teacher.config
     if getattr(teacher, "weights", None) == "hub":
         assert teacher.architecture in timm.list_pretrained()
+
+
+@pytest.mark.parametrize("ground", ["", "op_"])
+def test_arms_named_after_a_paper_have_its_taps_and_channels(ground):
+    for name in ("dino_tubular", "dino_tubular_static", "dino_tubular_x", "dinov3_tubular"):
+        experiment = load_experiment(ground + name)
+        student = STUDENTS.build(replace(experiment.student, config=replace(experiment.student.config, depth=4)))
+        STRATEGIES.build(experiment.strategy).adapt(student)
+        assert student.encoder.patch_embed.tubes.shape[2] == 256  # DINeuro's, one for each pixel of a patch
+    assert load_experiment(f"{ground}dinov3_convnext").strategy.config.channels == "mean"  # NeurINO's
 
 
 # Gates and terms that start at zero keep what is behind them still for one step.
