@@ -39,7 +39,8 @@ class Toy(TransferStrategy):
     """Adds terms whose gradient is known."""
 
     def forward(self, *, student, teacher, batch):
-        return {name: LossTerm(TERMS[name](student.logits), float(name != "idle")) for name in self.config.terms}
+        terms = TERMS | {"late": TERMS["useful" if self.step >= 2 else "zero"]}
+        return {name: LossTerm(terms[name](student.logits), float(name != "idle")) for name in self.config.terms}
 
 
 @pytest.fixture
@@ -82,12 +83,11 @@ def trained(tmp_path):
     return training
 
 
-@pytest.mark.parametrize("wrong", ["detached", "zero"])
-def test_a_term_without_a_gradient_stops_the_run_at_its_first_step(toy, tmp_path, wrong):
+def test_a_term_that_is_cut_off_stops_the_run_at_its_first_step(toy, tmp_path):
     with pytest.raises(TrainingError) as caught:
-        fit.fit(toy(f"useful, {wrong}"))
+        fit.fit(toy("useful, detached"))
     message = str(caught.value)
-    assert message.startswith(f"loss term {wrong}: no gradient reaches the student at step 0; accepted: ")
+    assert message.startswith("loss term detached: no gradient reaches the student at step 0; accepted: ")
     assert "\n" not in message
     assert caught.value.exit_code == 1
     folder = RunFolder(tmp_path / "runs" / "tiny" / "seed0")
@@ -95,16 +95,25 @@ def test_a_term_without_a_gradient_stops_the_run_at_its_first_step(toy, tmp_path
     assert not folder.last.is_file()
 
 
-def test_it_stops_at_the_first_step_whatever_the_interval(toy, trained):
-    with pytest.raises(TrainingError, match="loss term zero: no gradient reaches the student at step 0;"):
-        trained(toy("useful, zero", "trainer.audit_every=0"))
+@pytest.mark.parametrize("every", [0, 1, 50])
+def test_a_gradient_of_0_stops_the_run_after_some_batches_with_gold_whatever_the_interval(toy, trained, every):
+    blank = Blank(2)  # that say nothing
+    settings = (f"trainer.audit_every={every}", "trainer.steps=30", "trainer.validate_every=30")
+    line = "loss term zero: no gradient reaches the student at step 21, nor in any of 20 batches with gold; accepted"
+    with pytest.raises(TrainingError, match=line):
+        trained(toy("useful, zero", *settings), blank)
+    assert blank.done == 21
 
 
-def test_a_batch_without_gold_puts_the_judgement_of_a_zero_gradient_off(toy, trained):
-    blank = Blank(2)
-    with pytest.raises(TrainingError, match="loss term zero: no gradient reaches the student at step 2;"):
-        trained(toy("zero"), blank)
-    assert blank.done == 2
+def test_a_term_for_which_the_first_batches_hold_nothing_is_not_taken_for_a_broken_one(toy, trained, caplog):
+    history = trained(toy("late", "trainer.audit_every=0"))
+    assert [row["terms"]["late"]["norm"] > 0 for row in history] == [False, False, True]
+    assert not caplog.messages
+
+
+def test_a_training_too_short_to_judge_a_gradient_of_0_ends_with_a_warning(toy, trained, caplog):
+    trained(toy("useful, zero"))
+    assert caplog.messages == ["loss term zero: its gradient at the student was 0 in all of 4 batches with gold"]
 
 
 def test_a_batch_without_gold_does_not_excuse_a_term_that_is_cut_off(toy, trained):
