@@ -17,6 +17,7 @@ from torch import nn
 from distill3d.config.registry import Component
 from distill3d.errors import ConfigError
 from distill3d.layers.block_embed3d import BlockEmbed
+from distill3d.layers.global_reasoning import GlobalReasoning3d
 from distill3d.neurons import algebraic, biological, functions
 from distill3d.neurons.layer import Layer, NeuronLayer
 from distill3d.students.base import Student
@@ -26,7 +27,7 @@ BUILT_IN = (biological, algebraic, functions)
 MOST_GROWTH = 0.1  # of the student's parameters, with ``match: parameters``
 SHOWN = 3  # paths in an error
 ROUNDING = 1e-6  # of a sum of shares
-READERS = (BlockEmbed, nn.MultiheadAttention)  # read the weights of their layers themselves
+READERS = (BlockEmbed, GlobalReasoning3d, nn.MultiheadAttention)  # read the weights of their layers themselves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

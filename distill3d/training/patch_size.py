@@ -18,6 +18,7 @@ from distill3d.students.base import Student
 
 LARGER = (0, 1, 2)  # strides of the network that are added along an axis, in search of a size that fits
 
+MISTAKES = (AttributeError, NameError, TypeError)  # no other patch mends them
 RUN_VOXELS = 2**17  # of a batch: up to here a forward costs less than one without values
 
 Size = tuple[int, int, int]
@@ -65,15 +66,17 @@ def _refused(student: Student, batch_size: int, size: Size) -> str | None:
 def _failure(
     student: Student, shape: tuple[int, ...], mode: Callable[..., AbstractContextManager[Any]], *, training: bool
 ) -> str | None:
-    """Return the first line of what a forward raises."""
+    """Return the first line of what a forward raises; mistakes in a network's code are raised, where it has values."""
     modes = [(module, module.training) for module in student.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in student.buffers()]  # running statistics
     student.train(training)
     try:
         with torch.random.fork_rng(devices=[]), mode():
             student(torch.zeros(shape))
-    except Exception as err:  # noqa: BLE001 - layers raise what they like
-        return first_line(err)
+    except Exception as err:
+        if mode is nullcontext and isinstance(err, MISTAKES):
+            raise
+        return first_line(err)  # layers raise what they like
     finally:
         for buffer, before in buffers:
             buffer.copy_(before)

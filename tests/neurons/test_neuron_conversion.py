@@ -100,11 +100,23 @@ class TestOnAnInflatedPretrainedNetwork:
         assert "\n" not in str(caught.value)
 
 
+_VIT = {"block_zyx": (4, 16, 16), "input_zyx": (8, 32, 32)}
+_DINOV3 = {"encoder": "vit_small_patch16_dinov3", "embed_dim": 48, "depth": 4, "num_heads": 2}
+_LINES = {"tubular": (0, 1), "tubular_kernel": 3, "skeleton_head": "own_decoder"}
 STUDENT = {
-    "convnet3d": ConvNet3dConfig(encoder="convnext_atto", stages=3),
-    "squeezed": ConvNet3dConfig(encoder="mobilenetv3_small_100", stages=3),
+    "convnext": ConvNet3dConfig(encoder="convnext_atto", stages=3),
+    "convnextv2": ConvNet3dConfig(encoder="convnextv2_atto", stages=3, pool="slice"),
+    "squeezed": ConvNet3dConfig(encoder="mobilenetv3_small_100", stages=3, encoder_norm="batch"),
+    "resnet": ConvNet3dConfig(encoder="test_resnet", stages=3, encoder_norm="frozen", norm="batch"),
     "unet3d": UNet3dConfig(),
-    "vit3d": Vit3dConfig(encoder="test_vit", block_zyx=(4, 16, 16), input_zyx=(8, 32, 32)),
+    "unet3d reasons": UNet3dConfig(reasoning="both", norm="batch", skeleton_head="shared"),
+    "unet3d with tubes": UNet3dConfig(**_LINES),
+    "unet3d with angles": UNet3dConfig(**_LINES, reasoning="skips", tubular_law="angles", tubular_axes=("z",)),
+    "vit3d": Vit3dConfig(encoder="test_vit", **_VIT),
+    "vit3d with a pyramid": Vit3dConfig(
+        encoder="test_vit", **_VIT, detail="pyramid", depth_position="learned", prefix_tokens="none"
+    ),
+    "dinov3": Vit3dConfig(**_DINOV3, **_VIT, depth_position="rotary"),
     "SegResNet": MonaiConfig(network="SegResNet", features=8),
     "DynUNet": MonaiConfig(network="DynUNet", features=4),
     "SwinUNETR": MonaiConfig(network="SwinUNETR", features=12),
@@ -112,20 +124,26 @@ STUDENT = {
 }
 
 
+KINDS = {STUDENTS[name].config: name for name in STUDENTS.names()}
+
+
 @pytest.mark.parametrize("name", STUDENT)
-@torch.no_grad()
-def test_every_layer_that_is_offered_is_one_the_student_runs(name):
-    kind = {"squeezed": "convnet3d"}.get(name, name if name in STUDENTS else "monai")
+def test_every_layer_that_is_offered_is_one_the_student_runs_and_trains(name):
     torch.manual_seed(0)
-    student = STUDENTS.build(Component(kind, STUDENT[name])).eval()
-    image = torch.rand(1, 1, 16, 32, 64)
-    expected = student(image).logits
+    student = STUDENTS.build(Component(KINDS[type(STUDENT[name])], STUDENT[name])).train()
+    image = torch.rand(2, 1, 16, 32, 64)
+    expected = student(image)
     conversion = convert_neurons(student, chosen("quadratic", where=("*",), ratio=1))
     ran = set()
     for path in conversion.paths:
         student.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.add(path))
-    torch.testing.assert_close(student(image).logits, expected)
+    found = student(image)
+    torch.testing.assert_close((found.logits, found.auxiliary), (expected.logits, expected.auxiliary))
     assert ran == set(conversion.paths)
+    torch.stack([each.square().mean() for each in (found.logits, *found.auxiliary.values())]).sum().backward()
+    without = [key for key, p in student.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    assert all(torch.isfinite(p.grad).all() for p in student.parameters() if p.grad is not None)
 
 
 @given(st.integers(1, 60), st.floats(0.01, 1))

@@ -279,6 +279,21 @@ def test_a_patch_too_small_is_refused_with_the_smallest_that_fits_and_nothing_ch
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("side", [4, 96])
+@pytest.mark.parametrize("mistake", [AttributeError, TypeError])
+def test_a_mistake_in_a_networks_code_is_not_taken_for_a_patch_too_small(monkeypatch, mistake, side):
+    student = Picky()
+
+    def wrong(image):
+        student.calls += 1
+        raise mistake("'NeuronLayer' object has no attribute 'weight'")
+
+    monkeypatch.setattr(student, "segment", wrong)
+    with pytest.raises(mistake, match="has no attribute"):
+        check_patch_size(student, PatchConfig(size_zyx=(48, side, side)))
+    assert (student.calls.item(), student.training) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("norm", "batch_size", "fits"), [("instance", 2, False), ("batch", 1, False), ("batch", 2, True)]
 )
