@@ -6,6 +6,7 @@ resizing, the volume's intensities. It appears whole or not at all, so a killed 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -135,7 +136,8 @@ class FeatureCache:
         meta = read_meta(folder, version=FORMAT)
         if meta is None:
             raise InputError(f"{folder}: no maps of {layer!r} for {stack.name}; accepted: run `distill3d cache` first")
-        os.utime(folder)  # the time of its last use, for `prune`
+        with contextlib.suppress(OSError):  # of a cache that may only be read
+            os.utime(folder)  # the time of its last use, for `prune`
         values = torch.from_numpy(np.load(folder / VALUES, mmap_mode="c"))  # copy on write: torch wants it writable
         s, y, x = (Cells.regular(count, pitch) for count, pitch in zip(values.shape, meta["pitches"], strict=False))
         return SliceMaps(values, (s, y, x), axis)

@@ -53,6 +53,19 @@ def test_a_second_time_the_teacher_does_not_run(tmp_path, teacher):
     assert again.count.bytes == first.count.bytes > 0
 
 
+def test_a_cache_that_others_may_only_read_is_read(tmp_path, teacher, monkeypatch):
+    FeatureCache(tmp_path, teacher, Zoom()).fill(stack(), LAYERS, "z")
+
+    def refused(path, *_, **__):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "utime", refused)
+    cache = FeatureCache(tmp_path, teacher, Zoom())
+    cache.fill(stack(), LAYERS, "z")
+    assert cache.count.misses == 0
+    assert cache.read(stack(), "blocks.1", "z").values.shape == (5, 16, 16, 24)
+
+
 def test_all_missing_layers_come_from_one_run_over_the_slices(tmp_path, teacher):
     cache, seen = FeatureCache(tmp_path, teacher, Zoom()), []
     before = teacher.images_seen
