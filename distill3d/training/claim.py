@@ -24,8 +24,10 @@ def is_finished(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume:
     """Return True if the run is complete and shall not be repeated; refuse it before anything dear is done.
 
     Raises:
-        InputError: another process trains in the folder, or see `finished_or_refused`.
+        InputError: both flags, another process trains in the folder, or see `finished_or_refused`.
     """
+    if resume and overwrite:
+        raise InputError("--resume goes on with what --overwrite deletes; accepted: one of them")
     if is_main_process():
         lock.refuse_if_held()
     return not overwrite and finished_or_refused(folder, settings, resume=resume)

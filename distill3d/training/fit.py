@@ -66,7 +66,8 @@ def fit(
 
     Raises:
         ConfigError: the settings are wrong.
-        InputError: data, teacher or checkpoint cannot be used, or the folder holds a run and neither flag was given.
+        InputError: data, teacher or checkpoint cannot be used; the folder holds a run and neither flag was given, or
+            both were.
         TrainingError: the loss is not finite.
     """
     experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)

@@ -139,6 +139,9 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(finished_settings
     assert done.stat().st_mtime_ns == written
     with pytest.raises(InputError, match=r"holds a run with other settings \(optimizer\.lr"):
         pretrain(finished_settings("optimizer.lr=0.1"))
+    with pytest.raises(InputError, match="accepted: one of them"):
+        pretrain(finished_settings(), resume=True, overwrite=True)
+    assert done.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,18 @@ def test_fewer_steps_than_were_trained_are_refused_before_anything_is_touched(ti
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_to_go_on_with_what_shall_be_deleted_is_refused_before_anything_is_touched(tiny, finished):
+    before = {path: path.read_bytes() for path in finished.path.rglob("*") if path.is_file()}
+    for last in (False, True):
+        with pytest.raises(InputError, match="--resume goes on with what --overwrite deletes; accepted: one of them"):
+            fit(tiny(), resume=True, overwrite=True)
+        if not last:
+            before.pop(finished.done)
+            finished.done.unlink()
+    assert finished.last in before
+    assert {path: path.read_bytes() for path in finished.path.rglob("*") if path.is_file()} == before
+
+
 def test_the_first_step_of_a_longer_schedule_has_its_rate(tiny, rates):
     settings = (*EACH, "data.test=0", "optimizer.lr=0.01", "optimizer.warmup_steps=1")
     fit(tiny(*settings, "trainer.steps=6", "seed=1"))

@@ -56,7 +56,7 @@ def pretrain(
 
     Raises:
         ConfigError: the settings are wrong.
-        InputError: a photo is missing, or the folder holds a run and neither flag was given.
+        InputError: a photo is missing; the folder holds a run and neither flag was given, or both were.
         TrainingError: the loss is not finite.
     """
     settings = settings if isinstance(settings, Pretraining) else load_pretraining(settings)
