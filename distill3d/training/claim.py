@@ -23,6 +23,9 @@ RESUMABLE_SECTIONS = ("logging.", "evaluation.")
 def is_finished(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume: bool, overwrite: bool) -> bool:
     """Return True if the run is complete and shall not be repeated; refuse it before anything dear is done.
 
+    torchrun and SLURM start all ranks at once: none may wait for others that have nothing to do. A rank that Lightning
+    starts comes later, when the main one has claimed the folder: that is no run of somebody else.
+
     Raises:
         InputError: both flags, another process trains in the folder, or see `finished_or_refused`.
     """
@@ -30,6 +33,8 @@ def is_finished(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume:
         raise InputError("--resume goes on with what --overwrite deletes; accepted: one of them")
     if is_main_process():
         lock.refuse_if_held()
+    elif folder.state != "done":
+        return False
     return not overwrite and finished_or_refused(folder, settings, resume=resume)
 
 

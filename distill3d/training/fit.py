@@ -14,7 +14,6 @@ from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment, TrainerConfig
 from distill3d.data.datamodule import DistillDataModule
-from distill3d.errors import InputError
 from distill3d.experiment import load_experiment
 from distill3d.layers.norm3d import synchronize_batch_norm
 from distill3d.storage.lock import FolderLock
@@ -37,7 +36,7 @@ from distill3d.training.sharding import FSDP, check_sharding, is_sharded
 from distill3d.training.start import start_batch, start_of
 from distill3d.training.tables import audit_table, start_table
 from distill3d.training.teacher_maps import cache_line, fill, make_view
-from distill3d.training.trainer import check_trainer, make_trainer, quiet, step_of, train
+from distill3d.training.trainer import check_trainer, goes_on_from, make_trainer, quiet, train
 from distill3d.training.unseen import check_unseen, seen_here
 from distill3d.transfer.base import TransferAudit
 from distill3d.transfer.view import TeacherView
@@ -73,10 +72,8 @@ def fit(
     experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
     console = console or stderr()
     folder = RunFolder(Path(experiment.runs) / experiment.name / f"seed{experiment.seed}")
-    # torchrun and SLURM start all ranks at once: none may wait for others that have nothing to do. A rank that
-    # Lightning starts comes later, when the main one has claimed the folder: that is no run of somebody else.
-    asks, lock = is_main_process() or folder.state == "done", FolderLock(folder.path)
-    if asks and is_finished(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite):
+    lock = FolderLock(folder.path)
+    if is_finished(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite):
         if is_main_process():
             console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
@@ -87,7 +84,7 @@ def fit(
         L.seed_everything(experiment.seed, workers=True, verbose=False)
         data = DistillDataModule(experiment)
         data.prepare_data()
-        checkpoint, steps = _checkpoint(folder, experiment.trainer, resume=resume)
+        checkpoint, steps = goes_on_from(folder, experiment.trainer, resume=resume)
         module, teacher, audit = _build(experiment, data, checkpoint)
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
@@ -122,14 +119,6 @@ def _shortened(experiment: Experiment, *, steps: int, runs: ConfigPath) -> Exper
 
 
 # ---------------------------------------------------------------- before training
-
-
-def _checkpoint(folder: RunFolder, settings: TrainerConfig, *, resume: bool) -> tuple[Path | None, int]:
-    """Return what a run goes on from, None for its beginning, and after how many steps that is."""
-    checkpoint = folder.last if resume and folder.last.is_file() else None
-    if (steps := step_of(checkpoint)) > settings.steps:
-        raise InputError(f"{folder.path}: has trained {steps} steps; accepted: trainer.steps={steps} or more")
-    return checkpoint, steps
 
 
 def _build(

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.nn.parallel import DistributedDataParallel
 
 from distill3d.config.schema import TrainerConfig
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, InputError
 from distill3d.storage.parent import end_with_leader
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
@@ -197,10 +197,21 @@ def _leave_teachers_out(module: L.LightningModule) -> None:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, kept)  # noqa: SLF001 - torch's only way
 
 
-def step_of(checkpoint: Path | None) -> int:
-    """Return the number of optimizer steps a checkpoint was written after; 0 for none."""
-    if checkpoint is None:
-        return 0
+def goes_on_from(folder: RunFolder, settings: TrainerConfig, *, resume: bool) -> tuple[Path | None, int]:
+    """Return the checkpoint that a run goes on from, None for its beginning, and after how many steps it was written.
+
+    Raises:
+        InputError: it has trained more steps than are asked for.
+    """
+    if not (resume and folder.last.is_file()):
+        return None, 0
+    if (steps := step_of(folder.last)) > settings.steps:
+        raise InputError(f"{folder.path}: has trained {steps} steps; accepted: trainer.steps={steps} or more")
+    return folder.last, steps
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the number of optimizer steps a checkpoint was written after."""
     return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
 
 

@@ -1,11 +1,13 @@
 """A pretraining learns, resumes exactly, and leaves weights and a card; the shipped ViT is what its card says."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import timm
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from distill3d.config.schema import CropConfig
@@ -142,6 +144,23 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(finished_settings
     with pytest.raises(InputError, match="accepted: one of them"):
         pretrain(finished_settings(), resume=True, overwrite=True)
     assert done.stat().st_mtime_ns == written
+
+
+def test_fewer_steps_than_were_trained_are_refused_before_anything_is_touched(finished_settings):
+    folder = pretrain(finished_settings())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"seed0: has trained 4 steps; accepted: trainer\.steps=4 or more"):
+        pretrain(finished_settings("trainer.steps=2"), resume=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_second_process_knows_that_a_run_is_finished_and_says_nothing(finished_settings, monkeypatch):
+    folder, said = pretrain(finished_settings()), Console(file=io.StringIO())
+    monkeypatch.setattr("distill3d.training.pretrain.fit.is_main_process", lambda: False)
+    monkeypatch.setattr("distill3d.training.claim.is_main_process", lambda: False)
+    monkeypatch.setattr("distill3d.training.pretrain.fit.train", lambda *_, **__: pytest.fail("it trains"))
+    assert pretrain(finished_settings(), console=said) == folder
+    assert not said.file.getvalue()
 
 
 @pytest.mark.parametrize(

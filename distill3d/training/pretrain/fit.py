@@ -31,7 +31,7 @@ from distill3d.training.pretrain.card import write_card
 from distill3d.training.pretrain.module import PhotoModule, build_vit
 from distill3d.training.pretrain.photos import Crops, PhotoData, photos
 from distill3d.training.pretrain.probe import probe
-from distill3d.training.trainer import check_trainer, make_trainer, quiet, step_of, train
+from distill3d.training.trainer import check_trainer, goes_on_from, make_trainer, quiet, train
 
 STATISTICS_BATCHES = 8
 
@@ -64,8 +64,9 @@ def pretrain(
     folder = RunFolder(Path(settings.runs) / settings.name / f"seed{settings.seed}")
     lock = FolderLock(folder.path)
     plain = as_plain(settings)
-    if is_main_process() and is_finished(folder, plain, lock, resume=resume, overwrite=overwrite):
-        console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
+    if is_finished(folder, plain, lock, resume=resume, overwrite=overwrite):
+        if is_main_process():
+            console.print(f"{folder.path} is finished; --overwrite runs it again", soft_wrap=True)
         return folder.path
     with quiet(), lock:
         check_trainer(settings.trainer, folder)
@@ -74,7 +75,7 @@ def pretrain(
         data = PhotoData(settings)
         data.prepare_data()
         module = PhotoModule(settings)
-        checkpoint = folder.last if resume and folder.last.is_file() else None
+        checkpoint, steps = goes_on_from(folder, settings.trainer, resume=resume)
         if checkpoint is None:
             crops = Crops(photos("train"), settings.crops, seed=settings.seed + 1, augment=True)
             sampler = range(STATISTICS_BATCHES * settings.crops.batch_size)
@@ -82,7 +83,7 @@ def pretrain(
             module.measure(islice(loader, STATISTICS_BATCHES))
         if is_main_process():
             take(folder, plain, lock, resume=resume, overwrite=overwrite)
-        loggers = make_loggers(settings, folder, mode=mode, first_step=step_of(checkpoint))
+        loggers = make_loggers(settings, folder, mode=mode, first_step=steps)
         _train(settings, module, data, folder, loggers, checkpoint, lock)
         if is_main_process():
             results = _finish(settings, folder)
