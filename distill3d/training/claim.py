@@ -64,8 +64,18 @@ def finished_or_refused(folder: RunFolder, settings: Plain, *, resume: bool) -> 
     return False
 
 
-def take(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume: bool, overwrite: bool) -> None:
+def take(
+    folder: RunFolder, settings: Plain, lock: FolderLock, *, resume: bool, overwrite: bool, trained: bool = False
+) -> None:
     """From here on the folder is this run's: delete what was there if that is wanted, and write the settings.
+
+    Args:
+        folder: of the run.
+        settings: all of them.
+        lock: of the folder.
+        resume: go on with what is there.
+        overwrite: delete it.
+        trained: nothing is left to train, so that what is known of the weights stays.
 
     Raises:
         InputError: another process has taken it meanwhile, whether it still trains or is done.
@@ -80,12 +90,14 @@ def take(folder: RunFolder, settings: Plain, lock: FolderLock, *, resume: bool, 
             path.unlink()
     for stale in (folder.done, *folder.all_failed, *folder.parts):
         stale.unlink(missing_ok=True)
+    if not trained:  # before the settings: other processes take cost with as many steps as they want for trained
+        _forget(folder)
     write_yaml(folder.config, settings)
 
 
-def forget(folder: RunFolder) -> None:
+def _forget(folder: RunFolder) -> None:
     """Delete what a run knows of weights that it will train on: cost, tuned trace, predictions."""
-    folder.fit.unlink(missing_ok=True)  # processes that Lightning starts later look for it, to train too
+    folder.fit.unlink(missing_ok=True)
     folder.tuned.unlink(missing_ok=True)
     shutil.rmtree(folder.path / "prob", ignore_errors=True)
 

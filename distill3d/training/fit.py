@@ -24,7 +24,7 @@ from distill3d.students.base import student_costs
 from distill3d.teachers.base import Teacher
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import HoldsFolder, HoldsStatistics, StepClock
-from distill3d.training.claim import forget, is_finished, steps_before, take
+from distill3d.training.claim import is_finished, steps_before, take
 from distill3d.training.figures import keep_start
 from distill3d.training.finish import compare_layers, finish
 from distill3d.training.gradient_audit import GradientAudit
@@ -89,9 +89,7 @@ def fit(
         view = make_view(module, teacher, data) if module.strategy.wants_teacher else None
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():  # all inputs have been checked
-            take(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite)
-            if not trained:
-                forget(folder)
+            take(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite, trained=trained)
             _show_start(folder, module, teacher, data, audit, console)
         loggers = make_loggers(experiment, folder, mode=mode, first_step=steps)
         trainer = None

@@ -93,9 +93,19 @@ def test_who_goes_on_deletes_what_a_killed_process_was_writing_and_nothing_else(
         path.parent.mkdir(exist_ok=True)
         path.touch()
     with FolderLock(finished.path) as lock:
-        claim.take(finished, finished.read_config(), lock, resume=True, overwrite=False)
+        claim.take(finished, finished.read_config(), lock, resume=True, overwrite=False, trained=True)
         assert {*finished.path.rglob("*")} - {lock.path} >= kept
         assert not any(path.exists() for path in parts)
+
+
+def test_what_is_known_of_former_weights_is_gone_before_other_processes_see_the_new_settings(finished, monkeypatch):
+    settings = finished.read_config()
+    settings["trainer"]["steps"] += 1
+    seen = []
+    monkeypatch.setattr(claim, "write_yaml", lambda *_: seen.append(finished.fit.exists()))
+    with FolderLock(finished.path) as lock:
+        claim.take(finished, settings, lock, resume=True, overwrite=False)
+    assert seen == [False]
 
 
 def test_a_folder_that_was_removed_or_replaced_is_not_held(tmp_path):
