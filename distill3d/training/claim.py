@@ -96,9 +96,9 @@ def take(
 
 
 def _forget(folder: RunFolder) -> None:
-    """Delete what a run knows of weights that it will train on: cost, tuned trace, predictions."""
-    folder.fit.unlink(missing_ok=True)
-    folder.tuned.unlink(missing_ok=True)
+    """Delete what a run knows of weights that it will train on: cost, scores, tuned trace, predictions."""
+    for former in (folder.fit, folder.metrics, folder.tuned):
+        former.unlink(missing_ok=True)
     shutil.rmtree(folder.path / "prob", ignore_errors=True)
 
 

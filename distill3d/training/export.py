@@ -91,6 +91,8 @@ def export(run: Path | str, out: Path, *, note: str = "", overwrite: bool = Fals
         raise InputError(f"{', '.join(there)}: there already; accepted: --overwrite, or another --out")
     folder = RunFolder(Path(run))
     require_inside(folder.path)
+    if folder.state != "done":  # its checkpoint may be newer than its scores
+        raise InputError(f"{run}: no finished run; accepted: the folder of one, which holds done.json")
     checkpoint = read_checkpoint(folder.best)
     saved = checkpoint[CHECKPOINT_KEY]["experiment"]
     experiment = experiment_from_plain(saved, source=folder.best, allow_plugins=allow_plugins)

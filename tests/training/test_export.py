@@ -73,9 +73,13 @@ def test_the_card_says_what_it_is_from_the_runs_own_files(finished_once, model):
     assert "name: simulated" in card
 
 
-def test_a_run_without_scores_and_another_suffix_are_one_line(finished, tmp_path):
+def test_a_run_that_is_unfinished_or_without_scores_and_another_suffix_are_one_line(finished, tmp_path):
     with pytest.raises(InputError, match=r"cells\.pt: not the name of a model; accepted: a name that ends in \.saf"):
         export(finished.path, tmp_path / "cells.pt")
+    finished.done.unlink()
+    with pytest.raises(InputError, match=r"seed0: no finished run; accepted: the folder of one"):
+        export(finished.path, tmp_path / "cells.safetensors")
+    finished.done.touch()
     finished.metrics.unlink()
     with pytest.raises(InputError, match="has no scores, and nobody should use what was not tested"):
         export(finished.path, tmp_path / "cells.safetensors")
