@@ -106,5 +106,6 @@ def _replace(made: Path, target: Path) -> None:
         made.rename(target)
         return
     old = made.with_name("replaced")
+    shutil.rmtree(old, ignore_errors=True)  # of who was killed as it deleted it
     target.rename(old)
     made.rename(target)

@@ -92,6 +92,27 @@ def test_what_is_there_of_another_stack_stays_and_what_cannot_be_written_is_name
         list(predict_all(networks, [stack], out=tmp_path / "file"))
 
 
+def test_who_is_killed_as_it_deletes_what_it_replaced_leaves_nothing_in_the_way(
+    finished_once, stack, tmp_path, monkeypatch
+):
+    networks, target = networks_of([finished_once]), tmp_path / "p" / "cell_prob.zarr"
+    write_volume(target, Volume(np.ones((3, 4, 5), np.uint8)))
+
+    def killed(folder, **_):
+        if folder.name.startswith(".cell_prob.zarr"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(predict_large.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(predict_all(networks, [stack], out=target.parent, overwrite=True))
+    (partial,) = target.parent.glob(".*.partial")
+    assert any((partial / "replaced").iterdir())
+    (written,) = predict_all(networks, [stack], out=target.parent, overwrite=True)
+    assert [path.name for path in target.parent.iterdir()] == [written.name]
+    assert open_volume(written).shape == (20, 40, 70)
+
+
 @pytest.mark.parametrize(
     ("suffix", "n_whole", "expected"), [("npy", 10, True), ("npy", 1 << 28, False), ("tif", 10, False)]
 )
