@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill3d.config.schema import BalanceConfig
+from distill3d.errors import ConfigError
 from distill3d.types import LossTerm
 
 Reduce = Callable[[Tensor], Tensor]  # a mean over the processes
@@ -22,10 +23,17 @@ class StepTerms:
     Attributes:
         supervised: those that come from labels.
         added: those of the transfer strategy.
+
+    Raises:
+        ConfigError: a term of the strategy is called as one from labels, which would be lost.
     """
 
     supervised: Mapping[str, LossTerm]
     added: Mapping[str, LossTerm]
+
+    def __post_init__(self) -> None:
+        if twice := [name for name in self.added if name in self.supervised]:
+            raise ConfigError(f"strategy: its loss term {twice[0]!r} is one of the labels' too; accepted: another name")
 
     @property
     def all(self) -> dict[str, LossTerm]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from distill3d.config.schema import BalanceConfig
+from distill3d.errors import ConfigError
 from distill3d.training.gradients import GradientBalance, StepTerms, term_gradients
 from distill3d.training.module import DistillModule
 from distill3d.types import LossTerm
@@ -66,6 +67,14 @@ def test_the_cosine_is_with_the_weighted_sum_of_all_terms_from_labels():
     measured = measure(terms, [p], supervised={"a", "b"})
     assert measured["a"].cosine == pytest.approx(3 / 5)
     assert measured["other"].cosine == pytest.approx(4 / 5)
+
+
+def test_a_term_of_a_strategy_does_not_take_the_place_of_one_from_labels():
+    labels, strategy = (LossTerm(torch.tensor(value), 1.0) for value in (1.0, 9.0))
+    with pytest.raises(ConfigError, match="strategy: its loss term 'dice' is one of the labels' too; accepted"):
+        StepTerms(supervised={"bce": labels, "dice": labels}, added={"logits": strategy, "dice": strategy})
+    terms = StepTerms(supervised={"dice": labels}, added={"logits": strategy}).all
+    assert {name: term.value.item() for name, term in terms.items()} == {"dice": 1.0, "logits": 9.0}
 
 
 def test_a_term_without_the_student_in_its_graph_is_said_to_be_disconnected():
