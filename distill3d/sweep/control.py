@@ -262,7 +262,7 @@ def state_of(name: str, *, runs: Path, storage: str | None, allow_plugins: bool 
             sweep = read_sweep(find_sweep(name), allow_plugins=allow_plugins)
             return sweep, slurm.rows_of_agents(sweep, by_agents)
     sweep, _, address = stored(name, runs=runs, storage=storage, allow_plugins=allow_plugins)
-    return sweep, search.latest(search.open_study(sweep, address))
+    return sweep, search.latest(search.load_study(sweep.name, address))
 
 
 def export_slurm(

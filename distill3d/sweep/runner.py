@@ -26,7 +26,7 @@ from distill3d.sweep.outcome import Outcome, outcome
 from distill3d.sweep.plan import Trial, make_trial
 from distill3d.sweep.progress import Show
 from distill3d.sweep.schema import Sweep
-from distill3d.sweep.search import draw, latest, put_back, sampler
+from distill3d.sweep.search import attempts, draw, latest, put_back, sampler
 from distill3d.sweep.trial_process import TrialProcess, end_survivors
 
 POLL_SECONDS = 0.2
@@ -149,12 +149,12 @@ class Runner:
 
     def _take(self) -> optuna.Trial | None:
         """Take the next trial in line; None if there is none."""
-        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return None
-        attempt = self.study.ask()
-        if "number" in attempt.user_attrs:
-            return attempt
-        self.study.tell(attempt, state=TrialState.FAIL)  # another machine was faster: this one Optuna made up
+        while self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            attempt = self.study.ask()
+            if any(known.optuna_number == attempt.number for known in attempts(self.study)):
+                return attempt
+            # another machine was faster, and Optuna made this one up; or both had put it in line
+            self.study.tell(attempt, state=TrialState.FAIL)
         return None
 
     def _start(self, worker: int, slot: Slot, attempt: optuna.Trial) -> None:
@@ -248,6 +248,6 @@ class Runner:
         self.study.tell(attempt, state=TrialState.PRUNED if ending.state == "pruned" else TrialState.FAIL)
         retried = ending.state == "failed" and ending.may_help and attempt.user_attrs["failures"] < self.retries
         if retried:
-            last = next(known for known in latest(self.study) if known.number == number)
-            put_back(self.study, last, reason=ending.reason, resumes=False, failed=True)
+            ended = next(known for known in attempts(self.study) if known.optuna_number == attempt.number)
+            put_back(self.study, ended, reason=ending.reason, resumes=False, failed=True)
         self.show.ended(number, ending, retried=retried)

@@ -3,11 +3,13 @@
 Every trial of a sweep waits in the study from the start, a grid's with its values, so that several runners on one
 storage take each exactly once: Optuna hands a waiting trial out atomically, while its GridSampler may hand one out
 twice. An attempt of a trial is one Optuna trial: what failed or was stopped stays on record, and a new attempt waits in
-its place.
+its place. Runners that begin or resume at once may put the same attempt in line: the first counts, `attempts` shows no
+other, and none runs. Whoever only reads puts nothing in line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,7 +39,6 @@ _STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)  # a full disk, a server that is gone
-_ENDLESS = 10**9
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -79,7 +80,7 @@ def default_storage(folder: Path) -> str:
 
 
 def open_study(sweep: Sweep, storage: str) -> optuna.Study:
-    """Create the study of a sweep, or open it, and put every trial of it in line that is not there yet.
+    """Create the study of a sweep to run it, or open it, and put every trial in line that is not there yet.
 
     Raises:
         InputError: the storage cannot be used.
@@ -119,10 +120,15 @@ def stored_text(name: str, storage: str) -> str | None:
         known = optuna.get_all_study_names(_engine(storage))
     except Exception as err:
         raise _unusable(storage, err) from err
-    return _study(name, storage).user_attrs.get(SWEEP) if name in known else None
+    return load_study(name, storage).user_attrs.get(SWEEP) if name in known else None
 
 
-def _study(name: str, storage: str) -> optuna.Study:
+def load_study(name: str, storage: str) -> optuna.Study:
+    """Open the study of a sweep to read it; perhaps not all of its trials are in line yet.
+
+    Raises:
+        InputError: the storage cannot be used.
+    """
     try:
         return optuna.load_study(study_name=name, storage=_engine(storage))
     except Exception as err:
@@ -220,8 +226,12 @@ def sampler(sweep: Sweep, number: int) -> optuna.samplers.BaseSampler:
 
 
 def attempts(study: optuna.Study) -> list[Attempt]:
-    """Every attempt of every trial, in the order they were put in line."""
-    return [_attempt(trial) for trial in study.get_trials(deepcopy=False) if "number" in trial.user_attrs]
+    """Every attempt of every trial, in the order they were put in line; of one that two runners did, the first."""
+    first: dict[tuple[int, int], FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if "number" in trial.user_attrs:
+            first.setdefault((trial.user_attrs["number"], trial.user_attrs["attempt"]), trial)
+    return [_attempt(trial) for trial in first.values()]
 
 
 def latest(study: optuna.Study) -> list[Attempt]:
@@ -282,5 +292,6 @@ def put_back(study: optuna.Study, attempt: Attempt, *, reason: str, resumes: boo
 def mark_lost(study: optuna.Study, attempt: Attempt) -> None:
     """Record that an attempt ended with its runner, and put its trial back in line."""
     reason = "its runner was killed"
-    study.tell(attempt.optuna_number, state=TrialState.FAIL)
+    with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another machine did so meanwhile
+        study.tell(attempt.optuna_number, state=TrialState.FAIL)
     put_back(study, attempt, reason=reason, resumes=True, failed=False)

@@ -40,7 +40,7 @@ def _objection(sweep: Sweep, rows: Sequence[Attempt]) -> str:
     """Say why no winners can be told; empty where they can."""
     if sweep.metric.name != METRIC:
         return f"chooses by {sweep.metric.name}; accepted: metric.name {METRIC}, on validation cases"
-    if going := [row for row in rows if row.state not in _ENDED]:
+    if (going := [row for row in rows if row.state not in _ENDED]) or not rows:
         return f"{len(going)} of {len(rows)} trials have not ended; accepted: sweep resume {sweep.name} first"
     if any(row.scores for row in rows):
         return "its trials looked at test cases; accepted: data.test=[] (simulated: data.test=0) in its command"

@@ -211,7 +211,7 @@ def test_after_kill_9_of_the_runner_every_trial_is_done_exactly_once(sweep_file,
     assert [row.state for row in rows()] == ["finished"] * 3
     assert rows()[1].before == "its runner was killed"
     assert [len(times) for times in calls().values()] == [1, 2, 1]
-    study = search._study("fakes", search.default_storage(folder.parent))
+    study = search.load_study("fakes", search.default_storage(folder.parent))
     assert sorted(attempt.number for attempt in search.attempts(study) if attempt.state == "finished") == [0, 1, 2]
 
 
@@ -262,6 +262,78 @@ def test_a_runner_that_was_killed_while_it_put_trials_in_line_loses_none(
             search.open_study(control.read_sweep(sweep_file(LRS)), address)
     assert sweep("resume")[0] == 0
     assert [row.number for row in rows()] == [0, 1, 2]
+
+
+def test_what_two_machines_put_in_line_at_once_runs_once(sweep, sweep_file, rows, calls, tmp_path, monkeypatch):
+    address, planned = search.default_storage(tmp_path / "runs/sweeps/fakes"), search.planned
+
+    def meanwhile(asked):
+        first, *others = planned(asked)
+        yield first
+        monkeypatch.setattr(search, "planned", planned)
+        search.open_study(asked, address)
+        yield from others
+
+    monkeypatch.setattr(search, "planned", meanwhile)
+    study = search.open_study(control.read_sweep(sweep_file(LRS)), address)
+    assert [trial.user_attrs["number"] for trial in study.get_trials()] == [0, 1, 2, 1, 2]
+    assert [(row.number, row.state) for row in rows()] == [(0, "waiting"), (1, "waiting"), (2, "waiting")]
+    assert sweep("resume")[0] == 0
+    assert [row.state for row in rows()] == ["finished"] * 3
+    assert {number: len(times) for number, times in calls().items()} == {0: 1, 1: 1, 2: 1}
+
+
+@pytest.mark.parametrize("state", ["stopped", "running", "failed"])
+def test_what_two_machines_resume_at_once_goes_on_once(sweep, sweep_file, calls, tmp_path, monkeypatch, state):
+    address = search.default_storage(tmp_path / "runs/sweeps/fakes")
+    study = search.open_study(control.read_sweep(sweep_file(LRS)), address)
+    attempt = study.ask()
+    if state != "running":
+        attempt.set_user_attr("stopped", state == "stopped")
+        study.tell(attempt, state=optuna.trial.TrialState.FAIL)
+    monkeypatch.setattr("distill3d.sweep.machine.SILENCE_SECONDS", -1)
+    latest = search.latest
+
+    def meanwhile(study):
+        rows = latest(study)
+        monkeypatch.setattr(search, "latest", latest)
+        assert control.put_in_line_again(study, retries=1, alone=False) == 1
+        return rows
+
+    monkeypatch.setattr(search, "latest", meanwhile)
+    assert control.put_in_line_again(study, retries=1, alone=False) == 1
+    assert [(each.number, each.attempt) for each in search.attempts(study)] == [(0, 1), (1, 1), (2, 1), (0, 2)]
+    assert sweep("resume")[0] == 0
+    assert {number: len(times) for number, times in calls().items()} == {0: 1, 1: 1, 2: 1}
+
+
+def test_what_failed_here_is_tried_again_once_though_another_machine_resumes(sweep, rows, calls, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "0.01")
+    tell = optuna.Study.tell
+
+    def meanwhile(study, *args, **how):
+        tell(study, *args, **how)
+        control.put_in_line_again(study, retries=1, alone=False)
+
+    monkeypatch.setattr(optuna.Study, "tell", meanwhile)
+    assert sweep()[0] == 1
+    assert [(row.state, row.attempt) for row in rows()] == [("finished", 1), ("failed", 2), ("finished", 1)]
+    assert {number: len(times) for number, times in calls().items()} == {0: 1, 1: 2, 2: 1}
+
+
+def test_who_looks_at_a_sweep_while_its_trials_are_put_in_line_adds_none(sweep_file, rows, tmp_path, monkeypatch):
+    address, planned = search.default_storage(tmp_path / "runs/sweeps/fakes"), search.planned
+    seen = []
+
+    def meanwhile(asked):
+        for values in planned(asked):
+            seen.append(len(rows()))
+            yield values
+
+    monkeypatch.setattr(search, "planned", meanwhile)
+    study = search.open_study(control.read_sweep(sweep_file(LRS)), address)
+    assert seen == [0, 1, 2]
+    assert len(study.get_trials()) == 3
 
 
 def test_exit_0_without_done_json_is_no_success(sweep, rows, sweep_file, tmp_path):
