@@ -7,7 +7,7 @@ import pytest
 
 from distill3d.report.build import compare_places
 from distill3d.report.comparison.compare import as_json
-from distill3d.report.text.summary import BEGIN, END, summary
+from distill3d.report.text.summary import BETWEEN, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = "experiments/results"
@@ -25,6 +25,6 @@ def test_a_table_is_that_of_its_report_and_this_that_of_the_runs(file, kept, mon
     report = json.loads((folder / "report.json").read_text())
     pairs = [f"{pair['arm']}:{pair['baseline']}" for pair in report["contrasts"]]
     assert pairs
-    table = Path(file).read_text().partition(BEGIN)[2].partition(END)[0].strip()
+    table = BETWEEN.read(Path(file))[1].strip()
     assert table == summary(report)
     assert table == summary(as_json(compare_places([folder], baseline=report["baseline"], contrasts=pairs)))

@@ -64,7 +64,7 @@ def evaluate(
     """
     folder = RunFolder(Path(run))
     if folder.config.is_file():
-        require_writable(folder.path, "a run that can, such as a copy")
+        require_writable(folder.path, option="run, or a copy")
     return write_scores(folder, score_cases(folder, tolerances_um=tolerances_um, allow_plugins=allow_plugins))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import final
 
 from rich.console import Console
 from rich.progress import track
@@ -18,9 +19,12 @@ from distill3d.report.comparison.runs import Run, read_run
 from distill3d.report.comparison.statistics import CaseTest
 from distill3d.report.comparison.verdict import DEFAULT_TEST, pick_test
 from distill3d.report.content import Comparison
+from distill3d.report.keep import keep_runs
+from distill3d.report.text import results, summary
 from distill3d.report.text.markdown import as_markdown
 from distill3d.storage.find import find_runs
 from distill3d.storage.run_folder import write_json, write_text
+from distill3d.volumes.inputs import require_writable
 
 
 def compare_places(
@@ -151,6 +155,78 @@ def _compare(
         )
 
 
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outputs:
+    """What a report writes.
+
+    Args:
+        out: folder for `write_report`.
+        results: a Markdown file whose rows of the same arms are replaced.
+        markdown: a Markdown file that gets one table between its markers.
+        picture: a PNG.
+        keep: folder for what a report needs of every run.
+    """
+
+    out: Path
+    results: Path | None = None
+    markdown: Path | None = None
+    picture: Path | None = None
+    keep: Path | None = None
+
+    def check(self) -> None:
+        """Find out whether all can be written, before the work on it begins; nothing is.
+
+        Raises:
+            InputError: something cannot be.
+        """
+        folders = {"--out": self.out, "--keep": self.keep}
+        files = {"--results": self.results, "--markdown": self.markdown, "--picture": self.picture}
+        for option, folder in (folders | {option: file and file.parent for option, file in files.items()}).items():
+            if folder is not None:
+                require_writable(next(each for each in (folder, *folder.parents) if each.exists()), option=option)
+        if self.results is not None:
+            results.BETWEEN.read(self.results)
+        if self.markdown is not None:
+            summary.BETWEEN.read(self.markdown)
+
+    def write(self, comparison: Comparison) -> list[Path]:
+        """Write all; returns the files, and the folder that is kept.
+
+        Raises:
+            InputError: something cannot be written.
+        """
+        from distill3d.report.picture import write_picture  # noqa: PLC0415 - matplotlib; most reports do without
+
+        files = write_report(comparison, self.out)
+        if self.results is not None:
+            with _written(self.results, "--results"):
+                results.write_results(self.results, comparison)
+            files.append(self.results)
+        if self.markdown is not None:
+            with _written(self.markdown, "--markdown"):
+                summary.write_summary(self.markdown, as_json(comparison))
+            files.append(self.markdown)
+        if self.picture is not None:
+            write_picture(self.picture, comparison)
+            files.append(self.picture)
+        if self.keep is not None:
+            with _written(self.keep, "--keep"):
+                keep_runs([folder for folders in run_folders(comparison).values() for folder in folders], self.keep)
+                write_json(self.keep / "report.json", as_json(comparison))
+            files.append(self.keep)
+        return files
+
+
+@contextmanager
+def _written(path: Path, option: str) -> Iterator[None]:
+    """Say in a line that a file or folder cannot be written."""
+    try:
+        yield
+    except OSError as err:
+        raise InputError(f"{path}: cannot be written ({err.strerror}); accepted: another {option}") from err
+
+
 def write_report(comparison: Comparison, out: Path) -> list[Path]:
     """Write ``report.json``, ``report.md`` and ``index.html``; returns them.
 
@@ -160,7 +236,8 @@ def write_report(comparison: Comparison, out: Path) -> list[Path]:
     from distill3d.report.page.html import write_page  # noqa: PLC0415 - plotly; the terminal does without
 
     files = write_numbers(comparison, out)
-    return [*files, write_page(comparison, run_folders(comparison), out / "index.html")]
+    with _written(out, "--out"):
+        return [*files, write_page(comparison, run_folders(comparison), out / "index.html")]
 
 
 def write_numbers(comparison: Comparison, out: Path) -> list[Path]:
@@ -170,9 +247,7 @@ def write_numbers(comparison: Comparison, out: Path) -> list[Path]:
         InputError: the folder cannot be written.
     """
     files = [out / "report.json", out / "report.md"]
-    try:
+    with _written(out, "--out"):
         write_json(files[0], as_json(comparison))
         write_text(files[1], as_markdown(comparison))
-    except OSError as err:
-        raise InputError(f"{out}: cannot be written ({err.strerror}); accepted: --out with a folder of yours") from err
     return files

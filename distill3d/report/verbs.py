@@ -65,31 +65,13 @@ def report(
     ] = None,
 ) -> None:
     """Compare finished runs: statistics, an equal-budget check, and one page; exits 1 if damaged runs are left out."""
-    from distill3d.report.build import write_report
-    from distill3d.report.comparison.compare import as_json, run_folders
-    from distill3d.report.keep import keep_runs
-    from distill3d.report.picture import write_picture
-    from distill3d.report.text.results import write_results
-    from distill3d.report.text.summary import write_summary
+    from distill3d.report.build import Outputs
     from distill3d.report.text.terminal import renderables
-    from distill3d.storage.run_folder import write_json
 
-    console = stdout()
+    console, outputs = stdout(), Outputs(out=out, results=results, markdown=markdown, picture=picture, keep=keep)
+    outputs.check()
     comparison = _compared(places, pattern, sweep, runs, baseline, contrasts, scores, title, console, test=test)
-    if markdown is not None:
-        write_summary(markdown, as_json(comparison))
-    files = write_report(comparison, out)
-    if results is not None:
-        write_results(results, comparison)
-        files.append(results)
-    files += [] if markdown is None else [markdown]
-    if picture is not None:
-        write_picture(picture, comparison)
-        files.append(picture)
-    if keep is not None:
-        keep_runs([folder for folders in run_folders(comparison).values() for folder in folders], keep)
-        write_json(keep / "report.json", as_json(comparison))
-        files.append(keep)
+    files = outputs.write(comparison)
     for part in renderables(comparison):
         console.print(part)
     console.print(*map(str, files), sep="\n", soft_wrap=True)

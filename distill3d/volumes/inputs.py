@@ -84,8 +84,12 @@ def targets_of(stacks: Sequence[Path], out: Path, end: str, name: Callable[[Path
     return targets
 
 
-def require_writable(folder: Path, accepted: str = "another --out") -> None:
+def require_writable(folder: Path, *, option: str = "--out") -> None:
     """Make a folder for results, before the work on them begins.
+
+    Args:
+        folder: to make.
+        option: what of the command line names it, or a file in it.
 
     Raises:
         InputError: it cannot be made, or nothing can be written there.
@@ -95,7 +99,7 @@ def require_writable(folder: Path, accepted: str = "another --out") -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); accepted: {accepted}") from error
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); accepted: another {option}") from error
 
 
 def _meant(place: str, suffixes: tuple[str, ...], *, others: bool) -> Iterator[Path]:

@@ -6,7 +6,9 @@ from comparisons import compared
 from distill3d.errors import InputError
 from distill3d.report.comparison.compare import as_json
 from distill3d.report.numerals import MINUS, NONE
-from distill3d.report.text.summary import BEGIN, END, FEWER, summary, write_summary
+from distill3d.report.text.summary import BETWEEN, FEWER, summary, write_summary
+
+BEGIN, END = BETWEEN.begin, BETWEEN.end
 
 
 def read_table(text):

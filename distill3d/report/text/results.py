@@ -9,33 +9,40 @@ from pathlib import Path
 from distill3d.evaluation.scores import SCORES
 from distill3d.report.content import Arm, Comparison, Estimate
 from distill3d.report.numerals import NONE, number, titled, trainings
+from distill3d.report.text.between import Between
 from distill3d.report.text.markdown import escape
 
 _COLUMN = re.compile(r"(?<!\\)\|")
 COLUMNS = ("dice", "dice_tol", "cldice", "hd95_um", "tree_f1")
-_BEGIN, _END = "<!-- written by distill3d report --results: begin -->", "<!-- end -->"
+BETWEEN = Between(
+    option="--results",
+    begin="<!-- written by distill3d report --results: begin -->",
+    end="<!-- end -->",
+    required=False,
+)
 
 
-def updated_results(text: str, comparison: Comparison) -> str:
-    """Return a Markdown file with the rows of a comparison's arms; rows of other arms and all other text stay.
+def updated(table: str, comparison: Comparison) -> str:
+    """Return a table with the rows of a comparison's arms; rows of other arms stay.
 
     Args:
-        text: of the file, empty for a new one.
+        table: the old one, empty for none.
         comparison: its arms replace rows of the same name.
     """
-    before, _, rest = text.partition(_BEGIN)
-    table, _, after = rest.partition(_END)
     rows = {_COLUMN.split(row)[1].strip(): row for row in table.splitlines() if row.startswith("| `")}
     rows |= {_code(arm.name): _row(arm) for arm in comparison.arms}
     head = ["arm", "seeds", "cases", *(titled(SCORES[key]) for key in COLUMNS), "commit", "machine"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(rows[name] for name in sorted(rows))]
-    return "\n".join([f"{before}{_BEGIN}", *lines, f"{_END}{after or chr(10)}"])
+    return "\n".join(lines)
 
 
 def write_results(path: Path, comparison: Comparison) -> None:
-    """Update a file in place; it is made where there is none."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    path.write_text(updated_results(text, comparison), encoding="utf-8")
+    """Update the table of a file, which is made where there is none.
+
+    Raises:
+        InputError: the file cannot be read, or lacks one of the lines around the table.
+    """
+    BETWEEN.write(path, lambda table: updated(table, comparison))
 
 
 def _row(arm: Arm) -> str:

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill3d.errors import InputError
 from distill3d.evaluation.scores import SCORES
 from distill3d.report.numerals import NONE, heading, interval, number
+from distill3d.report.text.between import Between
 from distill3d.report.text.markdown import CONTRASTS, escape, markdown_table
-from distill3d.storage.run_folder import write_text
 
-BEGIN, END = "<!-- written by distill3d report --markdown: begin -->", "<!-- end -->"
+BETWEEN = Between(
+    option="--markdown",
+    begin="<!-- written by distill3d report --markdown: begin -->",
+    end="<!-- end -->",
+    required=True,
+)
 FEWER = "(9/12): the mean of so few of all pairs of case and seed, not to be compared with others. "
 LEGEND = (
     "kept: likeness to the teacher after training over before. min: training of a run. "
@@ -92,15 +96,7 @@ def write_summary(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         InputError: the file cannot be read, or lacks the markers.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        raise InputError(f"--markdown: {path}: {err}; accepted: a Markdown file") from err
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"--markdown: {path} lacks the lines {BEGIN} and {END}, between which the table is written")
-    write_text(path, f"{before}{BEGIN}\n{summary(report)}\n{END}{after}")
+    BETWEEN.write(path, lambda _: summary(report))
 
 
 def _row(arm: Mapping[str, Any], difference: Mapping[str, Any] | None, n_pairs: int) -> list[str]:
