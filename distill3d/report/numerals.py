@@ -1,8 +1,9 @@
-"""Numbers, units and names as text. It rounds; it computes nothing else."""
+"""Numbers, units and names as text. It rounds, and computes what several texts tell."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from markupsafe import Markup
@@ -181,12 +182,24 @@ def taps_on_neurites(tubes: Tubes) -> str:
     return f"{bent} / {straight} %" if can_bend(asdict(tubes)) else f"{straight} %"
 
 
-def reference_mean(comparison: Comparison, name: str, score: Score) -> float | None:
+def gain_per_hour(mean: float | None, score: Score, fit_seconds: float | None) -> float | None:
+    """Divide the mean difference of an arm by the hours that it trains; more is better, whatever the score.
+
+    >>> hd95 = Score(key="hd95_um", label="HD95", unit="um", higher_is_better=False, digits=1)
+    >>> gain_per_hour(-3.0, hd95, 1800.0), gain_per_hour(-3.0, hd95, None)
+    (6.0, None)
+    """
+    if mean is None or not fit_seconds:
+        return None
+    return (mean if score.higher_is_better else -mean) / (fit_seconds / 3600)
+
+
+def reference_mean(cases: Mapping[str, Mapping[str, float | None]], score: Score) -> float | None:
     """Mean of a classical method over the cases in which it has the score."""
-    known = [value for row in comparison.references[name].values() if (value := row.get(score.key)) is not None]
+    known = [value for row in cases.values() if (value := row.get(score.key)) is not None]
     return sum(known) / len(known) if known else None
 
 
 def reference_means(comparison: Comparison, name: str) -> list[str]:
     """Mean of a classical method, by score."""
-    return [number(reference_mean(comparison, name, score), score.digits) for score in comparison.scores]
+    return [number(reference_mean(comparison.references[name], score), score.digits) for score in comparison.scores]

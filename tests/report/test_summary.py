@@ -1,11 +1,12 @@
 """The table of a whole comparison that README holds."""
 
 import pytest
-from comparisons import compared
+from comparisons import compared, read_runs
 
 from distill3d.errors import InputError
-from distill3d.report.comparison.compare import as_json
-from distill3d.report.numerals import MINUS, NONE
+from distill3d.report.comparison.compare import as_json, compare
+from distill3d.report.numerals import MINUS, NONE, number
+from distill3d.report.text.markdown import CONTRASTS
 from distill3d.report.text.summary import BETWEEN, FEWER, summary, write_summary
 
 BEGIN, END = BETWEEN.begin, BETWEEN.end
@@ -39,6 +40,46 @@ def test_every_arm_has_its_scores_its_gain_with_interval_and_verdict_and_its_cos
         assert float(row["gain / h"].replace(MINUS, "-")) == pytest.approx(gain.mean / minutes * 60, abs=0.05)
     otsu = comparison.references["otsu"]
     assert rows["otsu"]["Dice ↑"] == f"{sum(each['dice'] for each in otsu.values()) / len(otsu):.3f}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "heads"),
+    [
+        ("hd95_um,cldice", ["HD95 (µm) ↓", "clDice ↑"]),
+        ("tree_esa", ["ESA (voxels) ↓"]),
+        ("", ["Dice ↑", "Dice within 2 vox ↑", "HD95 (µm) ↓", "length F1 ↑"]),
+        ("recall,betti0_error,cldice,dice,tree_f1", ["recall ↑", "Betti 0 error ↓", "clDice ↑", "length F1 ↑"]),
+    ],
+)
+def test_the_scores_are_those_of_the_report(three_arms, asked, heads):
+    keys = asked.split(",") if asked else []
+    found = compare(read_runs(three_arms), scores=keys, contrasts=["inflate:kd"])
+    text = summary(as_json(found))
+    lines = [line for line in text.splitlines() if line.startswith("| arm |")]
+    head, of_contrasts = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    assert [head[1], *head[4:-3]] == heads
+    assert len(of_contrasts) == 3 + len(heads)
+    main, gain = found.scores[0], found.contrasts[0].differences[0]
+    assert gain.score == main.key
+    row = next(line for line in text.splitlines() if line.startswith("| `inflate` | `kd`"))
+    assert number(gain.mean, main.digits, signed=True) in row
+    assert read_table(text.partition(CONTRASTS)[0])["inflate"][heads[0]] == number(
+        found.arms[1].scores[main.key].mean, main.digits
+    )
+
+
+def test_fewer_um_are_a_gain_and_an_unknown_time_is_a_dash(three_arms):
+    found = as_json(compare(read_runs(three_arms), scores=["hd95_um"]))
+    row, difference = read_table(summary(found))["inflate"], found["differences"][0]
+    assert (difference["arm"], difference["verdict"]) == ("inflate", "BETTER")
+    hours = next(arm for arm in found["arms"] if arm["name"] == "inflate")["cost"]["fit_seconds"] / 3600
+    assert float(row["gain / h"]) == pytest.approx(-difference["mean"] / hours, abs=0.05)
+    assert float(row["gain / h"]) > 0
+    for arm in found["arms"]:
+        arm["cost"]["fit_seconds"] = None
+    text = summary(found)
+    assert (read_table(text)["inflate"]["min"], read_table(text)["inflate"]["gain / h"]) == (NONE, NONE)
+    assert f"; {NONE} h of training" in text
 
 
 def test_a_mean_of_fewer_cases_says_so_and_remarks_stand_below():

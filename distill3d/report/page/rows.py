@@ -11,9 +11,18 @@ from distill3d.evaluation.scores import Score
 from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linear
 from distill3d.report.comparison.score_tables import axes, case_means, cases_that_gain
 from distill3d.report.content import Arm, Comparison, Difference, Estimate, Verdict
-from distill3d.report.numerals import NONE, interval, number, quantity, reference_mean, short, taps_on_neurites
+from distill3d.report.numerals import (
+    NONE,
+    gain_per_hour,
+    interval,
+    number,
+    quantity,
+    reference_mean,
+    short,
+    taps_on_neurites,
+)
 
-HOUR, MINUTE = 3600.0, 60.0
+MINUTE = 60.0
 COSTS = (
     ("Size", "parameters"),
     ("Compute", "FLOP/patch"),
@@ -219,14 +228,14 @@ def _gain(arm: Arm, comparison: Comparison, row: Difference | None) -> Cell:
         return Cell(text=NONE)
     if row.verdict == "INCONCLUSIVE":
         return Cell(text=NONE, note="no gain shown")
-    per_hour = (row.mean if comparison.scores[0].higher_is_better else -row.mean) / (seconds / HOUR)
+    per_hour = gain_per_hour(row.mean, comparison.scores[0], seconds)
     more = number((seconds - base.cost.fit_seconds) / MINUTE, 1, signed=True)
     return Cell(text=number(per_hour, 2, signed=True), sort=per_hour, note=f"{more} min a run")
 
 
 def _reference_row(name: str, cases: Mapping[str, Mapping[str, float | None]], comparison: Comparison) -> HeadRow:
     def cell(score: Score) -> ScoreCell:
-        mean = reference_mean(comparison, name, score)
+        mean = reference_mean(cases, score)
         missing = sum(row.get(score.key) is None for row in cases.values())
         return ScoreCell(mean=number(mean, score.digits), sort=mean, missing=missing)
 

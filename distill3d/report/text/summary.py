@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill3d.evaluation.scores import SCORES
-from distill3d.report.numerals import NONE, heading, interval, number
+from distill3d.evaluation.scores import SCORES, Score
+from distill3d.report.numerals import NONE, gain_per_hour, heading, interval, number, reference_mean
 from distill3d.report.text.between import Between
 from distill3d.report.text.markdown import CONTRASTS, escape, markdown_table
 
@@ -22,7 +22,7 @@ LEGEND = (
     "kept: likeness to the teacher after training over before. min: training of a run. "
     "gain / h: the difference by the hours of one training, where it is a gain or a loss."
 )
-MAIN, BESIDE = "dice", ("dice_tol", "hd95_um", "tree_f1")
+USUAL = ("dice_tol", "hd95_um", "tree_f1")  # of more scores than fit beside the main one, these
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -34,22 +34,24 @@ def summary(report: Mapping[str, Any]) -> str:
         report: the content of ``report.json``.
     """
     arms, baseline = report["arms"], report["baseline"]
-    differences = {each["arm"]: each for each in report["differences"] if each["score"] == MAIN}
+    main, *beside = scores = _scores(report)
+    differences = {each["arm"]: each for each in report["differences"] if each["score"] == main.key}
     head = [
         "arm",
-        heading(SCORES[MAIN]),
+        heading(main),
         f"minus `{baseline}` (95 %)",
         "verdict",
-        *(heading(SCORES[key]) for key in BESIDE),
+        *(heading(score) for score in beside),
         "kept",
         "min",
         "gain / h",
     ]
     cases = sorted({case for arm in arms for run in arm["runs"] for case in run["cases"]})
     seeds = sorted({run["seed"] for arm in arms for run in arm["runs"]})
-    rows = [_row(arm, differences.get(arm["name"]), len(cases) * len(seeds)) for arm in arms]
-    rows += [_reference(name, of_case, len(cases)) for name, of_case in report["references"].items()]
-    hours = sum(len(arm["runs"]) * _hours(arm) for arm in arms)
+    rows = [_row(arm, differences.get(arm["name"]), scores, len(cases) * len(seeds)) for arm in arms]
+    rows += [_reference(name, of_case, scores, len(cases)) for name, of_case in report["references"].items()]
+    seconds = [arm["cost"]["fit_seconds"] for arm in arms]
+    hours = None if None in seconds else sum(len(arm["runs"]) * s for arm, s in zip(arms, seconds, strict=True)) / 3600
     commits = sorted({(run["commit"] or "unknown")[:7] for arm in arms for run in arm["runs"]})
     told = (
         f"Means over {len(cases)} held-out cases ({escape(', '.join(cases))}) "
@@ -57,32 +59,39 @@ def summary(report: Mapping[str, Any]) -> str:
         f"{number(hours, 1)} h of training, without tuning; commit {', '.join(commits)}. "
         f"{FEWER if any('/' in cell for row in rows for cell in row) else ''}{LEGEND} {escape(report['test'])}"
     )
-    tables = [*markdown_table(head, rows), *_contrasts(report["contrasts"]), "", told]
+    tables = [*markdown_table(head, rows), *_contrasts(report["contrasts"], scores), "", told]
     return "\n".join([*tables, "", *(f"- {escape(line)}" for line in report["remarks"])])
 
 
-def _contrasts(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _scores(report: Mapping[str, Any]) -> list[Score]:
+    """Return the main score and at most three beside it, in the order of the report."""
+    main, *others = (each["key"] for each in report["scores"])
+    beside = sorted(others, key=lambda key: key not in USUAL)[: len(USUAL)]
+    return [SCORES[key] for key in (main, *others) if key == main or key in beside]
+
+
+def _contrasts(contrasts: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> list[str]:
     """Lay out the pairs of arms that were asked for: the main score, and whether the others agree."""
     if not contrasts:
         return []
-    head = ["arm", "minus", f"{SCORES[MAIN].label} (95 %)", "verdict", *(SCORES[key].label for key in BESIDE)]
+    main, *others = scores
+    head = ["arm", "minus", f"{main.label} (95 %)", "verdict", *(score.label for score in others)]
     rows = []
     for contrast in contrasts:
         of_score = {each["score"]: each for each in contrast["differences"]}
         unequal = "" if contrast["budget"]["equal"] else " (unequal budget)"
-        beside = (_difference(of_score.get(key), key) for key in BESIDE)
+        beside = (_difference(of_score.get(score.key), score) for score in others)
         names = (f"`{contrast['arm']}`{unequal}", f"`{contrast['baseline']}`")
-        rows.append([*names, _difference(of_score[MAIN], MAIN), _verdict(of_score[MAIN]), *beside])
+        rows.append([*names, _difference(of_score[main.key], main), _verdict(of_score[main.key]), *beside])
     return ["", CONTRASTS, "", *markdown_table(head, rows, left=2)]
 
 
-def _difference(difference: Mapping[str, Any] | None, key: str) -> str:
+def _difference(difference: Mapping[str, Any] | None, score: Score) -> str:
     """Write a difference, with its interval where there is one."""
     if difference is None:
         return NONE
-    digits = SCORES[key].digits
-    ends = interval(difference["low"], difference["high"], digits, signed=True)
-    return f"{number(difference['mean'], digits, signed=True)}{f' ({ends})' if ends else ''}"
+    ends = interval(difference["low"], difference["high"], score.digits, signed=True)
+    return f"{number(difference['mean'], score.digits, signed=True)}{f' ({ends})' if ends else ''}"
 
 
 def _verdict(difference: Mapping[str, Any]) -> str:
@@ -99,45 +108,47 @@ def write_summary(path: Path, report: Mapping[str, Any]) -> None:
     BETWEEN.write(path, lambda _: summary(report))
 
 
-def _row(arm: Mapping[str, Any], difference: Mapping[str, Any] | None, n_pairs: int) -> list[str]:
+def _row(
+    arm: Mapping[str, Any], difference: Mapping[str, Any] | None, scores: Sequence[Score], n_pairs: int
+) -> list[str]:
     """Lay out an arm; the baseline has no difference, and what is no gain has none per hour."""
-    gain = None if difference is None else difference["mean"]
-    decided = difference is not None and difference["verdict"] != "INCONCLUSIVE"
-    hours = _hours(arm)
-    per_hour = gain / hours if decided and gain is not None and hours else None
+    main, *beside = scores
+    gain = None if difference is None or difference["verdict"] == "INCONCLUSIVE" else difference["mean"]
+    seconds = arm["cost"]["fit_seconds"]
     return [
         f"`{arm['name']}`",
-        _mean(arm, MAIN, n_pairs),
-        _difference(difference, MAIN),
+        _mean(arm, main, n_pairs),
+        _difference(difference, main),
         NONE if difference is None else _verdict(difference),
-        *(_mean(arm, key, n_pairs) for key in BESIDE),
+        *(_mean(arm, score, n_pairs) for score in beside),
         number(arm["kept"], 2),
-        number(60 * hours, 1),
-        number(per_hour, 1, signed=True),
+        number(None if seconds is None else seconds / 60, 1),
+        number(gain_per_hour(gain, main, seconds), 1, signed=True),
     ]
 
 
-def _reference(name: str, cases: Mapping[str, Mapping[str, float | None]], n_cases: int) -> list[str]:
+def _reference(
+    name: str, cases: Mapping[str, Mapping[str, float | None]], scores: Sequence[Score], n_cases: int
+) -> list[str]:
     """Lay out a classical method, which is not trained: the mean over cases."""
-    means: dict[str, str] = {}
-    for key in (MAIN, *BESIDE):
-        values = [value for row in cases.values() if (value := row.get(key)) is not None]
-        mean = sum(values) / len(values) if values else None
-        means[key] = number(mean, SCORES[key].digits) + _of(len(values), n_cases)
-    return [escape(name), means[MAIN], NONE, NONE, *(means[key] for key in BESIDE), NONE, NONE, NONE]
+    main, *beside = (
+        number(reference_mean(cases, score), score.digits)
+        + _of(sum(row.get(score.key) is not None for row in cases.values()), n_cases)
+        for score in scores
+    )
+    return [escape(name), main, NONE, NONE, *beside, NONE, NONE, NONE]
 
 
-def _mean(arm: Mapping[str, Any], key: str, n_pairs: int) -> str:
+def _mean(arm: Mapping[str, Any], score: Score, n_pairs: int) -> str:
     """Write a mean, and of how many pairs where a few lack: other means are of harder or easier cases."""
     known = {
-        (case, run["seed"]) for run in arm["runs"] for case, row in run["cases"].items() if row.get(key) is not None
+        (case, run["seed"])
+        for run in arm["runs"]
+        for case, row in run["cases"].items()
+        if row.get(score.key) is not None
     }
-    return number(arm["scores"].get(key, {}).get("mean"), SCORES[key].digits) + _of(len(known), n_pairs)
+    return number(arm["scores"].get(score.key, {}).get("mean"), score.digits) + _of(len(known), n_pairs)
 
 
 def _of(known: int, wanted: int) -> str:
     return f" ({known}/{wanted})" if 0 < known < wanted else ""
-
-
-def _hours(arm: Mapping[str, Any]) -> float:
-    return (arm["cost"]["fit_seconds"] or 0.0) / 3600
