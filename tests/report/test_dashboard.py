@@ -125,6 +125,9 @@ def test_a_sweep_has_a_table_of_its_trials_the_best_first_and_they_take_part_in_
     (again,) = live_sweeps(seen.trials, runs)
     values = [t.value for t in again.trials if t.value is not None]
     assert values == sorted(values) != []
+    (runs / "sweeps" / "lr" / "sweep.yaml").write_text("metric: {name: test/dice}")  # to W&B and the runner: minimize
+    (lowest,) = live_sweeps(seen.trials, runs)
+    assert [t.number for t in lowest.trials][:2] == ["0000", "0001"]
     (going / "done.json").write_text("{}")
     assert scan(runs).state != seen.state
 

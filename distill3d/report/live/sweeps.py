@@ -58,11 +58,11 @@ def _trials(folder: Path) -> list[str]:
 
 
 def _metric(path: Path) -> tuple[str, bool]:
-    """Return the name of a sweep's metric, and whether more is better."""
+    """Return the name of a sweep's metric, and whether more is better: not unless it says so."""
     metric = _read(path).get("metric")
     metric = metric if isinstance(metric, dict) else {}
     name = metric.get("name")
-    return (name if isinstance(name, str) else "val/dice"), metric.get("goal") != "minimize"
+    return (name, metric.get("goal") == "maximize") if isinstance(name, str) else ("val/dice", True)
 
 
 def _live_trial(folder: Path, run: Path | None, metric: str, *, highest: bool) -> LiveTrial:
