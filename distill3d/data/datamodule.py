@@ -18,11 +18,13 @@ from distill3d.config.schema import Experiment
 from distill3d.data.augment import Augment
 from distill3d.data.base import SPLITS, DataSource, Split
 from distill3d.data.centerline import add_skeletons
+from distill3d.data.kept_split import require_kept
 from distill3d.data.patches import Patch, StepSampler, TrainPatches, ValPatches, collate, val_indices
 from distill3d.data.prepared import PreparedCase, prepare
 from distill3d.data.workers import PREFETCH, begin_worker, workers_that_fit
 from distill3d.errors import ConfigError, InputError
 from distill3d.storage.rank import is_main_process
+from distill3d.storage.run_folder import RunFolder
 from distill3d.terminal import progress_bar, stderr
 
 _LOG = logging.getLogger(__name__)
@@ -39,14 +41,16 @@ class DistillDataModule(L.LightningDataModule):
     Args:
         experiment: its data, patches, trainer, seed and cache are used, and the skeletons that its losses and its
             strategy want.
+        run: whose data they are; None for data of no run, or of one that is new.
 
     Raises:
         ConfigError: unknown data source or loss.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, *, run: RunFolder | None = None) -> None:
         super().__init__()
         self.experiment = experiment
+        self._run = run
         self.source: DataSource = DATA.build(experiment.data, cache=Path(experiment.cache))
         chosen = [(LOSSES, loss) for loss in experiment.losses.values()] + [(STRATEGIES, experiment.strategy)]
         wanted = [registry[part.name].cls.wants(part.config) for registry, part in chosen]
@@ -59,11 +63,14 @@ class DistillDataModule(L.LightningDataModule):
 
         Raises:
             ConfigError: the settings name cases that are not there, or leave nothing to train on or to validate with.
+            InputError: the run was trained with another split.
         """
         splits = self.source.splits()
         empty = [split for split in ("train", "val") if not splits[split]]
         if empty:
             raise ConfigError(f"data: no case in {' and '.join(empty)}; accepted: one or more in each")
+        if self._run is not None:
+            require_kept(self._run, splits)
         return splits
 
     def case_names(self, split: Split) -> tuple[str, ...]:

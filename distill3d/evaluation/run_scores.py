@@ -98,7 +98,7 @@ def score_cases(
     """
     require_inside(folder.path)
     experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
-    data = DistillDataModule(experiment)
+    data = DistillDataModule(experiment, run=folder)
     if not data.case_names("test"):
         raise InputError(f"{folder.path}: its data has no test case; accepted: one or more under data.test")
     data.prepare_data()

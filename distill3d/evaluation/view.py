@@ -43,7 +43,7 @@ def case_layers(run: Path | str, case: str | None = None, *, allow_plugins: bool
         near = did_you_mean(name, scores)
         raise InputError(f"{run}: no test case {name!r}; {near or 'accepted: ' + ', '.join(scores)}")
     experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
-    data = DistillDataModule(experiment)
+    data = DistillDataModule(experiment, run=folder)
     prepared = next(each for each in data.cases("test") if each.name == name)
     spacing = prepared.spacing_um
     swc = folder.swc(name)

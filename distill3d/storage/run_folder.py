@@ -40,6 +40,7 @@ class RunFolder:
     path: Path
 
     config = _At("config.yaml")  # the resolved experiment
+    split = _At("split.json")  # names of the cases to train, validate and test on
     audit = _At("audit.json")  # what the transfer moved
     start = _At("start.safetensors")  # the weights that meet the image, before training
     fit = _At("fit.json")  # cost, teacher, versions: what training leaves beside its checkpoints

@@ -82,7 +82,7 @@ def fit(
         check_trainer(experiment.trainer, folder)
         mode = wandb_mode(experiment)
         L.seed_everything(experiment.seed, workers=True, verbose=False)
-        data = DistillDataModule(experiment)
+        data = DistillDataModule(experiment, run=folder if resume else None)
         data.prepare_data()
         checkpoint, steps = goes_on_from(folder, experiment.trainer, resume=resume)
         module, teacher, audit = _build(experiment, data, checkpoint)
@@ -90,6 +90,7 @@ def fit(
         trained = resume and folder.fit.is_file() and steps_before(folder) == experiment.trainer.steps
         if is_main_process():  # all inputs have been checked
             take(folder, as_plain(experiment), lock, resume=resume, overwrite=overwrite, trained=trained)
+            write_json(folder.split, data.splits)
             _show_start(folder, module, teacher, data, audit, console)
         loggers = make_loggers(experiment, folder, mode=mode, first_step=steps)
         trainer = None

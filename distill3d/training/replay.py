@@ -85,7 +85,7 @@ def _replayed(path: Path, *, allow_plugins: bool) -> Replay:
     module = load_module(path, allow_plugins=allow_plugins)
     module.balance.scales = dict(content[CHECKPOINT_KEY]["balance"])
     module.replayed_step = content["step"]
-    _give_teacher(module)
+    _give_teacher(module, RunFolder(path.parent))
     device = inference_device(module)
     module.to(device).train()
     batch = read_batch(content).to(device)
@@ -118,11 +118,11 @@ def _taken(module: DistillModule, batch: Batch) -> tuple[dict[str, Tensor], Tens
     return terms, total, wrong
 
 
-def _give_teacher(module: DistillModule) -> None:
+def _give_teacher(module: DistillModule, run: RunFolder) -> None:
     """Let the strategy run its teacher, as in training."""
     if not module.strategy.wants_teacher:
         return
-    teacher, data = TEACHERS.build(module.experiment.teacher), DistillDataModule(module.experiment)
+    teacher, data = TEACHERS.build(module.experiment.teacher), DistillDataModule(module.experiment, run=run)
     data.prepare_data()
     module.attach(teacher)
     view = make_view(module, teacher, data)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from distill3d.config.paths import ConfigPath
 from distill3d.config.plain import flatten
+from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import InputError
 from distill3d.evaluation.run_scores import evaluate
 from distill3d.experiment import experiment_from_plain
@@ -55,13 +56,15 @@ def reproduce(
         allow_plugins: see `experiment_from_plain`.
 
     Raises:
-        InputError: the run is not finished, has no scores or is damaged, or ``out`` has such a run already.
+        InputError: the run is not finished, has no scores or is damaged, its cases are others now, or ``out`` has
+            such a run already.
     """
     folder = RunFolder(Path(run))
     if folder.state != "done" or not folder.metrics.is_file():
         raise InputError(f"{folder.path}: no finished run with scores; accepted: one with done.json and metrics.json")
     before = folder.read_json(folder.metrics)
     experiment = experiment_from_plain(folder.read_config(), source=folder.config, allow_plugins=allow_plugins)
+    _ = DistillDataModule(experiment, run=folder).splits  # of other cases every value would differ
     with _place(out) as runs:
         again = RunFolder(runs / experiment.name / f"seed{experiment.seed}")
         if again.state != "absent":

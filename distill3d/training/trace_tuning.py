@@ -133,7 +133,7 @@ def _f1(case: PreparedCase, prob: NDArray[np.float32], settings: TraceConfig) ->
 
 def _predictions(folder: RunFolder, experiment: Experiment, console: Console, *, allow_plugins: bool) -> Predictions:
     """Return the validation cases that have a gold tree with their predictions, predicted now if they are not yet."""
-    data = DistillDataModule(experiment)
+    data = DistillDataModule(experiment, run=folder)
     data.prepare_data()
     cases = [case for case in data.cases("val") if case.has_tree]
     if not cases:
