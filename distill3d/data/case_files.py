@@ -1,4 +1,4 @@
-"""Find which files of a folder make a case: a volume, its tree and its mask, by name; none is opened."""
+"""Find which files of a folder make a case: a volume, its tree and its mask, by name; of trees the header is read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import functools
 import glob
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill3d.config.folds import some
 from distill3d.errors import InputError
 from distill3d.volumes.geometry import Spacing
+from distill3d.volumes.origin import stated_notes
 from distill3d.volumes.stack_files import FOREIGN_SUFFIXES, READ_AS, VOLUME_SUFFIXES, entries, folders_of, stem_of
 from distill3d.volumes.swc import TREE_SUFFIXES
 
@@ -27,6 +29,7 @@ class CaseFiles:
         volume: the image.
         tree: the gold tree.
         mask: the gold mask.
+        traced: trees of its name that were traced here, which are no gold.
         spacing_um: ZYX voxel size that is written beside the image.
         unknown_label: mask value of voxels that nobody labelled.
         held_out: kept for test by the folder's layout.
@@ -35,6 +38,7 @@ class CaseFiles:
     volume: Path
     tree: Path | None
     mask: Path | None
+    traced: tuple[Path, ...] = ()
     spacing_um: Spacing | None = None
     unknown_label: int | None = None
     held_out: bool = False
@@ -77,16 +81,33 @@ def find_case_files(
             if name in candidates:
                 raise InputError(f"{case.volume} and {candidates[name].volume} are both case {name!r}; accepted: one")
             candidates[name] = case
+    wanted = f"{' or '.join([tree, *masks])} beside {volume}"
+    return _labelled(folder, candidates, wanted, foreign)
+
+
+def _labelled(
+    folder: Path, candidates: Mapping[str, CaseFiles], wanted: str, foreign: Sequence[str]
+) -> dict[str, CaseFiles]:
+    """Return the cases that have gold, by name, and say which have not."""
     cases = {name: case for name, case in sorted(candidates.items()) if case.tree or case.mask}
+    traced = traced_here(candidates.values())
     if not cases:
-        wanted = " or ".join([tree, *masks])
         raise InputError(
-            f"{folder}: none of {len(candidates)} volumes has a gold file; accepted: {wanted} beside {volume}"
+            f"{folder}: none of {len(candidates)} volumes has a gold file; accepted: {wanted}"
             + (f"; {len(foreign)} stacks such as {foreign[0]} are not read, {READ_AS}" if foreign else "")
+            + (f"; {traced}" if traced else "")
         )
+    if traced:
+        _LOG.warning("%s: %s", folder, traced)
     if unlabelled := [name for name in candidates if name not in cases]:
         _LOG.info("%s: left out, because there is neither tree nor mask: %s", folder, ", ".join(sorted(unlabelled)))
     return cases
+
+
+def traced_here(cases: Iterable[CaseFiles]) -> str:
+    """Name the trees of cases that were traced here and are left out; empty where there is none."""
+    trees = [tree.name for case in cases for tree in case.traced]
+    return f"left out, since distill3d traced them and they are no gold: {some(trees)}" if trees else ""
 
 
 def _in_folder(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> dict[str, CaseFiles]:
@@ -139,19 +160,18 @@ def volumes_by_stem(files: dict[str, Path], template: str, folder: Path) -> dict
 def case_files_of(stem: str, path: Path, files: dict[str, Path], tree: str, masks: Sequence[str]) -> CaseFiles:
     """Return a volume with the tree and the mask of its stem, out of files by name; suffixes may be in capitals.
 
-    A tree that is named ``.swc`` may also have another of `TREE_SUFFIXES`; the first of these that is there counts.
+    A tree that is named ``.swc`` may also have another of `TREE_SUFFIXES`; the first of these that is there counts. One
+    that was traced here, see `distill3d.volumes.origin`, is not gold.
     """
     bases = {name: _base(name) for name in files if files[name] != path}
     wanted = [mask.replace("{stem}", stem) for mask in masks]
     mask = next((files[name] for base in wanted for name in bases if bases[name] == base), None)
-    trees = {_small_suffix(name): name for name in files}  # one spelt in small letters wins
+    trees = {_small_suffix(name): files[name] for name in files}  # one spelt in small letters wins
     pattern = _small_suffix(tree.replace("{stem}", glob.escape(stem)))
-    suffixes = TREE_SUFFIXES if pattern.endswith(".swc") else ("",)
-    fitting = (
-        fnmatch.filter(trees, f"{pattern.removesuffix('.swc') if suffix else pattern}{suffix}") for suffix in suffixes
-    )
-    names = next((names for names in fitting if names), None)
-    return CaseFiles(path, files[trees[max(names)]] if names else None, mask)
+    ends, base = (TREE_SUFFIXES, pattern.removesuffix(".swc")) if pattern.endswith(".swc") else (("",), pattern)
+    fitting = [trees[name] for end in ends for name in sorted(fnmatch.filter(trees, base + end), reverse=True)]
+    traced = tuple(each for each in fitting if "made_from" in stated_notes(each))
+    return CaseFiles(path, next((each for each in fitting if each not in traced), None), mask, traced)
 
 
 @functools.cache  # asked of every file for every case

@@ -17,7 +17,6 @@ from distill3d.errors import InputError
 from distill3d.volumes.alignment import detect_flip, flip_y
 from distill3d.volumes.geometry import Stated
 from distill3d.volumes.lazy import Blocks, LazyVolume
-from distill3d.volumes.origin import stated_notes
 from distill3d.volumes.parts import computed, parts_of
 from distill3d.volumes.placement import brought_to, contradict
 from distill3d.volumes.stack_files import entries, split_inside, stem_of
@@ -61,12 +60,10 @@ class GoldRules:
     unknown_label: int | None = None
 
     def beside(self, stack: Path) -> CaseFiles:
-        """Return a stack with the gold tree and mask that lie beside it; a tree that was traced here is not gold."""
+        """Return a stack with the gold tree and mask that lie beside it."""
         folder = split_inside(stack)[0].parent
         files = {path.name: path for path in entries(folder)} if folder.is_dir() else {}
-        case = case_files_of(stem_of(stack), stack, files, self.tree, self.masks)
-        traced = case.tree is not None and "made_from" in stated_notes(case.tree)
-        return CaseFiles(stack, None, case.mask) if traced else case
+        return case_files_of(stem_of(stack), stack, files, self.tree, self.masks)
 
     def read_tree(self, path: Path, volume: Volume | LazyVolume) -> Tree:
         """Read the gold tree of a volume, mirrored in y where the rules say so.

@@ -18,6 +18,7 @@ from distill3d.data.background import HardConfig
 from distill3d.data.neurons import Neurons, NeuronsConfig
 from distill3d.data.splits import select, split_by_folds, split_by_fractions, split_by_lists
 from distill3d.errors import ConfigError, InputError
+from distill3d.volumes.origin import as_notes
 from distill3d.volumes.swc import write_swc
 from distill3d.volumes.volume import Volume, write_volume
 
@@ -231,6 +232,27 @@ def test_a_tree_of_several_is_the_last_by_name_and_belongs_to_one_volume(tmp_pat
     write_case(tmp_path, "n10")
     with pytest.raises(InputError, match=r"n10\.swc: the tree of both 'n1' and 'n10'"):
         source_of(tmp_path, tree="{stem}*.swc").splits()
+
+
+def test_a_tree_that_was_traced_here_is_not_gold(tmp_path, caplog):
+    traced = as_notes(made_from="sha256:abc")
+    for name in ("n0", "n1", "n2"):
+        write_case(tmp_path, name)
+        write_swc(tmp_path / f"{name}_trace.swc", tree_of(), notes=traced)
+    write_swc(tmp_path / "n0.swc", tree_of(), notes=traced)
+    write_swc(tmp_path / "n0.eswc", tree_of())
+    write_swc(tmp_path / "n1.swc", tree_of(), notes=traced)
+    assert {name: files.tree for name, files in source_of(tmp_path).case_files.items()} == {
+        "n0": tmp_path / "n0.eswc",
+        "n2": tmp_path / "n2.swc",
+    }
+    said = f"{tmp_path}: left out, since distill3d traced them and they are no gold: n0.swc, n1.swc"
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [said]
+    assert source_of(tmp_path, tree="{stem}*.swc").case_files["n2"].tree == tmp_path / "n2.swc"  # not the last by name
+    for name in ("n0.eswc", "n2.swc"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"none of 3 volumes has a gold .*; left out, since distill3d traced"):
+        _ = source_of(tmp_path).case_files
 
 
 # ---------------------------------------------------------------- nested folders
