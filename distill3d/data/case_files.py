@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import digits
 
 from distill3d.config.folds import some
 from distill3d.errors import InputError
@@ -52,8 +53,8 @@ def find_case_files(
     Args:
         folder: where they are.
         volume: name of a volume without its suffix; holds ``{stem}``.
-        tree: name of a tree; likewise, and ``*`` may stand for anything. Of several files that fit the last by name is
-            taken, which is the newest where names end with a date.
+        tree: name of a tree; likewise, and ``*`` may stand for anything that does not cut a number of the stem. Of
+            several files that fit the last by name is taken, which is the newest where names end with a date.
         masks: names of masks without suffix; likewise, without ``*``.
         nested: look in subfolders too; each holds trees and masks beside its volumes.
         origin: where the data can be had, for the error.
@@ -167,11 +168,24 @@ def case_files_of(stem: str, path: Path, files: dict[str, Path], tree: str, mask
     wanted = [mask.replace("{stem}", stem) for mask in masks]
     mask = next((files[name] for base in wanted for name in bases if bases[name] == base), None)
     trees = {_small_suffix(name): files[name] for name in files}  # one spelt in small letters wins
-    pattern = _small_suffix(tree.replace("{stem}", glob.escape(stem)))
-    ends, base = (TREE_SUFFIXES, pattern.removesuffix(".swc")) if pattern.endswith(".swc") else (("",), pattern)
-    fitting = [trees[name] for end in ends for name in sorted(fnmatch.filter(trees, base + end), reverse=True)]
+    template = _small_suffix(tree)
+    ends, base = (TREE_SUFFIXES, template.removesuffix(".swc")) if template.endswith(".swc") else (("",), template)
+    fitting = [trees[name] for end in ends for name in sorted(_fitting(trees, base + end, stem), reverse=True)]
     traced = tuple(each for each in fitting if "made_from" in stated_notes(each))
     return CaseFiles(path, next((each for each in fitting if each not in traced), None), mask, traced)
+
+
+def _fitting(names: Iterable[str], template: str, stem: str) -> set[str]:
+    """Return the names that fit; a ``*`` beside the stem does not cut a number, since cell1 is not cell12.
+
+    >>> sorted(_fitting(["cell1.swc", "of_cell1_b.swc", "cell12.swc"], "*{stem}*.swc", "cell1"))
+    ['cell1.swc', 'of_cell1_b.swc']
+    """
+    before, after = template.split("{stem}")
+    fronts = [before[:-1], f"{before}[!0-9]"] if before.endswith("*") and stem[0] in digits else [before]
+    backs = [after[1:], f"[!0-9]{after}"] if after.startswith("*") and stem[-1] in digits else [after]
+    patterns = [f"{front}{glob.escape(stem)}{back}" for front in fronts for back in backs]
+    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
 @functools.cache  # asked of every file for every case

@@ -228,10 +228,20 @@ def test_a_tree_of_several_is_the_last_by_name_and_belongs_to_one_volume(tmp_pat
         write_swc(tmp_path / name, tree_of())
     case = source_of(tmp_path, tree="{stem}*.swc").case_files["a[1]"]
     assert case.tree == tmp_path / "a[1].v3dpbd_stamp_2015_06_16.swc"
-    write_case(tmp_path, "n1")
-    write_case(tmp_path, "n10")
-    with pytest.raises(InputError, match=r"n10\.swc: the tree of both 'n1' and 'n10'"):
+    write_case(tmp_path, "n")
+    write_case(tmp_path, "n_b")
+    with pytest.raises(InputError, match=r"n_b\.swc: the tree of both 'n' and 'n_b'"):
         source_of(tmp_path, tree="{stem}*.swc").splits()
+
+
+def test_a_star_beside_the_stem_cuts_no_number(tmp_path):
+    for name in ("cell1", "cell10", "2a"):
+        write_case(tmp_path, name)
+        (tmp_path / f"{name}.swc").rename(tmp_path / f"trace_{name}.swc")
+    for name in ("trace_cell12.swc", "12a.swc", "z12a.swc"):  # of neurons whose stacks lie elsewhere
+        write_swc(tmp_path / name, tree_of())
+    trees = {name: files.tree.name for name, files in source_of(tmp_path, tree="*{stem}*.swc").case_files.items()}
+    assert trees == {name: f"trace_{name}.swc" for name in ("2a", "cell1", "cell10")}
 
 
 def test_a_tree_that_was_traced_here_is_not_gold(tmp_path, caplog):
