@@ -101,9 +101,8 @@ def _mark_lines(mask: np.ndarray, tubes: _Tubes, spacing: np.ndarray) -> None:
     """Mark the voxel nearest to points half a voxel apart."""
     steps = np.ceil(2 * np.abs(tubes.along / spacing).max(axis=1)).astype(np.int64) + 1
     first, counts = _runs_inside(steps + 1, tubes, -spacing, np.array(mask.shape) * spacing)
-    for edges in _chunks(counts):
-        edge = np.repeat(edges, counts[edges])
-        t = (first[edge] + _position_in_run(counts[edges])) / steps[edge]
+    for edge, place in _chunks(counts):
+        t = (first[edge] + place) / steps[edge]
         voxel = np.floor((tubes.start[edge] + t[:, None] * tubes.along[edge]) / spacing + 0.5).astype(np.int64)
         inside = ((voxel >= 0) & (voxel < mask.shape)).all(axis=1)
         mask[tuple(voxel[inside].T)] = True
@@ -119,9 +118,8 @@ def _mark_tubes(mask: np.ndarray, tubes: _Tubes, spacing: np.ndarray) -> None:
             f"tree: radii up to {largest:g} um would take {counts.sum():.1e} voxel tests in a volume of {mask.shape}; "
             "radius=fixed draws trees whose radius column holds no radii"
         )
-    for boxes in _chunks(counts):
-        box = np.repeat(boxes, counts[boxes])
-        rest, x = np.divmod(_position_in_run(counts[boxes]), size[box, 2])
+    for box, place in _chunks(counts):
+        rest, x = np.divmod(place, size[box, 2])
         z, y = np.divmod(rest, size[box, 1])
         voxel = low[box] + np.stack([z, y, x], axis=1)
         hit = _inside(voxel * spacing, tubes, edge[box])
@@ -171,10 +169,16 @@ def _inside(points: np.ndarray, tubes: _Tubes, edge: np.ndarray) -> np.ndarray:
     return (gap**2).sum(axis=1) <= radius**2
 
 
-def _chunks(counts: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield runs of indices whose counts add up to about ``_CHUNK``."""
-    bins = np.cumsum(counts) // _CHUNK
-    yield from np.split(np.arange(len(counts)), np.flatnonzero(np.diff(bins)) + 1)
+def _chunks(counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all that is counted, at most ``_CHUNK`` at a time: whose it is, and 0, 1, .., c - 1 of its count c."""
+    ends = np.cumsum(counts)
+    firsts, total = ends - counts, int(counts.sum())
+    for start in range(0, total, _CHUNK):
+        stop = min(start + _CHUNK, total)
+        low, high = np.searchsorted(ends, (start, stop - 1), side="right")
+        own = slice(low, high + 1)
+        owner = np.repeat(np.arange(low, high + 1), np.minimum(ends[own], stop) - np.maximum(firsts[own], start))
+        yield owner, np.arange(start, stop) - firsts[owner]
 
 
 def _position_in_run(counts: np.ndarray) -> np.ndarray:

@@ -163,8 +163,14 @@ def test_small_chunks_give_the_same_mask(monkeypatch):
     rng = np.random.default_rng(0)
     tree = tree_of(rng.uniform(0, 30, (20, 3)), rng.uniform(0, 4, 20), [-1, *range(19)])
     whole = rasterize(tree, (30, 30, 30))
-    monkeypatch.setattr(importlib.import_module("distill3d.volumes.raster"), "_CHUNK", 50)
+    raster = importlib.import_module("distill3d.volumes.raster")
+    monkeypatch.setattr(raster, "_CHUNK", 50)
+    tested, inside = [], raster._inside
+    monkeypatch.setattr(raster, "_inside", lambda points, *rest: tested.append(len(points)) or inside(points, *rest))
     np.testing.assert_array_equal(rasterize(tree, (30, 30, 30)), whole)
+    sphere = rasterize(tree_of([[8, 8, 8]], 8, [-1]), (17, 17, 17))  # one piece of 17^3 voxels
+    np.testing.assert_array_equal(sphere, ((np.indices((17, 17, 17)) - 8) ** 2).sum(axis=0) <= 64)
+    assert max(tested) == 50
 
 
 def test_real_gold_lies_on_bright_voxels(data_dir):
