@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import psutil
@@ -12,7 +13,7 @@ import psutil
 from distill3d.errors import InputError
 
 DEFLATE = 1032.0  # bytes that one byte of zlib or gzip becomes at most
-_CGROUP = Path("/sys/fs/cgroup/memory.max")  # of a container, or of a job of a cluster
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # of a container, or of a job of a cluster
 _SHARE = 0.5
 _chosen: list[float] = []  # GiB
 
@@ -94,9 +95,27 @@ def _limit() -> float:
 
 @functools.cache
 def machine_bytes() -> float:
-    """Return how much memory the machine, or the container on it, has."""
+    """Return how much memory the machine, or the container or job on it, has."""
+    return min(_group_bytes(), psutil.virtual_memory().total)
+
+
+def _group_bytes() -> float:
+    """Return the least that this process's control groups, and those around them, may take; infinity where none is."""
     try:
-        group = float(_CGROUP.read_text())
-    except (OSError, ValueError):  # no Linux, or "max"
-        group = math.inf
-    return min(group, psutil.virtual_memory().total)
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:  # no Linux
+        return math.inf
+    limits: list[float] = []
+    for line in lines:
+        _, kinds, place = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        root, name = (_GROUPS / "memory", "memory.limit_in_bytes") if kinds else (_GROUPS, "memory.max")  # v1, v2
+        own = PurePosixPath(place.lstrip("/"))
+        for group in (
+            own,
+            *own.parents,
+        ):  # seen from in a container, only the last one may be there
+            with contextlib.suppress(OSError, ValueError):  # or "max"
+                limits.append(float((root / group / name).read_text()))
+    return min(limits, default=math.inf)

@@ -1,10 +1,12 @@
 """Files that lie, and mutations of all formats: refused in one line, soon, and in little memory."""
 
 import gzip
+import math
 import struct
 import tracemalloc
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from lies import FILES, SHAPE, STACK, fuzz
@@ -192,6 +194,30 @@ def test_the_limit_is_half_of_the_machine_unless_one_is_chosen(monkeypatch):
     memory.allow_gib(None)
     with pytest.raises(InputError, match="half"):
         memory.require_room("a", 1.5 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "least"),
+    [
+        ("0::/\n", {"memory.max": "5000"}, 5000),
+        ("0::/job/step\n", {"memory.max": "max", "job/memory.max": "3000", "job/step/memory.max": "4000"}, 3000),
+        ("0::/elsewhere/5\n", {"memory.max": "max"}, math.inf),
+        ("9:cpu,cpuacct:/a\n4:memory:/a/b\n0::/\n", {"memory/a/b/memory.limit_in_bytes": "2000"}, 2000),
+        ("4:hugetlb,memory:/docker/5\n", {"memory/memory.limit_in_bytes": "6000"}, 6000),  # seen from inside
+        ("4:cpu:/a\n", {"memory/a/memory.limit_in_bytes": "2000", "a/memory.max": "1000"}, math.inf),
+        (None, {"memory.max": "5000"}, math.inf),
+    ],
+)
+def test_the_least_limit_of_the_groups_that_hold_the_process_counts(tmp_path, monkeypatch, own, limits, least):
+    for name, limit in limits.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(f"{limit}\n")
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
+    assert memory._group_bytes() == least
+    assert memory.machine_bytes.__wrapped__() == min(least, psutil.virtual_memory().total)
 
 
 @pytest.mark.parametrize(
