@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -41,8 +42,9 @@ _EXPANSION = {1: 1.0, 5: 2600.0, 8: DEFLATE, 32946: DEFLATE, 32773: 64.0}  # raw
 def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
     """Read a TIFF stack and what it states of its voxels.
 
-    The largest series is read. Singleton axes are dropped; of the rest, ``C`` and ``S`` are channels and the one stack
-    axis that is left (Z, T, I, Q...) is z. A lone channel axis longer than 4 is z, too. The decision is logged at INFO.
+    The largest series is read; several that are slices of one shape, as a program appends them, are one stack.
+    Singleton axes are dropped; of the rest, ``C`` and ``S`` are channels and the one stack axis that is left (Z, T, I,
+    Q...) is z. A lone channel axis longer than 4 is z, too. The decision is logged at INFO.
 
     Args:
         path: file to read.
@@ -53,21 +55,22 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
         noted it.
 
     Raises:
-        InputError: damaged or truncated, no such channel, or more than three dimensions are left.
+        InputError: damaged or truncated, several stacks, no such channel, or more than three dimensions are left.
     """
     records: list[logging.LogRecord] = []
     require_chain(path)
     try:
         with heard("tifffile") as records, tifffile.TiffFile(path) as tif:
             _require_planes(path, tif)
-            series = max(tif.series, key=lambda s: s.size)
-            if len(tif.series) > 1:
-                _LOG.warning("%s: holds %d images; the largest one is read", path, len(tif.series))
-            complete = not _lost(records) and all(page is not None for page in series.pages)
+            chosen = _chosen(path, tif.series)
+            series = chosen[0]
+            complete = not _lost(records) and all(page is not None for each in chosen for page in each.pages)
             if complete:
-                _require_claim(path, series)
-            data = series.asarray() if complete else np.empty(0)
+                _require_claim(path, chosen)
+            data = _pixels(chosen) if complete else np.empty(0)
             axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
+            if len(chosen) > 1:
+                axes, shape = f"I{axes}", (len(chosen), *shape)
             stated = _stated(path, tif, tif.series.index(series)) if complete else Stated()
             stated = replace(stated, grid=grid_of_words(notes_in(tif.pages.first.description)))
     except InputError:
@@ -145,17 +148,48 @@ def _require_planes(path: Path, tif: tifffile.TiffFile) -> None:
             raise InputError(f"{path}: its metadata speak of {planes} planes; accepted: at most {MOST_PAGES}")
 
 
-def _require_claim(path: Path, series: tifffile.TiffPageSeries) -> None:
-    """Refuse an image, or a part of it, that is larger than its files can hold or than there is room for."""
-    page, files = series.keyframe, {}
-    for each in series.pages:
-        if each is not None:
-            size = files[each.parent.filehandle.path] = each.parent.filehandle.size
-            require_room(path, max(each.databytecounts, default=0), stored=size, claims="a strip or tile of it claims")
-    of_bits = page.bitspersample / (8 * series.dtype.itemsize)  # a file may pack values that memory does not
-    tile = math.prod(page.chunks) * series.dtype.itemsize if page.is_tiled else 0
-    expansion = _EXPANSION.get(int(page.compression), math.inf)
-    require_room(path, max(series.nbytes, tile), stored=sum(files.values()), expansion=expansion / of_bits)
+def _chosen(path: Path, series: Sequence[tifffile.TiffPageSeries]) -> list[tifffile.TiffPageSeries]:
+    """Return the largest image of a file, or all where each is a slice of one shape and type."""
+    largest = max(each.size for each in series)
+    chosen = [each for each in series if each.size == largest]
+    if len(chosen) == 1:
+        if len(series) > 1:
+            _LOG.warning("%s: holds %d images; the largest one is read", path, len(series))
+        return chosen
+    kinds = {(each.axes, each.shape, each.dtype) for each in series}
+    if len(kinds) > 1 or not set(series[0].axes) <= set("YXS"):
+        shapes = " and ".join(sorted(f"{axes} {shape} {dtype}" for axes, shape, dtype in kinds))
+        raise InputError(
+            f"{path}: holds {len(series)} images ({shapes}), {len(chosen)} of them the largest; accepted: one that is, "
+            "or slices of one shape and type"
+        )
+    _LOG.warning("%s: holds %d images of one slice each; they are read as one stack", path, len(series))
+    return chosen
+
+
+def _pixels(chosen: Sequence[tifffile.TiffPageSeries]) -> np.ndarray:
+    return chosen[0].asarray() if len(chosen) == 1 else np.stack([each.asarray() for each in chosen])
+
+
+def _require_claim(path: Path, chosen: Sequence[tifffile.TiffPageSeries]) -> None:
+    """Refuse images, or a part of one, that are larger than their files can hold or than there is room for."""
+    files: dict[str, int] = {}
+    for page in itertools.chain.from_iterable(each.pages for each in chosen):
+        if page is not None:
+            size = files[page.parent.filehandle.path] = page.parent.filehandle.size
+            require_room(path, max(page.databytecounts, default=0), stored=size, claims="a strip or tile of it claims")
+    claim = max(sum(each.nbytes for each in chosen), *map(_tile_bytes, chosen))
+    require_room(path, claim, stored=sum(files.values()), expansion=max(map(_growth, chosen)))
+
+
+def _tile_bytes(series: tifffile.TiffPageSeries) -> int:
+    return math.prod(series.keyframe.chunks) * series.dtype.itemsize if series.keyframe.is_tiled else 0
+
+
+def _growth(series: tifffile.TiffPageSeries) -> float:
+    """Return what a byte of the file becomes at most; a file may pack values that memory does not."""
+    of_bits = series.keyframe.bitspersample / (8 * series.dtype.itemsize)
+    return _EXPANSION.get(int(series.keyframe.compression), math.inf) / of_bits
 
 
 def _as_zyx(path: Path, data: np.ndarray, axes: str, channel: int) -> np.ndarray:

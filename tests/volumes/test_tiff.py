@@ -108,6 +108,33 @@ def test_ome_units_become_micrometers(tmp_path, stack):
     assert read_volume(tmp_path / "a.ome.tif").spacing_um == pytest.approx((3.0, 0.5, 0.25))
 
 
+def append(path, *images, **how):
+    for image in images:
+        tifffile.imwrite(path, image, append=path.exists(), **how)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"compression": "zlib"}, {"metadata": None}, {"photometric": "minisblack"}], ids=str
+)
+def test_slices_that_were_appended_one_by_one_are_a_stack(tmp_path, stack, how):
+    append(tmp_path / "a.tif", *stack, **how)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").data, stack)
+    colored = np.stack([stack, 255 - stack, stack // 2], axis=-1)
+    append(tmp_path / "b.tif", *colored, photometric="rgb")
+    np.testing.assert_array_equal(read_volume(tmp_path / "b.tif", channel=1).data, 255 - stack)
+
+
+def test_of_images_that_are_no_slices_the_largest_is_read_and_two_are_refused(tmp_path, stack):
+    append(tmp_path / "a.tif", stack[0, :3], stack, stack[:2])
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").data, stack)
+    append(tmp_path / "b.tif", stack, stack)
+    with pytest.raises(InputError, match=r"b\.tif: holds 2 images \(.* \(5, 7, 6\) uint8\), .*; accepted: one that is"):
+        read_volume(tmp_path / "b.tif")
+    append(tmp_path / "c.tif", stack[0], stack[0].astype(np.uint16))
+    with pytest.raises(InputError, match=r"c\.tif: holds 2 images \(YX \(7, 6\) uint16 and YX \(7, 6\) uint8\)"):
+        read_volume(tmp_path / "c.tif")
+
+
 def test_dots_per_inch_of_a_plain_tiff_are_no_spacing(tmp_path, stack):
     tifffile.imwrite(tmp_path / "a.tif", stack, resolution=(72, 72), resolutionunit="INCH", metadata=None)
     assert read_volume(tmp_path / "a.tif").spacing_um == (1.0, 1.0, 1.0)
