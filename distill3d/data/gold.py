@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from distill3d.errors import InputError
 from distill3d.volumes.alignment import detect_flip, flip_y
 from distill3d.volumes.geometry import Stated
 from distill3d.volumes.lazy import Blocks, LazyVolume
+from distill3d.volumes.meaning import neuron_mask
 from distill3d.volumes.parts import computed, parts_of
 from distill3d.volumes.placement import brought_to, contradict
 from distill3d.volumes.stack_files import entries, split_inside, stem_of
@@ -99,7 +101,7 @@ class GoldRules:
         if self.unknown_label is not None:
             known = computed(lambda part: part != self.unknown_label, values)
         _require_known(path, known, self.unknown_label)
-        return LargeGold(computed(lambda part, known: _is_neuron(part, self.labels) & known, values, known), known)
+        return LargeGold(computed(np.logical_and, _neuron(path, values, self.labels), known), known)
 
 
 def read_gold(path: Path, volume: Volume, *, image: Path, labels: Sequence[int], unknown_label: int | None) -> Gold:
@@ -109,17 +111,19 @@ def read_gold(path: Path, volume: Volume, *, image: Path, labels: Sequence[int],
         path: file of the mask.
         volume: its image.
         image: file of that.
-        labels: values that are neuron; none stands for all but 0 and the unknown one.
+        labels: values that are neuron; none stands for all but 0 and the unknown one, or a probability of one half, see
+            `neuron_mask`.
         unknown_label: value of voxels that nobody labelled.
 
     Raises:
-        InputError: the mask cannot be read, lies elsewhere, has another shape, or has no known voxel.
+        InputError: the mask cannot be read or its values be no gold, it lies elsewhere, has another shape, or no known
+            voxel.
     """
     stored = read_volume(path, spacing_um=volume.spacing_um, allow_blank=True)
     brought = _on_voxels_of(volume, stored, names=(str(image), str(path)))
     known = np.ones(volume.shape, bool) if unknown_label is None else brought.data != unknown_label
     _require_known(path, known, unknown_label)
-    mask = _is_neuron(brought.data, labels)
+    mask = np.asarray(_neuron(path, brought.data, labels))
     turned = ("the mask is stored with other axes than the image: turned as both headers say",)
     return Gold(mask & known, known, brought.stated, () if brought is stored else turned)
 
@@ -146,8 +150,11 @@ def _require_known(path: Path, known: Blocks, unknown_label: int | None) -> None
         )
 
 
-def _is_neuron(values: NDArray[np.number], labels: Sequence[int]) -> NDArray[np.bool_]:
-    return np.isin(values, labels) if labels else values != 0
+def _neuron(path: Path, values: Blocks, labels: Sequence[int]) -> Blocks:
+    """Mark labels, or what `evaluate` takes for neuron too."""
+    if labels:
+        return computed(functools.partial(np.isin, test_elements=labels), values)
+    return neuron_mask(path, values, gold=True)
 
 
 def spacing_doubts(stated: Mapping[str, Stated]) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ _CODE = (  # what `load` runs through
     "distill3d.data.nnunet",
     "distill3d.data.texture",
     "distill3d.volumes.alignment",
+    "distill3d.volumes.meaning",
     "distill3d.volumes.placement",
     "distill3d.volumes.raster",
     "distill3d.volumes.swc",

@@ -77,7 +77,8 @@ def neuron_mask(
         path: of the stack.
         data: [Z, Y, X] as stored.
         threshold: in [0, 1]; None takes 0.5, if the values reach it. Given, it holds for few values too.
-        gold: labels stay labels all the same.
+        gold: few labels stay labels all the same; without a threshold whole numbers are labels, however many they are,
+            but for a file that says it holds a probability.
 
     Returns:
         Bool [Z, Y, X]; of data that are read by part, what is read by part.
@@ -98,17 +99,25 @@ def _neuron_rule(path: Path, data: Blocks, threshold: float | None, *, gold: boo
         labels = " ".join(f"{value:g}" for value in (() if values is None else values))
         _LOG.warning("%s: the values %s are taken for labels: all but 0 is neuron", path, labels)
         return _not_zero
+    if meaning == "many" and gold and threshold is None and _are_whole(data):
+        _LOG.warning("%s: many whole numbers are taken for labels: all but 0 is neuron", path)
+        return _not_zero
     (low, high), full = extremes(data), _full_scale(data)
     lost = meaning == "many" and threshold is None and high < HALF * full
     if not (low >= 0 and high <= full) or lost:
         raise InputError(
-            f"{path}: many values from {low:g} to {high:g} of type {data.dtype}; accepted: a mask of two values, or a "
-            f"probability of which {full:g} is 1, with --threshold where it never reaches one half (0: all but 0)"
+            f"{path}: many values from {low:g} to {high:g} of type {data.dtype}; accepted: a mask of two values, "
+            f"{'whole numbers, ' if gold else ''}or a probability of which {full:g} is 1, with --threshold where it "
+            "never reaches one half (0: all but 0)"
         )
     least = HALF if threshold is None else threshold
     _LOG.warning("%s: taken for a probability: from %g of %g on a voxel is neuron (--threshold)", path, least, full)
     least = max(least, float(np.finfo(np.float32).tiny))
     return functools.partial(_at_least, least, np.float32(full))
+
+
+def _are_whole(data: Blocks) -> bool:
+    return data.dtype.kind in "ui" or all((part == np.rint(part)).all() for part in parts_of(data))
 
 
 def _not_zero(part: NDArray[np.number]) -> NDArray[np.bool_]:

@@ -15,12 +15,15 @@ from made_gold166 import NEURONS, TEST, line, write_gold166
 
 from distill3d.config.registry import DATA, Component
 from distill3d.data.background import HardConfig
+from distill3d.data.gold import GoldRules
 from distill3d.data.neurons import Neurons, NeuronsConfig
 from distill3d.data.splits import select, split_by_folds, split_by_fractions, split_by_lists
 from distill3d.errors import ConfigError, InputError
+from distill3d.evaluation.file_scores import score_files
 from distill3d.volumes.origin import as_notes
+from distill3d.volumes.prob import write_prob
 from distill3d.volumes.swc import write_swc
-from distill3d.volumes.volume import Volume, write_volume
+from distill3d.volumes.volume import Volume, open_volume, write_volume
 
 
 def source_of(folder, **settings):
@@ -317,6 +320,22 @@ def test_without_a_choice_every_label_is_gold_and_all_voxels_are_known(tmp_path)
     case = source_of(tmp_path).load("t")
     assert case.known.all()
     assert np.array_equal(case.mask, labels > 0)
+
+
+@pytest.mark.parametrize("kind", ["many labels", "probability", "says that it is one"])
+def test_gold_is_what_evaluate_takes_for_neuron(tmp_path, kind):
+    write_labels(tmp_path)
+    ramp, path = np.linspace(0, 1, np.prod(SHAPE)).reshape(SHAPE), tmp_path / "t_label.tif"
+    values = (ramp * 200).round().astype(np.uint8) if kind == "many labels" else ramp.astype(np.float32)
+    if kind == "says that it is one":
+        write_prob(path, values, SPACING)
+    else:
+        write_volume(path, Volume(values, SPACING))
+    mask = source_of(tmp_path).load("t").mask
+    assert np.array_equal(mask, values > 0 if kind == "many labels" else ramp >= 0.5)
+    assert score_files(path, path, spacing_um=SPACING)["n_gold"] == mask.sum()
+    opened = GoldRules().open_mask(path, open_volume(tmp_path / "t.tif"), image=tmp_path / "t.tif")
+    assert np.array_equal(opened.mask[:, :, :], mask)
 
 
 def test_an_unknown_label_is_never_gold(tmp_path):

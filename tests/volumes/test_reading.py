@@ -150,6 +150,16 @@ def test_labels_of_gold_are_labels_whatever_the_prediction_s_threshold(tmp_path)
     np.testing.assert_array_equal(neuron_mask(tmp_path / "a.npy", labels, 0.5, gold=True), labels > 0)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_many_labels_of_gold_are_labels_unless_a_threshold_is_given(dtype, tmp_path):
+    labels = np.arange(120).reshape(4, 5, 6) // 3
+    labels[labels > 9] += 2**20 if dtype == np.float32 else 0  # as uint32 is read
+    labels = labels.astype(dtype)
+    np.testing.assert_array_equal(neuron_mask(tmp_path / "a.npy", labels, gold=True), labels > 0)
+    share = (RAMP * 255).round().astype(np.uint8)
+    np.testing.assert_array_equal(neuron_mask(tmp_path / "a.npy", share, 0.5, gold=True), RAMP >= 0.5)
+
+
 @pytest.mark.parametrize("data", [(RAMP * 100).astype(np.uint8), (RAMP * 4095).astype(np.uint16), RAMP * 255, RAMP - 1])
 def test_what_is_neither_mask_nor_probability_is_refused_with_the_option(data, tmp_path):
     with pytest.raises(InputError, match=r"many values from .*accepted: a mask of two values.*--threshold") as caught:
