@@ -92,6 +92,7 @@ class StoredBlocks:
             raise InputError(
                 f"{where}: damaged or truncated ({reason:.120}); what was written there is expected"
             ) from error
+        require_finite(self._path, block)
         left = [axis for axis in self._axes if axis not in self._fixed]
         block = block.transpose([left.index(axis) for axis in "zyx" if axis in left])
         return block if "z" in left else block[None][part["z"]]
@@ -128,6 +129,16 @@ def require_channel(path: Path, count: int, channel: int, names: Sequence[str] =
     if count > 1:
         _LOG.warning("%s: has %d channels (or is RGB); channel %d is read", path, count, channel)
     return channel
+
+
+def require_finite(path: Path, part: np.ndarray) -> None:
+    """Refuse voxels that are no number, from which a network or a percentile makes nothing but such.
+
+    Raises:
+        InputError: the part has one.
+    """
+    if part.dtype.kind == "f" and not np.isfinite(part).all():
+        raise InputError(f"{path}: holds NaN or infinite voxels; finite numbers are accepted")
 
 
 def require_level(path: Path, count: int, level: int) -> int:

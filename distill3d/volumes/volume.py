@@ -16,7 +16,7 @@ from typing import final
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.volumes.blocks import require_level
+from distill3d.volumes.blocks import require_finite, require_level
 from distill3d.volumes.geometry import Spacing, Stated, checked_spacing, grid_in_words
 from distill3d.volumes.lazy import OPENERS, LazyVolume, OnDisk
 from distill3d.volumes.oriented import nrrd_files, read_nifti, read_nrrd
@@ -121,7 +121,7 @@ def open_volume(
 
     Raises:
         InputError: as for `read_volume`, or no such level; later, when a block is read, a part of the file that is
-            damaged.
+            damaged, or has NaN or infinite voxels.
     """
     path = Path(path)
     with _stack(path) as suffix:
@@ -233,15 +233,13 @@ def _require_spacing(spacing_um: Sequence[float], source: str = "volume") -> Spa
 
 
 def _require_content(path: Path, data: np.ndarray, *, allow_blank: bool) -> None:
-    """Refuse values from which nothing can be learned; two reductions, no copy."""
+    """Refuse values from which nothing can be learned."""
     if data.dtype.kind not in "buif":
         raise InputError(f"{path}: values of type {data.dtype}; whole or real numbers are accepted")
     if not data.size:
         raise InputError(f"{path}: volume of shape {data.shape}; no axis may be empty")
-    low, high = data.min(), data.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError(f"{path}: holds NaN or infinite voxels; finite numbers are accepted")
-    if not (allow_blank or low or high):
+    require_finite(path, data)
+    if not (allow_blank or data.any()):
         raise InputError(f"{path}: every voxel is 0; a volume with signal is expected")
 
 

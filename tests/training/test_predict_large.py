@@ -26,6 +26,14 @@ def stack(tmp_path, monkeypatch):
     return tmp_path / "cell.zarr"
 
 
+def test_a_nan_in_a_stack_is_the_stack_s_fault(finished_once, tmp_path):
+    data = np.random.default_rng(0).random((20, 40, 70)).astype(np.float32)
+    data[3, 4, 5] = np.nan
+    write_volume(tmp_path / "cell.zarr", Volume(data, (2.0, 1.0, 1.0)))
+    with pytest.raises(InputError, match=r"cell\.zarr: holds NaN or infinite voxels"):
+        predict(finished_once, tmp_path / "cell.zarr", out=tmp_path / "out")
+
+
 def test_a_zarr_is_predicted_as_in_memory_also_after_it_was_killed(finished_once, stack, tmp_path, monkeypatch, caplog):
     networks = networks_of([finished_once])
     right = mean_prob(networks.modules(), open_volume(stack).data[:, :, :])

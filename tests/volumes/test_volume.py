@@ -14,7 +14,7 @@ from v3dpy.loaders import PBD, Raw
 from distill3d.errors import InputError
 from distill3d.volumes import volume
 from distill3d.volumes.stack_files import FILE_SUFFIXES
-from distill3d.volumes.volume import Volume, read_volume, write_volume
+from distill3d.volumes.volume import Volume, open_volume, read_volume, write_volume
 
 SPACING = (3.03, 0.5, 0.25)
 
@@ -215,6 +215,18 @@ def test_voxels_that_are_not_finite_are_refused(tmp_path, value):
     np.save(tmp_path / "a.npy", data)
     with pytest.raises(InputError, match=r"a\.npy: holds NaN"):
         read_volume(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+def test_a_part_with_voxels_that_are_not_finite_is_refused_when_it_is_read(tmp_path, suffix):
+    data = np.ones((4, 6, 8), np.float32)
+    data[3, 5, 7] = np.nan
+    path = tmp_path / f"a{suffix}"
+    np.save(path, data) if suffix == ".npy" else write_volume(path, Volume(data))
+    opened = open_volume(path)
+    assert np.asarray(opened.data[:3, :, :]).min() == 1
+    with pytest.raises(InputError, match=rf"a\{suffix}: holds NaN or infinite voxels; finite"):
+        opened.data[2:, :, 4:]
 
 
 def test_a_volume_of_zeros_is_refused_unless_it_may_be_blank(tmp_path):
