@@ -16,14 +16,25 @@ _MARK = "\ue000"  # for private use, in no file
 
 
 def parse(text: str) -> Any:  # noqa: ANN401 - whatever YAML can say
-    """Read the value of an override, with its words marked. What is no YAML is text, such as ``{stem}_0000``."""
+    """Read the value of an override, with its words marked. What is no YAML is text, such as ``{stem}_0000``.
+
+    So is what a file would take for a comment or an anchor, since a command line has neither.
+
+    >>> parse("/data/exp #1"), parse("&x y"), parse(" [1, 2]")
+    ('/data/exp #1', '&x y', [1, 2])
+    """
     if _in_braces(text):
         return text
     try:
         typed, node = _typed(text), yaml.compose(text)
     except yaml.YAMLError:
         return text
-    return typed if node is None else mark(typed, node, text)
+    if node is None:
+        return text if text.strip() else typed
+    is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    if text[node.end_mark.index :].strip() or (is_plain and node.value != text.strip()):
+        return text
+    return mark(typed, node, text)
 
 
 def _typed(text: str) -> Any:  # noqa: ANN401 - as above

@@ -515,6 +515,13 @@ def test_text_with_braces_needs_no_quotes(words, value):
     assert load(words, f"data.volume={value}").data.config.volume == value
 
 
+@pytest.mark.parametrize("value", ["/data/exp #1", "50% of #5", "#5", "&x y", "/x #"])
+def test_a_command_line_has_no_comments_and_no_anchors(words, value):
+    assert load(words, f"data.volume={value}").data.config.volume == value
+    (line,) = problems(words, f"optimizer.lr=0.1 #{value}")
+    assert line.startswith(f"command line: optimizer.lr: '0.1 #{value}' is not accepted")
+
+
 def test_a_list_that_is_no_yaml_is_one_line_that_names_the_argument(words):
     (line,) = problems(words, "data.cases=[{stem}_mask, a]")
     assert line.startswith("command line: data.cases: '[{stem}_mask, a]' is not accepted")
