@@ -145,6 +145,14 @@ def test_those_of_a_large_one_are_of_parts_all_over_it(monkeypatch):
     assert set(read.parts) == {(2, 4, 4)}
 
 
+@pytest.mark.parametrize("shape", [(5, 200, 200), (3, 400, 90), (2, 1000, 5), (200, 5, 200), (3, 3, 3)])
+def test_a_thin_and_wide_volume_gives_no_more_parts_than_were_asked_for(monkeypatch, shape):
+    monkeypatch.setattr("distill3d.volumes.sample._SIZE", (4, 4, 4))
+    read = Read(np.broadcast_to(np.uint8(0), shape))
+    sample(read, 64)
+    assert len(read.parts) == pytest.approx(min(64, np.prod(np.maximum(np.array(shape) / 4, 1))), rel=0.25)
+
+
 # ------------------------------------------------------------ background
 
 
