@@ -12,9 +12,8 @@ from distill3d.config.trace import TraceConfig
 from distill3d.errors import InputError
 from distill3d.volumes.components import drop_small, label_components
 from distill3d.volumes.intensity import scale_intensity
+from distill3d.volumes.meaning import ROUNDING
 from distill3d.volumes.otsu import above_otsu
-
-_ROUNDING = 1e-6  # of float32 means and interpolations, beyond 0 and 1
 
 
 def as_prob(
@@ -39,7 +38,7 @@ def as_prob(
     if data.dtype == np.uint8:
         return data.astype(np.float32) / np.float32(255)
     low, high = (float(data.min()), float(data.max()))
-    if data.dtype.kind != "f" or low < -_ROUNDING or high > 1 + _ROUNDING:
+    if data.dtype.kind != "f" or low < -ROUNDING or high > 1 + ROUNDING:
         raise InputError(
             f"values of type {data.dtype} from {low:.7g} to {high:.7g} are no probabilities; accepted: uint8 (255 is "
             "1), or numbers from 0 to 1 with a decimal point; input=image or input=mask takes others"

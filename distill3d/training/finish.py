@@ -104,7 +104,7 @@ def _predict(folder: RunFolder, module: DistillModule, data: DistillDataModule, 
 def _predict_cases(
     folder: RunFolder, module: DistillModule, cases: Sequence[PreparedCase], console: Console, each: Each
 ) -> None:
-    module.to(inference_device(module))
+    module.to(inference_device(module.experiment))
     overlap, size = module.experiment.inference.overlap, module.experiment.patches.size_zyx
     with progress_bar(console if is_main_process() else stderr(quiet=True)) as bar:
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill3d.config.schema import Experiment
 from distill3d.training.background import Background
 from distill3d.training.blocks import Way, run_block
 from distill3d.training.module import DistillModule
@@ -108,7 +109,7 @@ def total_windows(modules: Sequence[DistillModule], shape_zyx: tuple[int, ...], 
     return (8 if flips else 1) * sum(window_count(shape_zyx, e.patches.size_zyx, e.inference.overlap) for e in each)
 
 
-def inference_device(module: DistillModule) -> torch.device:
+def inference_device(experiment: Experiment) -> torch.device:
     """A GPU where there is one and the experiment allows it."""
-    gpu = torch.cuda.is_available() and module.experiment.trainer.accelerator != "cpu"
+    gpu = torch.cuda.is_available() and experiment.trainer.accelerator != "cpu"
     return torch.device("cuda" if gpu else "cpu")

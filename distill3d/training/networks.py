@@ -78,7 +78,7 @@ class Networks:
         """
         modules = [load_module(path, allow_plugins=allow_plugins) for path in self.checkpoints]
         for module in modules:
-            module.to(device or inference_device(module))
+            module.to(device or inference_device(module.experiment))
         return modules
 
     def read(self, stack: Path) -> Volume:

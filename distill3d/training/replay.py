@@ -86,7 +86,7 @@ def _replayed(path: Path, *, allow_plugins: bool) -> Replay:
     module.balance.scales = dict(content[CHECKPOINT_KEY]["balance"])
     module.replayed_step = content["step"]
     _give_teacher(module, RunFolder(path.parent))
-    device = inference_device(module)
+    device = inference_device(module.experiment)
     module.to(device).train()
     batch = read_batch(content).to(device)
     set_random_state(content["random"])

@@ -18,6 +18,7 @@ from distill3d.teachers.base import Teacher
 from distill3d.teachers.cache import CacheCount, Stack, prune
 from distill3d.teachers.slices import slice_order
 from distill3d.terminal import progress_bar, stderr
+from distill3d.training.inference import inference_device
 from distill3d.training.module import DistillModule, fresh_module
 from distill3d.transfer.view import TeacherView
 from distill3d.volumes.origin import file_hash
@@ -53,13 +54,17 @@ def make_view(module: DistillModule, teacher: Teacher, data: DistillDataModule) 
 
 
 def fill(view: TeacherView, data: DistillDataModule, console: Console) -> CacheCount:
-    """Compute what the cache does not hold yet, with a progress bar in the main process."""
+    """Compute what the cache does not hold yet, on a GPU if training may use one, with a bar in the main process."""
     shapes = {case.name: case.shape for case in data.cases("train")}
     console = console if is_main_process() else stderr(quiet=True)
     with progress_bar(console) as bar:
         total = sum(shapes[name][slice_order(axis)[0]] for name, _, axis, _ in view.cached)
         task = bar.add_task("teacher's maps", total=total, info="")
-        return view.fill(on_slices=lambda n: bar.advance(task, n))
+        view.teacher.to(inference_device(data.experiment))  # Lightning moves it when training begins, which is later
+        try:
+            return view.fill(on_slices=lambda n: bar.advance(task, n))
+        finally:
+            view.teacher.to("cpu")
 
 
 def cache_line(count: CacheCount) -> str:

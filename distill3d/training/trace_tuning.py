@@ -141,7 +141,7 @@ def _predictions(folder: RunFolder, experiment: Experiment, console: Console, *,
     missing = [case for case in cases if not folder.prob(case.name).is_file()]
     if missing:
         module = load_module(folder.best, allow_plugins=allow_plugins)
-        module.to(inference_device(module))
+        module.to(inference_device(module.experiment))
         with progress_bar(console) as bar:
             task = bar.add_task("predicting", total=len(missing), info="")
             for case in missing:

@@ -20,6 +20,7 @@ from distill3d.volumes.prob import says_prob
 _LOG = logging.getLogger(__name__)
 FEW = 16  # more values than these are no labels
 HALF = 0.5
+ROUNDING = 1e-6  # of float32 means and interpolations, beyond 0 and 1
 
 Rule = Callable[[NDArray[np.number]], NDArray[np.bool_]]
 Meaning = Literal["prob", "mask", "labels", "many"]
@@ -104,9 +105,9 @@ def _neuron_rule(path: Path, data: Blocks, threshold: float | None, *, gold: boo
         return _not_zero
     (low, high), full = extremes(data), _full_scale(data)
     lost = meaning == "many" and threshold is None and high < HALF * full
-    if not (low >= 0 and high <= full) or lost:
+    if not -ROUNDING <= low <= high <= full + ROUNDING or lost:
         raise InputError(
-            f"{path}: many values from {low:g} to {high:g} of type {data.dtype}; accepted: a mask of two values, "
+            f"{path}: many values from {low:.7g} to {high:.7g} of type {data.dtype}; accepted: a mask of two values, "
             f"{'whole numbers, ' if gold else ''}or a probability of which {full:g} is 1, with --threshold where it "
             "never reaches one half (0: all but 0)"
         )

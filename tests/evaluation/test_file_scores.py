@@ -154,6 +154,9 @@ def test_a_probability_stack_is_thresholded_for_masks_and_trees_and_that_is_said
         assert caplog.messages == [
             f"{tmp_path / 'prob.tif'}: taken for a probability: from 0.5 of 255 on a voxel is neuron (--threshold)"
         ]
+    beyond = np.where(mask, 1 + np.finfo(np.float32).eps, -1e-9 * noise).astype(np.float32)  # a mean of several
+    write_volume(tmp_path / "mean.tif", Volume(beyond))
+    assert score_files(tmp_path / "mean.tif", gold)["dice"] == 1
     assert score_files(tmp_path / "prob.tif", gold, threshold=0.8)["recall"] < 0.6
     assert score_files(tmp_path / "prob.tif", gold, threshold=0.0)["precision"] < 0.1
 

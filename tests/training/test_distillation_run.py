@@ -3,16 +3,20 @@
 import csv
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from small_transfers import close, crash_in_second_epoch, fit_on_two, weights
 from undrawn import UNDRAWN
 
+from distill3d.data.datamodule import DistillDataModule
 from distill3d.errors import ConfigError
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.module import load_module
+from distill3d.training.teacher_maps import fill
 
 FEATURES = (
     "student={name: convnet3d, encoder: test_efficientnet, stages: 2, decoder: [4, 4]}",
@@ -131,3 +135,19 @@ def test_a_wrong_layer_stops_before_anything_is_written(tiny, tmp_path):
     with pytest.raises(ConfigError, match=r"the teacher has no layer 'block\.1'; did you mean 'blocks\.1'\?"):
         fit.fit(tiny(*FEATURES, pair))
     assert not (tmp_path / "runs").exists()
+
+
+def test_maps_of_whole_volumes_are_computed_where_training_will_run(tiny, monkeypatch):
+    """Lightning moves a teacher when training begins: on a GPU's machine the CPU ran a ViT over whole stacks before."""
+    seen = []
+    teacher = SimpleNamespace(to=lambda device: seen.append(str(device)))
+    view = SimpleNamespace(teacher=teacher, cached=(), fill=lambda on_slices: seen.append("fill"))
+    data = DistillDataModule(tiny())
+    data.prepare_data()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    fill(view, data, Console(quiet=True))
+    assert seen == ["cpu", "fill", "cpu"]  # trainer.accelerator=cpu
+    data.experiment = tiny("trainer.accelerator=auto")
+    seen.clear()
+    fill(view, data, Console(quiet=True))
+    assert seen == ["cuda", "fill", "cpu"]
