@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple, cast, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,16 +185,17 @@ def _cheapest_path(box: Terrain, start: NDArray[np.int64], ends: NDArray[np.int6
     coarse = -(-np.array(mask.shape) // _WIDE)
     if (coarse == 1).all():
         return _reach(np.where(mask, 1.0, step_cost(prob)), start, ends, box.spacing_um)
-    reduced = [block_reduce(each, tuple(coarse), np.max) for each in (prob, mask)]
-    guide = _cheapest_path(Terrain(*reduced, box.spacing_um * coarse), start // coarse, ends // coarse)[0]
-    near = np.zeros(reduced[0].shape, bool)
+    cell = cast("int", tuple(coarse.tolist()))  # its type is guessed from its default
+    cells = Terrain(block_reduce(prob, cell, np.max), block_reduce(mask, cell, np.max), box.spacing_um * coarse)
+    guide = _cheapest_path(cells, start // coarse, ends // coarse)[0]
+    near = np.zeros(cells.mask.shape, bool)
     near[tuple(guide.T)] = True
     near = binary_dilation(near, np.ones((3, 3, 3), bool))
     first, last = (edge(np.argwhere(near), axis=0) for edge in (np.min, np.max))
     low, high = first * coarse, np.minimum((last + 1) * coarse, mask.shape)
     part = tuple(slice(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True))
-    cells = tuple(slice(*ends) for ends in zip(first.tolist(), (last + 1).tolist(), strict=True))
-    open_to = near[cells].repeat(coarse[0], 0).repeat(coarse[1], 1).repeat(coarse[2], 2)[tuple(map(slice, high - low))]
+    inner = tuple(slice(*ends) for ends in zip(first.tolist(), (last + 1).tolist(), strict=True))
+    open_to = near[inner].repeat(coarse[0], 0).repeat(coarse[1], 1).repeat(coarse[2], 2)[tuple(map(slice, high - low))]
     cost = np.where(open_to, np.where(mask[part], 1.0, step_cost(prob[part])), _CLOSED)
     reached = ends[((ends >= low) & (ends < high)).all(axis=1)] - low
     path, total = _reach(cost, start - low, reached[open_to[tuple(reached.T)]], box.spacing_um)
