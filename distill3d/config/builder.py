@@ -114,13 +114,22 @@ class Builder:
             self.complain(path, f"must be a mapping of named settings, got {given!r}")
             return None
         self.names(given, path)
-        return {str(key): self.dataclass(cls, value, f"{path}.{key}") for key, value in given.items()}
+        return {key: self.dataclass(cls, value, f"{path}.{key}") for key, value in given.items()}
 
     def names(self, given: Mapping[str, Any], path: str) -> None:
-        """Complain of freely chosen names that no dotted key could reach."""
+        """Complain of freely chosen names that no dotted key could reach, or that torch's containers cannot hold."""
+        from torch import nn  # noqa: PLC0415 - whoever builds an experiment has imported it; `--help` has not
+
+        taken = nn.ModuleDict()
         for key in given:
-            if "." in str(key):
+            if not isinstance(key, str):
+                self.complain(f"{path}.{key}", f"{key!r} is no text; accepted: a name, if need be in quotes")
+            elif not key:
+                self.complain(path, "'' is no name; accepted: a name of a character or more")
+            elif "." in key:
                 self.complain(f"{path}.{key}", f"{key!r} has a dot, at which keys are split; accepted: a name without")
+            elif hasattr(taken, key):
+                self.complain(f"{path}.{key}", f"{key!r} means something to torch already; accepted: another name")
 
     def from_registry(self, f: dataclasses.Field[Any], given: object, path: str) -> object:
         """Return one component, a mapping of them by name, or a tuple of them, or None after complaining."""
@@ -137,7 +146,7 @@ class Builder:
             self.complain(path, f"must be a mapping of named {kind} settings, got {given!r}")
             return None
         self.names(given, path)
-        return {key: self.component(kind, value, f"{path}.{key}", str(key)) for key, value in given.items()}
+        return {key: self.component(kind, value, f"{path}.{key}", key) for key, value in given.items()}
 
     def component(self, kind: str, given: object, path: str, implied: str | None = None) -> Component | None:
         """Return a component with its validated settings, or None after complaining."""

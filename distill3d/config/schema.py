@@ -286,3 +286,5 @@ class Experiment:
 
     def __post_init__(self) -> None:
         _at_least(0, seed=self.seed)
+        if self.balance.mode == "gradient" and not self.losses:
+            raise ValueError("balance.mode='gradient' with losses={}: accepted: mode=fixed, or one loss or more")

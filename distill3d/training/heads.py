@@ -1,4 +1,4 @@
-"""Whether the heads of a student and the losses that read them fit each other."""
+"""Whether a student, its losses and its strategy make something to train: every head is read, and there is a term."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from distill3d.config.registry import LOSSES
 from distill3d.errors import ConfigError
 from distill3d.losses.base import Loss
 from distill3d.students.base import Student
+from distill3d.transfer.base import TransferStrategy
 
 
 def check_there(student: Student, losses: nn.ModuleDict, *, name: str) -> None:
@@ -37,3 +38,21 @@ def check_trained(student: Student, losses: nn.ModuleDict) -> None:
         raise ConfigError(
             f"student: no loss trains its {untrained[0]} head; accepted: a loss that does{example}, or no such head"
         )
+
+
+def check_terms(losses: nn.ModuleDict, strategy: TransferStrategy) -> None:
+    """Refuse to train without labels if the strategy takes nothing from the teacher in training either.
+
+    Raises:
+        ConfigError: there is no loss, and the strategy cannot have a term.
+    """
+    if not losses and type(strategy).forward is TransferStrategy.forward:
+        raise no_term(strategy)
+
+
+def no_term(strategy: TransferStrategy) -> ConfigError:
+    """Say in one line that there is nothing to train with."""
+    return ConfigError(
+        f"losses={{}} and the strategy {strategy.name} adds no term, so there is nothing to train with; accepted: one "
+        "loss or more, as in losses={overlap: {}}"
+    )

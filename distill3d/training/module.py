@@ -24,7 +24,7 @@ from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.training.dice import DiceByCase
 from distill3d.training.gradients import GradientBalance, StepTerms
-from distill3d.training.heads import check_there, check_trained
+from distill3d.training.heads import check_terms, check_there, check_trained, no_term
 from distill3d.training.numbers import check_loss
 from distill3d.training.optimizer import parameter_groups, transferred_scales
 from distill3d.training.sharding import shard
@@ -147,7 +147,11 @@ class DistillModule(L.LightningModule):
         return total
 
     def loss(self, batch: Batch) -> tuple[dict[str, LossTerm], Tensor]:
-        """Return the balanced terms and their weighted sum."""
+        """Return the balanced terms and their weighted sum.
+
+        Raises:
+            ConfigError: there is no term.
+        """
         self.step_terms = self.balance(
             self.terms(batch),
             parameters=self.student.parameters(),
@@ -155,6 +159,8 @@ class DistillModule(L.LightningModule):
             reduce=self._mean_over_processes,
         )
         terms = self.step_terms.all
+        if not terms:
+            raise no_term(self.strategy)
         return terms, torch.stack([term.weight * term.value for term in terms.values()]).sum()
 
     @property
@@ -229,12 +235,13 @@ def fresh_module(
         val_cases: as for `DistillModule`.
 
     Raises:
-        ConfigError: student and teacher do not fit, or no loss trains a head of the student.
+        ConfigError: student and teacher do not fit, no loss trains a head of the student, or nothing is to be trained.
         InputError: the teacher's weights cannot be used.
     """
     teacher = TEACHERS.build(experiment.teacher)
     module = DistillModule(experiment, val_cases=val_cases)
     check_trained(module.student, module.losses)
+    check_terms(module.losses, module.strategy)
     return module, teacher, module.transfer(teacher)
 
 

@@ -301,6 +301,15 @@ def test_a_child_adds_and_changes_freely_named_settings(pairs_file, write):
             "command line: strategy.pairs.a.b: 'a.b' has a dot, at which keys are split; accepted: a name without",
         ),
         ("losses={a.b: {name: overlap}}", "losses.a.b: 'a.b' has a dot"),
+        ("strategy.pairs={'': {layer: blocks.2}}", "strategy.pairs: '' is no name; accepted: a name of a character"),
+        ("losses={'': {name: overlap}}", "command line: losses: '' is no name"),
+        ("strategy.pairs={1: {layer: blocks.2}}", "strategy.pairs.1: 1 is no text; accepted: a name, if need be in"),
+        ("losses={true: {name: overlap}}", "losses.True: True is no text"),
+        *(
+            (f"losses={{{name}: {{name: overlap}}}}", f"losses.{name}: '{name}' means something to torch already")
+            for name in ("half", "keys", "update", "training", "forward")
+        ),
+        ("strategy.pairs={half: {layer: blocks.2}}", "strategy.pairs.half: 'half' means something to torch already"),
     ],
 )
 def test_what_is_wrong_with_one_of_the_freely_named_is_one_line_with_its_key(pairs_file, override, fragment):

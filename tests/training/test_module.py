@@ -12,7 +12,7 @@ from distill3d.config.registry import STRATEGIES
 from distill3d.config.schema import OptimizerConfig
 from distill3d.errors import ConfigError, TrainingError
 from distill3d.teachers.base import Teacher, TeacherIdentity
-from distill3d.training.module import DistillModule
+from distill3d.training.module import DistillModule, fresh_module
 from distill3d.training.optimizer import learning_rate
 from distill3d.transfer.base import TransferStrategy
 from distill3d.transfer.requests import TeacherRequest, ViewConfig
@@ -128,6 +128,18 @@ def test_a_student_without_the_head_that_a_loss_reads_is_refused_before_training
     with pytest.raises(ConfigError, match=r"losses\.lines: .*student\.skeleton_head=shared or own_decoder") as caught:
         DistillModule(tiny("losses={overlap: {}, lines: {name: skeleton_head}}"))
     assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("strategy", ["none", "inflate", "combine"])
+def test_without_a_loss_and_a_term_of_the_strategy_there_is_nothing_to_train_with(tiny, strategy):
+    settings = "{name: combine, parts: {a: {name: none}}}" if strategy == "combine" else f"{{name: {strategy}}}"
+    experiment = tiny("losses={}", f"strategy={settings}")
+    with pytest.raises(ConfigError, match=rf"^losses=\{{\}} and the strategy {strategy} adds no term") as caught:
+        # what the one only knows when it is asked, the other knows before anything is read or written
+        DistillModule(experiment).loss(make_batch()) if strategy == "combine" else fresh_module(experiment)
+    assert len(caught.value.lines) == 1
+    with pytest.raises(ConfigError, match=r"balance\.mode='gradient' with losses=\{\}"):
+        tiny("losses={}", "balance.mode=gradient")
 
 
 def test_two_losses_of_one_kind_keep_their_terms_apart(tiny):
