@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast, final
 
-import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill3d.errors import ConfigError
 from distill3d.layers.blocks3d import PRIOR_BIAS
+from distill3d.layers.networks2d import create_2d
 
 
 @final
@@ -60,13 +60,12 @@ def _block(width: int) -> nn.Sequential:
 
 
 def _convnet(name: str) -> nn.Module:
-    if not timm.is_model(name):
-        raise ConfigError(f"encoder={name!r} is not in timm.list_models(); accepted: a convnet such as resnet18")
-    net = timm.create_model(name, pretrained=False, num_classes=0)
+    accepted = "a convnet such as resnet18"
+    net = create_2d(name, setting="encoder", accepted=accepted, num_classes=0)
     reductions = [int(each["reduction"]) for each in getattr(net, "feature_info", [])]
     prunes = hasattr(net, "prune_intermediate_layers")
     if not prunes or len(set(reductions)) != len(reductions) or len(reductions) < 2:
-        raise ConfigError(f"encoder={name!r} has no map per halving; accepted: a convnet such as resnet18")
+        raise ConfigError(f"encoder={name!r} has no map per halving; accepted: {accepted}")
     return net
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast, final
 
-import timm
 import torch
 from timm.models import EfficientNet, MobileNetV3
 from timm.models.convnext import ConvNeXt
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from distill3d.errors import ConfigError
 from distill3d.layers.conv3d import DepthKernel, DepthPadding
+from distill3d.layers.networks2d import create_2d
 from distill3d.layers.norm3d import Norm
 from distill3d.students.surgery import Surgery, to_3d
 from distill3d.students.timm_blocks3d import Pool
@@ -126,17 +126,11 @@ def build_encoder(
 
 
 def _create(name: str) -> nn.Module:
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:3]
-        hint = f" (for example {', '.join(near)})" if near else ""
-        raise ConfigError(
-            f"student.encoder={name!r} is not a timm network{hint}; accepted: a name of timm.list_models()"
-        )
-    net = timm.create_model(name, pretrained=False, num_classes=0)
+    accepted = "encoders of the EfficientNet, MobileNetV3, ResNet and ConvNeXt families"
+    net = create_2d(name, setting="student.encoder", accepted=accepted, num_classes=0)
     if not isinstance(net, FAMILIES):
         raise ConfigError(
-            f"student.encoder={name!r} is a {type(net).__name__}, which has no 3D form here; "
-            "accepted: encoders of the EfficientNet, MobileNetV3, ResNet and ConvNeXt families"
+            f"student.encoder={name!r} is a {type(net).__name__}, which has no 3D form here; accepted: {accepted}"
         )
     return net
 

@@ -53,12 +53,23 @@ class UNet3dConfig:
             raise ValueError(
                 f"tubular={list(self.tubular)}: accepted: stages from 0 to {len(self.channels) - 1}, each once"
             )
+        _check_tubes(self)
         if self.reasoning_nodes < 1:
             raise ValueError(f"reasoning_nodes={self.reasoning_nodes} is too small; accepted: 1 or more")
         if self.reasoning in ("skips", "both") and len(self.channels) == 1:
             raise ValueError(
                 f"reasoning={self.reasoning} with a single resolution has no skip; accepted: 2 or more channels"
             )
+
+
+def _check_tubes(config: UNet3dConfig) -> None:
+    kernel, axes, extent = config.tubular_kernel, config.tubular_axes, config.tubular_extent
+    if kernel < 3 or kernel % 2 == 0:
+        raise ValueError(f"tubular_kernel={kernel} has no center or no neighbors; accepted: odd, 3 or more")
+    if not axes or len(set(axes)) < len(axes):
+        raise ValueError(f"tubular_axes={list(axes)}: accepted: one or more of z, y, x, each once")
+    if not extent > 0 or (config.tubular_law == "angles" and extent > 1):
+        raise ValueError(f"tubular_extent={extent} is out of range; accepted: above 0, for law angles at most 1")
 
 
 @STUDENTS.register("unet3d", config=UNet3dConfig)

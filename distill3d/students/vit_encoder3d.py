@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast, final
 
-import timm
 import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
@@ -20,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from distill3d.errors import ConfigError
 from distill3d.layers import photo_vit
 from distill3d.layers.block_embed3d import BlockEmbed
+from distill3d.layers.networks2d import create_2d
 from distill3d.layers.positions3d import (
     AxialRope3d,
     Grid,
@@ -49,16 +49,8 @@ def build_vit2d(name: str, **changes: int | None) -> Vit2d:
     Raises:
         ConfigError: timm has no such network, it is no ViT of a known family, or the changes do not fit together.
     """
-    if not timm.is_model(name):
-        raise ConfigError(f"student.encoder={name!r} is not in timm.list_models(); accepted: {ACCEPTED}")
     given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    try:
-        net = timm.create_model(name, pretrained=False, num_classes=0, **given)
-    except (AssertionError, TypeError, ValueError, RuntimeError) as err:
-        sizes = ", ".join(f"student.{key}={value}" for key, value in given.items())
-        raise ConfigError(
-            f"student.encoder={name!r} with {sizes or 'its own sizes'}: {' '.join(str(err).split())}"
-        ) from err
+    net = create_2d(name, setting="student.encoder", accepted=ACCEPTED, num_classes=0, **given)
     if not isinstance(net, VisionTransformer | Eva) or not isinstance(net.patch_embed, PatchEmbed):
         raise ConfigError(f"student.encoder={name!r} is a {type(net).__name__}; accepted: {ACCEPTED}")
     _refuse_unknown_parts(name, net)

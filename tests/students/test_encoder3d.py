@@ -100,7 +100,8 @@ def test_no_2d_layer_is_left(norm):
         ("mobilenetv4_conv_small", r"layer UniversalInvertedResidual at 'blocks\.2\.0'"),
         ("vit_tiny_patch16_224", "is a VisionTransformer, which has no 3D form"),
         ("densenet121", "is a DenseNet, which has no 3D form"),
-        ("resnet_18", "is not a timm network"),
+        ("resnet_18", r"^student\.encoder='resnet_18' is not in timm\.list_models\(\); accepted: encoders of"),
+        ("tf_efficientnet_lite0.bogus", r"lite0\.bogus': Invalid pretrained tag \(bogus\) .*; accepted: encoders"),
     ],
 )
 def test_what_has_no_3d_form_is_named_in_one_line(name, says):

@@ -116,13 +116,18 @@ def test_the_teacher_must_be_the_same_network():
 
 
 @pytest.mark.parametrize(
-    ("encoder", "reason"), [("test_vit", "has no map per halving"), ("rasnet18", "is not in timm.list_models()")]
+    ("encoder", "reason"),
+    [
+        ("test_vit", " has no map per halving"),
+        ("rasnet18", " is not in timm.list_models()"),
+        ("resnet18.bogus", ": Invalid pretrained tag (bogus) for resnet18"),
+    ],
 )
 def test_what_is_no_convnet_is_one_line(encoder, reason):
     with pytest.raises(ConfigError) as caught:
         student(encoder=encoder)
     (line,) = caught.value.lines
-    assert line.startswith(f"encoder='{encoder}' {reason}; accepted: a convnet such as resnet18")
+    assert line.startswith(f"encoder='{encoder}'{reason}; accepted: a convnet such as resnet18")
 
 
 @pytest.mark.parametrize("settings", [{"stages": 1}, {"stages": 6}, {"width": 0}])

@@ -118,6 +118,13 @@ def test_state_loads_strictly_and_gives_the_same_logits(options):
     ("settings", "says"),
     [
         ({"reasoning_nodes": 0}, "reasoning_nodes=0 is too small"),
+        ({"tubular_kernel": 8}, "tubular_kernel=8 has no center"),
+        ({"tubular_kernel": 1}, "tubular_kernel=1 has no center or no neighbors"),
+        ({"tubular_axes": ("z", "z")}, r"tubular_axes=\['z', 'z'\]"),
+        ({"tubular_axes": ()}, r"tubular_axes=\[\]"),
+        ({"tubular_extent": 0.0}, "tubular_extent=0.0 is out of range"),
+        ({"tubular_extent": float("nan")}, "tubular_extent=nan is out of range"),
+        ({"tubular_law": "angles", "tubular_extent": 2.0}, "tubular_extent=2.0 is out of range"),
         ({"reasoning": "skips", "channels": (8,), "depth_strides": ()}, "reasoning=skips with a single"),
         ({"reasoning": "both", "channels": (8,), "depth_strides": ()}, "reasoning=both with a single"),
     ],

@@ -129,6 +129,13 @@ def test_path_goes_with_file_only(settings):
         Timm2dConfig(**settings)
 
 
-def test_unknown_architecture_is_one_line():
-    with pytest.raises(ConfigError, match=r"^teacher.architecture='resnet_18' is not in timm.list_models\(\)$"):
-        Timm2d(Timm2dConfig(architecture="resnet_18", weights="random"))
+def test_unknown_architecture_or_tag_is_one_line(tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save({"a": torch.zeros(1)}, file)
+    for how in ({"weights": "random"}, {"weights": "file", "path": str(file)}, {"weights": "hub"}):
+        with pytest.raises(ConfigError, match=r"^teacher.architecture='resnet_18' is not in timm.list_models\(\); acc"):
+            Timm2d(Timm2dConfig(architecture="resnet_18", **how))
+        if how != {"weights": "hub"}:  # which says so itself, of what it is asked to fetch
+            with pytest.raises(ConfigError, match=r"'resnet18\.bogus': Invalid pretrained tag .*; acc") as caught:
+                Timm2d(Timm2dConfig(architecture="resnet18.bogus", **how))
+            assert len(caught.value.lines) == 1

@@ -175,7 +175,10 @@ def test_each_verb_names_the_other_for_the_others_files(load, name, line):
         load(name)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("nobody", "not in timm"), ("resnet18", "is a ResNet")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("nobody", "not in timm"), ("resnet18", "is a ResNet"), ("test_vit.bogus", "Invalid pretrained tag")],
+)
 def test_an_architecture_that_is_no_vit_is_refused(name, kind):
     with pytest.raises(ConfigError, match=kind):
         build_vit(name, pixels=64)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any, cast, final
 
 import lightning as L
-import timm
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Pretraining
 from distill3d.errors import ConfigError, NumbersError
+from distill3d.layers.networks2d import create_2d
 from distill3d.layers.photo_vit import PHOTO_VIT
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.training.optimizer import learning_rate
@@ -190,16 +190,10 @@ def build_vit(architecture: str, *, pixels: int) -> VisionTransformer:
     Raises:
         ConfigError: timm has none of that name, or it is no plain ViT.
     """
-    if not timm.is_model(architecture):
-        raise ConfigError(
-            f"architecture={architecture!r} is not in timm.list_models(); accepted: {PHOTO_VIT!r} or another"
-        )
-    try:
-        net = timm.create_model(architecture, pretrained=False, img_size=pixels)
-    except TypeError:  # a convnet takes any size, and so no such argument
-        net = timm.create_model(architecture, pretrained=False)
-    if not isinstance(net, VisionTransformer):
-        raise ConfigError(
-            f"architecture={architecture!r} is a {type(net).__name__}; accepted: a VisionTransformer of timm"
-        )
-    return net
+    accepted = f"a VisionTransformer of timm, such as {PHOTO_VIT!r}"
+    with torch.random.fork_rng(devices=[]):  # a convnet takes no size of images, so its kind is asked first
+        kind = type(create_2d(architecture, setting="architecture", accepted=accepted))
+    if not issubclass(kind, VisionTransformer):
+        raise ConfigError(f"architecture={architecture!r} is a {kind.__name__}; accepted: {accepted}")
+    net = create_2d(architecture, setting="architecture", accepted=accepted, img_size=pixels)
+    return cast("VisionTransformer", net)
