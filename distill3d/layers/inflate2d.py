@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill3d.errors import ConfigError
+
 ChannelRule = Literal["sum", "mean"]
 
 
@@ -96,7 +98,7 @@ def inflate_multi_axis(w2: Tensor, depth: int) -> Tensor:
         [O, I, D, K, K], whose sum is that of ``w2``.
 
     Raises:
-        ValueError: the kernel is not square.
+        ConfigError: the kernel is not square.
 
     Example:
         >>> inflate_multi_axis(torch.ones(1, 1, 1, 1), 1).flatten().tolist()
@@ -104,7 +106,7 @@ def inflate_multi_axis(w2: Tensor, depth: int) -> Tensor:
     """
     rows, columns = w2.shape[2:]
     if rows != columns:
-        raise ValueError(f"multi_axis needs square kernels, got {rows} x {columns}")
+        raise ConfigError(f"multi_axis: a kernel's plane is {rows} x {columns}; accepted: square ones, or another mode")
     along_z = torch.einsum("dk,oikc->oidc", splat_matrix(rows, depth).to(w2), w2)
     across_y, across_x = (w2.new_zeros(*w2.shape[:2], depth, rows, rows) for _ in range(2))
     across_y[:, :, :, rows // 2, :] = along_z

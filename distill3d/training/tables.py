@@ -30,7 +30,6 @@ FATES: dict[Fate, str] = {
     "averaged": "a 2D kernel spread evenly over depth, or a mean over channels",
     "interpolated": "resampled to the student's size",
     "new": "nothing of the teacher: as a student from scratch has it",
-    "skipped": "the teacher has a counterpart that was not used",
 }
 
 

@@ -16,7 +16,7 @@ from distill3d.teachers.base import Teacher
 from distill3d.transfer.requests import TeacherRequest
 from distill3d.types import Batch, LossTerm, Prediction, SkeletonTarget
 
-Fate = Literal["copied", "inflated", "averaged", "interpolated", "new", "skipped"]
+Fate = Literal["copied", "inflated", "averaged", "interpolated", "new"]
 TRANSFERRED: frozenset[Fate] = frozenset({"copied", "inflated", "averaged", "interpolated"})
 
 
@@ -27,7 +27,7 @@ class AuditRow:
     Attributes:
         name: the student's parameter or buffer.
         source: the teacher's, None when it has none.
-        fate: see `Fate`; ``new`` has no counterpart, ``skipped`` has one that was not used.
+        fate: see `Fate`; ``new`` has no counterpart.
         shape: of the student's entry.
         source_shape: of the teacher's, None when it has none.
         norm_before: Euclidean norm of the student's entry before the transfer.
@@ -104,13 +104,11 @@ class TransferStrategy(nn.Module, ABC):
 
     Attributes:
         name: as it is registered, for messages.
-        needs_weights: True when `transfer` copies trained weights, so that a run without them is an error.
         step: number of the optimizer step that `forward` is called for, see `begin_step`.
         steps: of the whole run.
     """
 
     name: str = "unnamed"
-    needs_weights: bool = False
     step: int = 0
     steps: int = 1
 

@@ -41,7 +41,6 @@ class Combine(TransferStrategy):
     def __init__(self, config: CombineConfig) -> None:
         super().__init__(config)
         self.parts = nn.ModuleDict({name: STRATEGIES.build(part) for name, part in config.parts.items()})
-        self.needs_weights = any(part.needs_weights for _, part in self._each())
 
     @classmethod
     def wants(cls, config: CombineConfig) -> tuple[SkeletonTarget, ...]:

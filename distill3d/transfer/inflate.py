@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from distill3d.config.registry import STRATEGIES
-from distill3d.errors import ConfigError
 from distill3d.layers.inflate2d import (
     ChannelRule,
     inflate_average,
@@ -87,10 +86,7 @@ def inflated(
         result = inflate_center(kernel, depth)
     elif placement == "center_noise":
         result = inflate_center_noise(kernel, depth, noise_std=noise_std, generator=generator)
-    elif kernel.shape[2] == kernel.shape[3]:
-        result = inflate_multi_axis(kernel, depth)
     else:
-        rows, columns = kernel.shape[2:]
-        raise ConfigError(f"multi_axis: a kernel's plane is {rows} x {columns}; accepted: square ones, or another mode")
+        result = inflate_multi_axis(kernel, depth)
     pointwise = value.shape[2:].numel() == 1
     return Moved(result, "copied" if pointwise else ("averaged" if placement == "average" else "inflated"))

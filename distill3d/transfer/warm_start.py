@@ -41,7 +41,6 @@ class WarmStart(TransferStrategy):
     """
 
     name = "warm_start"
-    needs_weights = True
     config: WarmStartConfig
 
     @torch.no_grad()

@@ -54,7 +54,6 @@ class WeightTransfer(TransferStrategy, ABC):
         seed: of the permutations and of whatever else a placement draws.
     """
 
-    needs_weights = True
     channels: ChannelRule
     shuffled: bool
     seed: int

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill3d.errors import ConfigError
 from distill3d.layers.inflate2d import (
     channel_shift,
     gray_statistics,
@@ -97,7 +98,7 @@ def test_multi_axis_keeps_the_sum_at_every_depth(side, depth):
 
 
 def test_multi_axis_refuses_a_kernel_that_is_not_square():
-    with pytest.raises(ValueError, match="square kernels, got 3 x 5"):
+    with pytest.raises(ConfigError, match="a kernel's plane is 3 x 5; accepted: square ones"):
         inflate_multi_axis(torch.zeros(1, 1, 3, 5), 3)
 
 

@@ -78,8 +78,6 @@ class TestInflateAndMatch:
         strategy.adapt(net)
         audit = strategy.transfer(student=net, teacher=teacher)
         assert {fate: total["entries"] for fate, total in audit.totals().items()} == {"new": len(net.state_dict())}
-        assert not strategy.needs_weights
-        assert combine(one=InflateConfig(), two=FeaturesConfig()).needs_weights
 
     def test_the_module_trains_projections_and_gives_inflated_weights_their_own_rate(self, teacher, tiny):
         experiment = tiny(
