@@ -6,6 +6,7 @@ the schema, after files are merged. Until then such a word travels as marked tex
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -35,6 +36,15 @@ def parse(text: str) -> Any:  # noqa: ANN401 - whatever YAML can say
     if text[node.end_mark.index :].strip() or (is_plain and node.value != text.strip()):
         return text
     return mark(typed, node, text)
+
+
+def quoted(text: str) -> str:
+    """Write text as the value of an override: as it is where that is read back, else in quotes.
+
+    >>> quoted("runs/a"), quoted("exp #2/a"), quoted("010")
+    ('runs/a', '"exp #2/a"', '"010"')
+    """
+    return text if parse(text) == text else json.dumps(text, ensure_ascii=False)
 
 
 def _typed(text: str) -> Any:  # noqa: ANN401 - as above

@@ -15,6 +15,7 @@ from typing import Any
 from distill3d.config.compare import disagreements, meant
 from distill3d.config.folds import without_folds
 from distill3d.config.plain import as_plain, flatten
+from distill3d.config.scalars import quoted
 from distill3d.config.schema import Experiment
 from distill3d.errors import ConfigError, UserError
 from distill3d.experiment import load_experiment
@@ -109,7 +110,7 @@ def make_trial(sweep: Sweep, number: int, values: Values, folder: Path) -> Trial
         json_file=own / "arguments.json",
         environ=os.environ,
     )
-    argv += [*_labels(sweep), f"runs={own}"]
+    argv += [*_labels(sweep), f"runs={quoted(str(own))}"]
     name, overrides = called(argv)
     experiment = load_experiment(name, overrides, allow_plugins=sweep.allow_plugins)
     if wrong := disagreements(values, as_plain(experiment)):
@@ -120,7 +121,7 @@ def make_trial(sweep: Sweep, number: int, values: Values, folder: Path) -> Trial
 
 def _labels(sweep: Sweep) -> list[str]:
     labels = {"logging.project": sweep.project, "logging.entity": sweep.entity}
-    return [f"{key}={value}" for key, value in labels.items() if value is not None]
+    return [f"{key}={quoted(value)}" for key, value in labels.items() if value is not None]
 
 
 def called(argv: Sequence[str]) -> tuple[str, list[str]]:

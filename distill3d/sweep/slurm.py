@@ -37,11 +37,11 @@ SCRIPT = """#!/bin/bash
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output={folder}/slurm-%a.log
+#SBATCH --output={log}
 # Lightning wants one task per device (--ntasks-per-node is trainer.devices, --nodes is trainer.num_nodes).
 set -u
 cd {here}
-export WANDB_RUN_GROUP={name} WANDB_TAGS=sweep:{name}
+export WANDB_RUN_GROUP={name} WANDB_TAGS={tag}
 case "$SLURM_ARRAY_TASK_ID" in
 {cases}
 *) echo "no trial $SLURM_ARRAY_TASK_ID" >&2; exit 2 ;;
@@ -85,10 +85,11 @@ def export(
         cases.append(f"{trial.number}) trial=({shlex.join(trial.argv)}) ;;")
     write_text(folder / "sweep.yaml", sweep.text)
     gpus = "" if trainer.accelerator == "cpu" else f"#SBATCH --gpus-per-node={trainer.devices}\n"
-    settings = {"name": sweep.name, "count": len(trials), "path": path, "last": len(trials) - 1, "at_once": at_once}
+    settings = {"count": len(trials), "last": len(trials) - 1, "at_once": at_once, "cases": "\n".join(cases)}
     settings |= {"nodes": trainer.num_nodes, "devices": trainer.devices, "gpus": gpus, "cpus": cpus, "time": time}
-    here = shlex.quote(str(Path.cwd()))
-    write_text(path, SCRIPT.format(**settings, folder=folder, here=here, cases="\n".join(cases)))
+    texts = {"name": sweep.name, "tag": f"sweep:{sweep.name}", "path": path, "log": folder / "slurm-%a.log"}
+    texts |= {"here": Path.cwd()}  # in quotes where they need some, which bash and sbatch take off alike
+    write_text(path, SCRIPT.format(**settings, **{key: shlex.quote(str(text)) for key, text in texts.items()}))
 
 
 def _common(trainers: Sequence[TrainerConfig], sweep: Sweep) -> TrainerConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -149,4 +150,5 @@ def export_slurm(
         cpus=cpus,
         allow_plugins=allow_plugins,
     )
-    stdout().print(f"submit    sbatch {script}", f"then      distill3d sweep report {name}", sep="\n", soft_wrap=True)
+    submit, then = shlex.join(["sbatch", str(script)]), shlex.join(["distill3d", "sweep", "report", name])
+    stdout().print(f"submit    {submit}", f"then      {then}", sep="\n", soft_wrap=True, markup=False, highlight=False)

@@ -31,7 +31,8 @@ def main():
     assert verb == "fit"
     given = settings(rest)
     lr, seed = float(given.get("optimizer.lr", 0.001)), int(given.get("seed", 0))
-    run = Path(given["runs"]) / Path(experiment).stem / f"seed{seed}"
+    runs = json.loads(given["runs"]) if given["runs"].startswith('"') else given["runs"]
+    run = Path(runs) / Path(experiment).stem / f"seed{seed}"
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(json.dumps({"seed": seed, "optimizer": {"lr": lr}}))
     with (run / "calls.txt").open("a") as calls:

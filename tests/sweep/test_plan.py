@@ -3,6 +3,7 @@
 import itertools
 import json
 from math import prod
+from pathlib import Path
 
 import pytest
 import yaml
@@ -171,6 +172,17 @@ def test_project_and_entity_of_the_file_reach_the_trial(sweep_of, tmp_path):
     sweep = sweep_of("project: neurons\nentity: lab\n" + GRID + "  seed: {values: [1]}\n")
     logging = make_trial(sweep, 0, {"seed": 1}, tmp_path).experiment.logging
     assert (logging.project, logging.entity) == ("neurons", "lab")
+
+
+@pytest.mark.parametrize("folder", ["exp #2", "lab: x", "[a]", "010", "1e3, b", "it's", 'a "b"', "runs"])
+def test_a_folder_of_any_name_is_where_each_trial_has_its_own(sweep_of, tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    sweep = sweep_of(GRID + '  seed: {values: [0, 1]}\nproject: "a: b #1"\n')
+    for runs in (Path(folder), tmp_path / folder):
+        for number, values in enumerate(grid(sweep)):
+            trial = make_trial(sweep, number, values, runs)
+            assert trial.run.path == runs / "trials" / f"{number:04d}" / "tiny" / f"seed{number}"
+            assert trial.experiment.logging.project == "a: b #1"
 
 
 def test_a_run_cap_cuts_a_grid_short(sweep_of):

@@ -1,15 +1,18 @@
 """A sweep as a SLURM array job, run by a bash script that plays srun and scontrol."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from launched import run as launch
+from typer.testing import CliRunner
 
 from distill3d.errors import ConfigError
 from distill3d.sweep import control
+from distill3d.sweep.verbs import sweep_app
 
 GRID = """
 method: grid
@@ -89,6 +92,33 @@ def test_the_script_asks_for_what_a_trial_needs(script, tmp_path):
     gpu = script(GRID + "  trainer.accelerator: {value: gpu}\n  trainer.devices: {value: 4}\n").read_text()
     assert "#SBATCH --gpus-per-node=4\n" in gpu
     assert subprocess.run(["bash", "-n"], input=gpu, text=True, check=False).returncode == 0
+
+
+def test_names_with_spaces_are_one_word_to_bash_and_to_sbatch(sweep_file, submit, tmp_path):
+    runs, out = tmp_path / "exp #2", tmp_path / "my jobs" / "array.sh"
+    path = control.export_slurm(
+        sweep_file(GRID, name="my sweep"), runs=runs, out=out, at_once=2, time="01:00:00", cpus=4
+    )
+    lines = path.read_text().splitlines()
+    asked = [shlex.split(line.removeprefix("#SBATCH"), comments=True) for line in lines if line.startswith("#SBATCH")]
+    assert ["--job-name=my sweep"] in asked
+    assert [f"--output={runs}/sweeps/my sweep/slurm-%a.log"] in asked
+    assert all(len(words) == 1 for words in asked)
+    assert f"#   sbatch '{out}'" in lines
+    (exported,) = (line for line in lines if line.startswith("export "))
+    assert shlex.split(exported) == ["export", "WANDB_RUN_GROUP=my sweep", "WANDB_TAGS=sweep:my sweep"]
+    assert submit(path, 1) == (0, "")
+    assert [row.state for row in control.state_of("my sweep", runs=runs, storage=None)[1]] == ["waiting", "finished"]
+
+
+def test_what_to_paste_is_in_quotes(sweep_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep_file(GRID, name="my sweep")
+    done = CliRunner().invoke(sweep_app, ["export-slurm", "my sweep.yaml", "--runs", "exp #2"])
+    assert done.output.splitlines() == [
+        "submit    sbatch 'exp #2/sweeps/my sweep/array.sh'",
+        "then      distill3d sweep report 'my sweep.yaml'",
+    ]
 
 
 def test_trials_of_different_size_and_bayes_are_no_array_job(script):
