@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 from math import prod
 from pathlib import Path
 
@@ -9,15 +10,21 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.main import get_command
 
-from distill3d.config.plain import as_plain
+from distill3d.config.plain import as_plain, flatten
 from distill3d.errors import ConfigError
 from distill3d.experiment import load_experiment
+from distill3d.report.comparison.grouping import choose_baseline, group_runs
+from distill3d.report.comparison.runs import Run
+from distill3d.report.text.summary import BETWEEN
+from distill3d.report.verbs import report_app
 from distill3d.sweep import control
 from distill3d.sweep.command import build_argv
 from distill3d.sweep.files import parse_sweep, sweep_files
 from distill3d.sweep.objective import metric_names
 from distill3d.sweep.plan import check, grid, make_trial
+from distill3d.sweep.verbs import sweep_app
 
 GRID = "method: grid\nmetric: {name: test/dice, goal: maximize}\nparameters:\n"
 RUNS = "method: random\nrun_cap: 4\nmetric: {name: test/dice, goal: maximize}\nparameters:\n"
@@ -242,3 +249,30 @@ def test_every_shipped_sweep_says_what_it_asks_and_all_its_trials_resolve(tmp_pa
         sweep = control.read_sweep(path)
         check(sweep, tmp_path)
         assert sweep.metric.name in metric_names()
+
+
+def test_what_a_shipped_sweep_says_to_do_next_can_be_done(tmp_path, data_dir):
+    files, reports = sweep_files(), 0
+    for name, path in files.items():
+        line = next((line for line in path.read_text().splitlines() if line.startswith("# then:")), "")
+        app, _, said = line.partition("   (")[0].partition("distill3d ")[2].partition(" ")
+        if app == "sweep":
+            verb, *words = shlex.split(said)
+            tunings = get_command(sweep_app).commands[verb].make_context(verb, words).params["names"]
+            assert name in tunings
+            assert set(tunings) <= set(files)
+        if app != "report":
+            continue
+        reports += 1
+        asked = get_command(report_app).commands["report"].make_context("report", shlex.split(said)).params
+        assert asked["sweep"] == [name]
+        sweep = control.read_sweep(path)
+        points = [values for values in grid(sweep) if not values["seed"] and not values.get("data.fold")]
+        trials = [make_trial(sweep, number, values, tmp_path) for number, values in enumerate(points)]
+        rest = {"seed": 0, "cases": {}, "references": {}, "cost": {}, "teacher": {}, "provenance": {}}
+        settings = [flatten(as_plain(trial.experiment)) for trial in trials]
+        groups, _ = group_runs([Run(folder=tmp_path, settings=each, **rest) for each in settings])
+        assert choose_baseline(groups, asked["baseline"]).experiment.endswith("vit_scratch")
+        if asked["markdown"]:
+            assert BETWEEN.read(asked["markdown"])[1]
+    assert reports >= 6
