@@ -93,6 +93,21 @@ def test_what_tunings_of_as_many_trials_chose_may_differ_and_what_they_did_not_m
     assert check({**tuned, "optimizer.lr": 0.1}, base={**tuned, "tuned.file": "elsewhere.yaml"}).equal
 
 
+@pytest.mark.parametrize(
+    ("key", "last"),
+    [
+        ("optimizer.lr", ", how transferred weights learn or what equal tunings chose"),
+        ("optimizer.transferred_lr_ratio", " or how transferred weights learn"),
+    ],
+)
+def test_the_answer_says_what_may_differ_between_arms_of_one_budget(write_run, key, last):
+    tuned = {**TUNED, "tuned.trials": 5}
+    runs = [write_run("scratch", seed, settings=tuned) for seed in range(3)]
+    runs += [write_run("same", seed, settings={**tuned, "strategy.name": "inflate", key: 0.5}) for seed in range(3)]
+    trust = answer(compare(read_runs(runs))).trust
+    assert f"All arms had the same budget: they differ only in strategy, teacher, student, neurons{last}." in trust
+
+
 def test_other_numbers_of_tuning_trials_are_unequal_and_make_no_setting_fair(check):
     diff = check({**TUNED, "tuned.trials": 6, "optimizer.lr": 0.1}, base={**TUNED, "tuned.trials": 5})
     assert diff.remarks == ("tuning: the arm had 6 trials, the baseline 5",)

@@ -32,7 +32,7 @@ def check_budget(arm: Group, baseline: Group) -> BudgetCheck:
                 key=key,
                 arm=str(arm.settings.get(key, ABSENT)),
                 baseline=str(baseline.settings.get(key, ABSENT)),
-                fair=key in {*FAIR_KEYS, *chosen} or key.partition(".")[0] in FAIR_SECTIONS,
+                fair=key in chosen or is_claimed(key),
             )
         )
     settings.sort(key=lambda setting: setting.fair)
@@ -43,6 +43,11 @@ def check_budget(arm: Group, baseline: Group) -> BudgetCheck:
         remarks=(*unequal, *remarks, *_code(arm, baseline)),
         equal=not unequal and all(setting.fair for setting in settings),
     )
+
+
+def is_claimed(key: str) -> bool:
+    """Whether arms may differ in a key whatever chose it, since a claim is about it."""
+    return key in FAIR_KEYS or key.partition(".")[0] in FAIR_SECTIONS
 
 
 def _chosen_alike(arm: Group, baseline: Group) -> set[str]:

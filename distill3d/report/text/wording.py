@@ -10,6 +10,7 @@ from typing import final
 from markupsafe import Markup
 
 from distill3d.evaluation.scores import Score
+from distill3d.report.comparison.budget import is_claimed
 from distill3d.report.comparison.statistics import LEVEL
 from distill3d.report.content import Comparison, Difference, Verdict
 from distill3d.report.numerals import interval, number, probability, unit_name
@@ -184,12 +185,11 @@ def _trust(comparison: Comparison) -> list[Markup]:
             ).format(_names(unequal), verb, bold(comparison.baseline))
         )
     elif comparison.budget:
-        sentences.append(
-            Markup(
-                "All arms had the same budget: they differ only in strategy, teacher, student, neurons or "
-                "how transferred weights learn."
-            )
-        )
+        tuned = any(not is_claimed(setting.key) for check in comparison.budget for setting in check.settings)
+        learn = "how transferred weights learn"
+        or_how = f", {learn} or what equal tunings chose" if tuned else f" or {learn}"
+        only = f"they differ only in strategy, teacher, student, neurons{or_how}."
+        sentences.append(Markup("All arms had the same budget: {}").format(only))
     sentences += _tuning(comparison)
     if random:
         sentences.append(Markup("The teacher of {} has random weights.").format(_names(random)))
