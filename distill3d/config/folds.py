@@ -26,11 +26,20 @@ def without_folds(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _counted(key: str, value: object) -> object:
-    if key not in LISTS or not isinstance(value, list | tuple) or not value:
+    if key not in LISTS or not (count := count_of(value)):
         return value
-    if any(mark in str(name) for name in value for mark in "*?["):
-        return value
-    return f"{len(value)} case{'s' * (len(value) != 1)}"
+    return f"{count} case{'s' * (count != 1)}"
+
+
+def count_of(names: object) -> int | None:
+    """Return how many cases a list names; None for an empty one, a pattern in it, or no list.
+
+    >>> count_of(["OP_1", "OP_3"]), count_of(["OP_1", "fly_*"]), count_of([]), count_of(0.5)
+    (2, None, None, None)
+    """
+    if not isinstance(names, list | tuple) or any(mark in str(name) for name in names for mark in "*?["):
+        return None
+    return len(names) or None
 
 
 def fold_of(settings: Mapping[str, Any]) -> str:

@@ -64,6 +64,12 @@ def test_cost_and_provenance_are_there(comparison):
     assert all(path.is_dir() for paths in run_folders(comparison).values() for path in paths)
 
 
+@pytest.mark.parametrize(("train", "labelled"), [(["OP_1", "OP_3"], 2), (["OP_1", "fly_*"], None), ([], None), (4, 4)])
+def test_labelled_volumes_are_counted_where_names_or_a_number_tell_them(write_run, train, labelled):
+    (arm,) = compare(read_runs([write_run(settings={"data.train": train})])).arms
+    assert arm.labelled == labelled
+
+
 def test_what_an_arm_keeps_of_its_teacher_is_the_mean_over_its_runs_and_little_is_remarked_on(write_run):
     runs = [write_run("scratch", seed) for seed in range(3)]
     runs += [write_run("wiped", seed, kept=value) for seed, value in enumerate((0.2, 0.4, None))]

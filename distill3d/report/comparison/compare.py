@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distill3d.config.folds import fold_of, some, split_of
+from distill3d.config.folds import count_of, fold_of, some, split_of
 from distill3d.evaluation.scores import Score
 from distill3d.evaluation.tables import bends_in_vain, little_kept, nearly_linear
 from distill3d.report.comparison.across import profiles_of, rankings_of
@@ -155,11 +155,9 @@ def _tuned(group: Group) -> str:
 
 
 def _labelled(settings: Mapping[str, Any]) -> int | None:
-    """Number of training volumes: a list of names, or how many are simulated; shares of a folder cannot be told."""
+    """Number of training volumes: names, or how many are simulated; patterns and shares of a folder cannot be told."""
     train = settings.get("data.train")
-    if isinstance(train, list | tuple):
-        return len(train) or None
-    return train if isinstance(train, int) else None
+    return train if isinstance(train, int) else count_of(train)
 
 
 def _means(kind: type[Cost | Tubes], of_runs: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
