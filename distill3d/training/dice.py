@@ -72,7 +72,7 @@ class DiceByCase(Metric):
         Raises:
             KeyError: a name was not given at construction.
         """
-        pred = ((logits > self.threshold_logit) & known).flatten(1)
+        pred = ((logits >= self.threshold_logit) & known).flatten(1)
         gold = ((target > 0.5) & known).flatten(1)
         columns = [(pred & gold).sum(1), pred.sum(1), gold.sum(1), torch.ones_like(pred[:, 0], dtype=torch.int64)]
         rows = torch.tensor([self.index[name] for name in cases], device=self.counts.device)

@@ -42,6 +42,14 @@ def test_a_case_without_gold_scores_one_if_nothing_was_predicted_and_zero_else()
     assert metric.compute().mean.item() == pytest.approx(1 / 3)
 
 
+def test_a_voxel_at_the_threshold_is_foreground_as_in_the_masks_of_test_cases():
+    metric, logits = DiceByCase(cases=("a",), threshold=0.5), torch.tensor([-0.1, 0.0, 0.1]).reshape(1, 1, 1, 1, 3)
+    gold = (logits.sigmoid().numpy() >= 0.5).astype("float32")
+    metric.update(logits=logits, target=torch.from_numpy(gold), known=torch.ones_like(logits).bool(), cases=("a",))
+    assert gold.sum() == 2
+    assert metric.compute().mean.item() == 1.0
+
+
 def test_a_metric_that_saw_nothing_is_zero_and_not_nan():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchmetrics warns of compute before update
