@@ -26,7 +26,8 @@ from distill3d.sweep.schema import Hyperband, Method, Metric, Parameter, Sweep
 _LOG = logging.getLogger(__name__)
 KEYS = ("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
 _PLUGINS = re.compile(r"(--)?plugins\b")
-LABELS = ("name", "description", "project", "entity")
+LABELS = ("project", "entity")
+SHOWN = ("name", "description")  # by W&B; to this runner a sweep is called as its file
 _CHANGED = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "timestamp"))
 ELSEWHERE = ("controller", "scheduler", "metrics", "job", "image_uri", "resource", "queue", "launch", "imports")
 
@@ -91,13 +92,14 @@ def parse_sweep(text: str, name: str, *, origin: str, allow_plugins: bool = Fals
         raise ConfigError(f"{origin}: must be a mapping, such as 'method: grid'")
     reader = _Reader(content)
     values = {key: getattr(reader, key)() for key in (*KEYS, *LABELS)}
+    for key in SHOWN:
+        reader.text(key)
     reader.top_level()
     if not reader.problems:
         reader.together(**values)
     if reader.problems:
         raise ConfigError(*(f"{origin}: {problem}" for problem in reader.problems))
-    title = values.pop("name")
-    return Sweep(name=name, text=text, title=title, allow_plugins=allow_plugins, **values)
+    return Sweep(name=name, text=text, allow_plugins=allow_plugins, **values)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -140,8 +142,8 @@ class _Reader:
         for key in self.content:
             if key in ELSEWHERE:
                 self.complain(f"{key}: only W&B's servers and schedulers know it; the local runner does not support it")
-            elif key not in (*KEYS, *LABELS):
-                self.complain(unknown(str(key), [*KEYS, *LABELS]))
+            elif key not in (*KEYS, *LABELS, *SHOWN):
+                self.complain(unknown(str(key), [*KEYS, *LABELS, *SHOWN]))
 
     def text(self, key: str, *, required: bool = False) -> str | None:
         given = self.content.get(key)
@@ -154,12 +156,6 @@ class _Reader:
 
     def program(self) -> str:
         return self.text("program", required=True) or ""
-
-    def name(self) -> str:
-        return self.text("name") or ""
-
-    def description(self) -> str:
-        return self.text("description") or ""
 
     def project(self) -> str | None:
         return self.text("project")

@@ -27,7 +27,6 @@ class Show:
     def __init__(self, sweep: Sweep, console: Console) -> None:
         self.sweep, self.console = sweep, console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._seen = ""
 
     def __enter__(self) -> Show:
         """Begin the live table."""

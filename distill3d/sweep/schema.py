@@ -72,8 +72,6 @@ class Sweep:
     parameters: tuple[Parameter, ...]
     early_terminate: Hyperband | None = None
     run_cap: int | None = None
-    title: str = ""
-    description: str = ""
     project: str | None = None
     entity: str | None = None
     allow_plugins: bool = False

@@ -46,7 +46,7 @@ def test_everything_that_is_documented_is_read():
         early_terminate={"type": "hyperband", "min_iter": 3, "eta": 2, "strict": True},
         parameters={"optimizer": {"parameters": {"lr": {"value": 0.1}, "weight_decay": {"min": 0.0, "max": 1.0}}}},
     )
-    assert (sweep.name, sweep.title, sweep.project, sweep.entity) == ("mine", "Shown in the UI", "neurons", "lab")
+    assert (sweep.name, sweep.project, sweep.entity) == ("mine", "neurons", "lab")
     assert sweep.metric.reaches(0.95)
     assert not sweep.metric.reaches(0.85)
     assert sweep.early_terminate == Hyperband(first=3, last=None, eta=2, strict=True)

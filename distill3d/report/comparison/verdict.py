@@ -176,13 +176,13 @@ def _smallest(table: Array, n_arms: int) -> float | None:
 
 def _named(one: Difference, table: Array, score: Score, *, corrected_over: str, test: CaseTest) -> Difference:
     """Add the verdict, and what decided."""
-    objection = _too_few(one) or _objection(one, table, score, corrected_over, test)
-    if objection or one.mean is None:
+    if one.mean is None or one.p_holm is None:
+        return dataclasses.replace(one, why=_too_few(one))
+    said = f"p {probability(one.p_holm, equals=True)}{corrected_over}"
+    if objection := _objection(one, one.p_holm, said, table, score, test):
         return dataclasses.replace(one, why=objection)
     verdict: Verdict = "BETTER" if (one.mean > 0) == score.higher_is_better else "WORSE"
-    return dataclasses.replace(
-        one, verdict=verdict, why=f"{_p_text(one.p_holm, corrected_over)}; {_agreement(one.mean, table)}"
-    )
+    return dataclasses.replace(one, verdict=verdict, why=f"{said}; {_agreement(one.mean, table)}")
 
 
 def _too_few(one: Difference) -> str:
@@ -196,22 +196,18 @@ def _too_few(one: Difference) -> str:
     return "" if one.p is not None else "too many pairs of case and seed have no value"
 
 
-def _objection(one: Difference, table: Array, score: Score, corrected_over: str, test: CaseTest) -> str:
+def _objection(one: Difference, p_holm: float, said: str, table: Array, score: Score, test: CaseTest) -> str:
     if not np.nanmean(table, 1).any():
         return "no case differs"
-    if one.p_holm is None or one.p_holm > LEVEL:
+    if p_holm > LEVEL:
         smallest = number(one.detectable, score.digits)
         hint = "" if one.detectable is None else f"; a true difference below {smallest} would often be missed"
-        return f"{_p_text(one.p_holm, corrected_over)}{hint}"
+        return f"{said}{hint}"
     floor = 2.0 ** (1 - one.n_cases)
     if one.p_cases is not None and one.p_cases > max(LEVEL, floor) * (1 + 1e-9):
         disagree = f"{CASE_TESTS[test][1]} p {probability(one.p_cases, equals=True)}"
-        return f"{_p_text(one.p_holm, corrected_over)}, but cases disagree: {disagree}"
+        return f"{said}, but cases disagree: {disagree}"
     return ""
-
-
-def _p_text(p_holm: float | None, corrected_over: str) -> str:
-    return f"p {probability(p_holm or 0.0, equals=True)}{corrected_over}"
 
 
 def _agreement(mean: float, table: Array) -> str:
