@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distill3d import data, losses, students, teachers, transfer
 from distill3d.config.builder import RawExperiment, build
 from distill3d.config.catalog import find_experiment, folders
 from distill3d.config.files import COMMAND_LINE, read
-from distill3d.config.plain import from_plain
+from distill3d.config.plain import as_plain, flatten, from_plain
 from distill3d.config.registry import REGISTRIES
 from distill3d.config.schema import Experiment, Pretraining
 from distill3d.errors import ConfigError
 from distill3d.neurons import conversion
 from distill3d.storage.secrets import secret_variables
 
+Settings = TypeVar("Settings", Experiment, Pretraining)
 # Importing these packages is what fills the registries.
 BUILT_IN = (data, losses, conversion, students, teachers, transfer)
 
@@ -38,7 +40,7 @@ def load_experiment(name: str | Path, overrides: Sequence[str] = (), *, allow_pl
     if raw.is_pretraining:
         raise ConfigError(f"{raw.name} trains a 2D teacher on photos; accepted: distill3d pretrain {raw.name}")
     _prepare(raw, allow_plugins=allow_plugins)
-    return build(raw, Experiment)
+    return _finite(build(raw, Experiment))
 
 
 def load_pretraining(name: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False) -> Pretraining:
@@ -51,7 +53,7 @@ def load_pretraining(name: str | Path, overrides: Sequence[str] = (), *, allow_p
     if not raw.is_pretraining:
         raise ConfigError(f"{raw.name} trains a 3D student; accepted: distill3d fit {raw.name}")
     _prepare(raw, allow_plugins=allow_plugins)
-    return build(raw, Pretraining)
+    return _finite(build(raw, Pretraining))
 
 
 def experiment_from_plain(settings: Mapping[str, Any], *, source: Path, allow_plugins: bool = False) -> Experiment:
@@ -90,6 +92,29 @@ def _prepare(raw: RawExperiment, *, allow_plugins: bool) -> None:
             )
     origin = raw.origins.get("plugins", COMMAND_LINE)
     _import_plugins(raw.settings, None if allow_plugins or origin == COMMAND_LINE else Path(origin))
+
+
+def _finite(settings: Settings) -> Settings:
+    """Refuse settings that hold a number which is not finite, as no file of a run may.
+
+    Raises:
+        ConfigError: a line for each.
+    """
+    problems = [
+        f"{key}={value} is not finite; accepted: a finite number"
+        for key, value in flatten(as_plain(settings)).items()
+        if not all(map(math.isfinite, _numbers_in(value)))
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    return settings
+
+
+def _numbers_in(value: object) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    for inner in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        yield from _numbers_in(inner)
 
 
 def _import_plugins(settings: Mapping[str, Any], source: Path | None) -> None:

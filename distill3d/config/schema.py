@@ -12,7 +12,7 @@ from distill3d.config.trace import TraceConfig
 
 def _at_least(minimum: float, **values: float) -> None:
     for name, value in values.items():
-        if value < minimum:
+        if not value >= minimum:
             raise ValueError(f"{name}={value} is too small; accepted: {minimum} or more")
 
 
@@ -46,6 +46,9 @@ class AugmentConfig:
         _within(0, 1, flip=self.flip, rotate90=self.rotate90, rotate=self.rotate, gamma=self.gamma, noise=self.noise)
         _within(0, 1, scale_intensity=self.scale_intensity, shift_intensity=self.shift_intensity)
         _within(0, 1, blur=self.blur, hard=self.hard)
+        low, high = self.hard_contrast
+        if not 0 < low <= high:
+            raise ValueError(f"hard_contrast={self.hard_contrast} is out of range; accepted: low to high, above 0")
         if self.hard and not self.hard_backgrounds:
             raise ValueError("hard > 0 needs hard_backgrounds: one or more stacks or folders")
 
@@ -288,3 +291,5 @@ class Experiment:
         _at_least(0, seed=self.seed)
         if self.balance.mode == "gradient" and not self.losses:
             raise ValueError("balance.mode='gradient' with losses={}: accepted: mode=fixed, or one loss or more")
+        if self.trace.input not in {"prob", "auto"}:
+            raise ValueError(f"trace.input={self.trace.input}, but a run traces a probability; accepted: prob or auto")

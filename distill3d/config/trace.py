@@ -77,6 +77,7 @@ class TraceConfig:
         _require(0 < self.threshold < 1, "threshold", self.threshold, "above 0, below 1")
         ceiling = self.threshold if self.method == "hysteresis" else 1.0
         _require(0 < self.low_threshold <= ceiling, "low_threshold", self.low_threshold, f"above 0, at most {ceiling}")
+        _require(all(map(math.isfinite, self.seed_zyx_um or ())), "seed_zyx_um", self.seed_zyx_um, "finite numbers")
         seeded = self.seed_zyx_um is not None
         _require(
             seeded == (self.trees == "seed"), "seed_zyx_um", self.seed_zyx_um, "a point with trees=seed, only then"

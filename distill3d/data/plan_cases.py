@@ -115,8 +115,13 @@ def _split(fingerprint: Fingerprint, names: list[str], held_out: list[str]) -> t
             Choice(key="data.train", value=value[0], reason=reason),
             Choice(key="data.val", value=value[1], reason=more),
         ), 1
-    folds = fingerprint.folds or min(FOLDS, n)
-    if fingerprint.folds:
+    given = fingerprint.folds
+    if given is not None and not LEAST_FOLDS <= given <= n:
+        cannot = f"splits_final.json deals {given} folds; {LEAST_FOLDS} to {n} could cross-validate {n} cases"
+        reason = f"{cannot}, so a fifth of them validates and a fifth tests."
+        return (Choice(key="data.fractions", value=[0.6, 0.2, 0.2], reason=reason),), n - 2 * max(1, round(0.2 * n))
+    folds = given or min(FOLDS, n)
+    if given:
         reason = f"splits_final.json deals {folds} folds; they are taken."
     elif n < FOLDS:
         reason = f"{n} cases are few: leave one out, so that each of them tests once."

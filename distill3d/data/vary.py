@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -52,11 +53,16 @@ class VaryConfig:
         """Refuse ranges that mean nothing."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, tuple) and not 0 <= value[0] <= value[1]:
-                raise ValueError(f"{field.name} must be a range low to high, >= 0, got {value}")
-        for name in (*_LOG, "depth", "unevenness_um", "texture_um", "root_radius"):
+            if isinstance(value, tuple) and not 0 <= value[0] <= value[1] < math.inf:
+                raise ValueError(f"{field.name} must be a finite range low to high, >= 0, got {value}")
+        for name in (*_LOG, "depth", "unevenness_um", "texture_um"):
             if not getattr(self, name)[0] > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if round(self.tips[0]) < 1 or self.root_radius[0] < 1 or not self.length_um[1] > 0:
+            raise ValueError(
+                f"tips and root_radius must begin at 1 or more, length_um must reach above 0, got {self.tips}, "
+                f"{self.root_radius}, {self.length_um}"
+            )
         for name in ("soma", "black"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")

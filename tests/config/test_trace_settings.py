@@ -49,6 +49,7 @@ def test_a_word_without_a_value_is_refused():
         ("centering_exponent=0", "1 or more"),
         ("seed_zyx_um=[1,2,3]", "trees=seed"),
         ("trees=seed", "a point"),
+        ("seed_zyx_um=[1,2,.nan]", "finite numbers"),
     ],
 )
 def test_values_out_of_range_are_refused_with_what_is_accepted(word, accepted):

@@ -119,6 +119,15 @@ def test_folds_of_a_file_are_taken():
     assert values(planned(*cases(6), layout="nnunet", folds=3))["data.folds"] == 3
 
 
+@pytest.mark.parametrize("dealt", [2, 0, 7])
+def test_folds_of_a_file_that_cannot_cross_validate_give_way_to_shares(dealt):
+    made = planned(*cases(6), layout="nnunet", folds=dealt)
+    assert values(made)["data.fractions"] == [0.6, 0.2, 0.2]
+    assert not {"data.folds", "data.fold"} & set(values(made))
+    (reason,) = [choice.reason for choice in made.scratch if choice.key == "trainer.steps"]
+    assert reason.startswith("4 training stack")
+
+
 def test_copies_and_what_counts_in_other_units_are_left_out_and_named():
     odd = case("um", tree=tree(units="um"))
     copies = case("image", image_hash="image n00"), case("gold", gold_hash="gold n01")

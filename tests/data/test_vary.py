@@ -105,9 +105,13 @@ def test_a_case_holds_its_spacing_its_soma_and_with_neighbors_every_neurite(tmp_
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"contrast": (5.0, 2.0)}, r"contrast must be a range low to high, >= 0, got \(5.0, 2.0\)"),
+        ({"contrast": (5.0, 2.0)}, r"contrast must be a finite range low to high, >= 0, got \(5.0, 2.0\)"),
         ({"contrast": (0.0, 2.0)}, "contrast must be above 0"),
+        ({"contrast": (1.0, float("inf"))}, "contrast must be a finite range"),
         ({"depth": (0.0, 2.0)}, "depth must be above 0"),
+        ({"tips": (0.4, 3.0)}, r"tips and root_radius must begin at 1 or more, .* got \(0.4, 3.0\)"),
+        ({"root_radius": (0.5, 2.0)}, "root_radius must begin at 1 or more"),
+        ({"length_um": (0.0, 0.0)}, "length_um must reach above 0"),
         ({"soma": 1.5}, r"soma must be in \[0, 1\], got 1.5"),
     ],
 )
