@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import cc3d
@@ -24,10 +25,7 @@ def label_components(mask: NDArray[np.bool_], *, neighbors: Literal[6, 26] = 26)
     ([[[1, 0, 2, 2]]], 2)
     """
     z, y, x = mask.shape
-    taken = np.pad(mask, [(0, 1)] * 3) if mask.size == max(mask.shape) else mask  # cc3d fails on lines
-    labels, count = cc3d.connected_components(
-        _writable(taken), connectivity=neighbors, return_N=True, out_dtype=np.uint32
-    )
+    labels, count = cc3d.connected_components(_taken(mask), connectivity=neighbors, return_N=True, out_dtype=np.uint32)
     return labels.view(np.int32)[:z, :y, :x], int(count)
 
 
@@ -37,9 +35,16 @@ def drop_small(mask: NDArray[np.bool_], min_voxels: int) -> NDArray[np.bool_]:
     >>> drop_small(np.array([[[1, 0, 1, 1]]], bool), 2)[0, 0].astype(int).tolist()
     [0, 0, 1, 1]
     """
-    return np.asarray(cc3d.dust(_writable(mask), threshold=min_voxels, connectivity=26))
+    z, y, x = mask.shape
+    return np.asarray(cc3d.dust(_taken(mask), threshold=min_voxels, connectivity=26))[:z, :y, :x]
 
 
-def _writable(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask as cc3d takes it, which refuses memory that is read-only and numbers along the memory."""
-    return np.require(mask, requirements=["C", "W"])
+def _taken(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask as cc3d takes it, which refuses memory that is read-only and numbers along the memory.
+
+    It has numbers for about as many components as a quarter of the voxels; a line, a slice or a tiny volume may hold
+    more, and gets a plane of nothing on each axis.
+    """
+    most = math.prod((n + 1) // 2 for n in mask.shape)
+    taken = np.pad(mask, [(0, 1)] * 3) if 4 * most >= mask.size else mask
+    return np.require(taken, requirements=["C", "W"])
