@@ -21,7 +21,7 @@ PACKAGES = ("torch", "lightning", "timm", "monai", "numpy", "omegaconf", "torchm
 def provenance() -> dict[str, Any]:
     """Return commit (``+dirty`` with local changes, None outside git), versions, machine and the exact command."""
     return {
-        "commit": _commit(Path(__file__).resolve().parent),
+        "commit": _commit(Path(__file__).resolve()),
         "distill3d": importlib.metadata.version("distill3d"),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -42,10 +42,12 @@ def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
-def _commit(folder: Path) -> str | None:
+def _commit(file: Path) -> str | None:
+    """Return the commit of the repository that tracks a file; another one may surround an installed package."""
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        dirty = _git(folder, "status", "--porcelain", "-uno")
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)
+        commit = _git(file.parent, "rev-parse", "HEAD")
+        dirty = _git(file.parent, "status", "--porcelain", "-uno")
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}+dirty" if dirty else commit
