@@ -26,6 +26,7 @@ REFERENCE_PERCENTILE = 90.0  # real gold is a pixel or two off, so the mean over
 CEILING = 2.0  # brightest neuron voxel, in multiples of the reference
 COUNTS_PER_SIGMA = 64.0  # uint16 steps per standard deviation of the background's noise
 PEDESTAL_SIGMA = 16.0  # the background's darkest place sits so far above zero that no noise is cut off
+PHOTONS = 100.0  # of the background, where no setting says how many
 MIN_GOLD_VOXELS = 20  # a patch with fewer says nothing about how bright its neuron is
 
 
@@ -36,7 +37,7 @@ class HardConfig:
     enabled: bool = False
     contrast: float = 2.0  # reference intensity of the neuron in standard deviations of the background's noise, > 0
     backgrounds: tuple[ConfigPath, ...] = ()  # unlabelled stacks, or folders of them
-    photons: float = 100.0  # photons of the background, > 0; the fewer, the stronger the neuron's own Poisson noise
+    photons: float = PHOTONS  # of the background, > 0; the fewer, the stronger the neuron's own Poisson noise
     seed: int = 0  # >= 0; the case's name is added to it
 
     def __post_init__(self) -> None:
@@ -148,9 +149,6 @@ def harden_patch(
     model: Background,
     contrast: float,
     rng: np.random.Generator,
-    *,
-    reference: float | None = None,
-    photons: float = 100.0,
 ) -> NDArray[np.float32]:
     """Do to a patch what `harden` does to a volume, as a training augmentation.
 
@@ -158,20 +156,17 @@ def harden_patch(
         image: [Z, Y, X] float32, in about [0, 1].
         mask: [Z, Y, X] gold of the patch, bool or 0/1; may be empty.
         model: background.
-        contrast: of the reference, in standard deviations of the background's noise.
+        contrast: of the reference, in standard deviations of the background's noise. The reference is measured on the
+            patch's gold, and 1.0 (the brightest of the volume) where there is hardly any.
         rng: random numbers of this patch.
-        reference: intensity above background that gets ``contrast``; by default measured on the patch's gold, and 1.0
-            (the brightest of the volume) where there is hardly any.
-        photons: see `HardConfig`.
 
     Returns:
         [Z, Y, X] float32; its 1st and 99.8th percentiles are 0 and 1.
     """
     gold = np.asarray(mask, np.bool_)
     signal = clean_signal(image, gold)
-    if reference is None:
-        reference = reference_of(signal, gold) if gold.sum() >= MIN_GOLD_VOXELS else 1.0
+    reference = reference_of(signal, gold) if gold.sum() >= MIN_GOLD_VOXELS else 1.0
     scene = tile(model, image.shape, rng)
-    _add_neuron(scene, signal / np.float32(max(reference, 1e-3)), contrast, photons, rng)
+    _add_neuron(scene, signal / np.float32(max(reference, 1e-3)), contrast, PHOTONS, rng)
     low, high = np.percentile(scene.ravel()[::5], (1.0, 99.8))
     return (scene - np.float32(low)) / np.float32(max(high - low, 1e-6))

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from distill3d.data.base import SPLITS, Split
 from distill3d.errors import ConfigError, did_you_mean
 
+_SHOWN = 8  # names in a line
 Splits = dict[Split, tuple[str, ...]]
 
 
@@ -142,6 +143,6 @@ def _shuffled(names: Sequence[str], seed: int) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(sorted(names)[:most])
-    return f"{shown}, ... ({len(names)})" if len(names) > most else shown or "none"
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    return f"{shown}, ... ({len(names)})" if len(names) > _SHOWN else shown or "none"

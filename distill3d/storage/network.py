@@ -12,28 +12,26 @@ PROBE_SECONDS = 3.0
 _BY_THE_PROXY = (502, 503, 504)  # which cannot reach the server either
 
 
-def answers(url: str, *, seconds: float = PROBE_SECONDS) -> bool:
-    """Return whether a server answers, whatever it says; through the environment's proxy, if it names one.
+def answers(url: str) -> bool:
+    """Return whether a server (http or https) answers, whatever it says; through the environment's proxy, if any.
 
-    Args:
-        url: of the server, http or https.
-        seconds: after which the answer is no. On a node without internet looking up the name alone can take longer,
-            which no client's own limit covers.
+    After `PROBE_SECONDS` the answer is no: on a node without internet looking up the name alone can take longer, which
+    no client's own limit covers.
 
     Example:
         >>> answers("http://127.0.0.1:9")
         False
     """
     answered = threading.Event()
-    thread = threading.Thread(target=lambda: _ask(url, seconds) and answered.set(), daemon=True)
+    thread = threading.Thread(target=lambda: _ask(url) and answered.set(), daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(PROBE_SECONDS)
     return answered.is_set()
 
 
-def _ask(url: str, seconds: float) -> bool:
+def _ask(url: str) -> bool:
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=seconds):  # noqa: S310 - the user's own setting
+        with urlopen(Request(url, method="HEAD"), timeout=PROBE_SECONDS):  # noqa: S310 - the user's own setting
             return True
     except HTTPError as err:
         return err.code not in _BY_THE_PROXY

@@ -113,8 +113,6 @@ class TreeReport:
     n_roots: int
     n_orphans: int
     n_tips: int
-    n_branch_points: int
-    n_zero_radii: int
     length_um: float
 
 
@@ -140,8 +138,6 @@ def validate(tree: Tree) -> TreeReport:
         n_roots=len(tree.roots),
         n_orphans=len(tree.orphans),
         n_tips=len(tree.tips),
-        n_branch_points=len(tree.branch_points),
-        n_zero_radii=int((tree.radii_um <= 0).sum()),
         length_um=tree.length_um,
     )
 

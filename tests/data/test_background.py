@@ -309,7 +309,7 @@ def patch_pair():
 def test_a_hard_patch_has_the_contrast_and_is_scaled_to_about_one():
     image, mask = patch_pair()
     before = image.copy()
-    hard = harden_patch(image, mask, flat((40, 100, 100)), 4.0, rng(), photons=1e6)
+    hard = harden_patch(image, mask, flat((40, 100, 100)), 4.0, rng())
     assert np.array_equal(image, before)
     assert hard.dtype == np.float32
     assert hard.shape == image.shape
@@ -318,12 +318,9 @@ def test_a_hard_patch_has_the_contrast_and_is_scaled_to_about_one():
     assert (hard[trunk].mean() - hard[~mask].mean()) / hard[~mask].std() == pytest.approx(4.0, rel=0.05)
 
 
-def test_a_patch_without_gold_is_background_and_a_given_reference_wins():
+def test_a_patch_without_gold_is_background():
     image, mask = patch_pair()
     model = flat((40, 100, 100))
     empty = harden_patch(np.zeros_like(image), np.zeros_like(mask), model, 4.0, rng())
     assert np.isfinite(empty).all()
     assert 0.1 < empty.std() < 0.5
-    dim = harden_patch(image, mask, model, 4.0, rng(), reference=4 * 200 / 255, photons=1e6)
-    trunk = image > 0.7
-    assert (dim[trunk].mean() - dim[~mask].mean()) / dim[~mask].std() == pytest.approx(1.0, rel=0.1)

@@ -7,11 +7,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from distill3d.storage import network
 from distill3d.storage.network import answers
 
 
 @pytest.mark.parametrize(("code", "answered"), [(200, True), (404, True), (403, True), (502, False), (503, False)])
-def test_whatever_a_server_says_is_an_answer_but_not_that_a_proxy_cannot_reach_it(code, answered):
+def test_whatever_a_server_says_is_an_answer_but_not_that_a_proxy_cannot_reach_it(code, answered, monkeypatch):
+    monkeypatch.setattr(network, "PROBE_SECONDS", 20)
+
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.send_response(code)
@@ -22,12 +25,13 @@ def test_whatever_a_server_says_is_an_answer_but_not_that_a_proxy_cannot_reach_i
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        assert answers(f"http://127.0.0.1:{server.server_port}", seconds=20) is answered
+        assert answers(f"http://127.0.0.1:{server.server_port}") is answered
 
 
 def test_a_server_or_a_name_server_that_keeps_silent_is_given_up(monkeypatch):
+    monkeypatch.setattr(network, "PROBE_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.1)
+        assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
     def look_up(*_, **__):
         time.sleep(0.5)
@@ -35,5 +39,5 @@ def test_a_server_or_a_name_server_that_keeps_silent_is_given_up(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     started = time.monotonic()
-    assert not answers("http://somewhere.invalid", seconds=0.1)
+    assert not answers("http://somewhere.invalid")
     assert time.monotonic() - started < 0.45
