@@ -141,18 +141,6 @@ def require_finite(path: Path, part: np.ndarray) -> None:
         raise InputError(f"{path}: holds NaN or infinite voxels; finite numbers are accepted")
 
 
-def require_level(path: Path, count: int, level: int) -> int:
-    """Return a level of resolution that a file has.
-
-    Raises:
-        InputError: it has no such level.
-    """
-    if not 0 <= level < count:
-        has = f"levels 0..{count - 1}" if count else "no level"
-        raise InputError(f"{path}: level {level} asked for; this file has {has}")
-    return level
-
-
 def _require_axes(path: Path, axes: str, shape: tuple[int, ...]) -> None:
     if len(axes) != len(shape) or len(set(axes)) < len(axes) or not set("yx") <= set(axes) <= set("tczyx"):
         raise InputError(

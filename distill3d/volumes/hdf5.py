@@ -12,65 +12,61 @@ import h5py
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.volumes.blocks import StoredBlocks, require_channel, require_level
+from distill3d.volumes.blocks import StoredBlocks, require_channel
 from distill3d.volumes.geometry import Stated, complete_spacing, number_of, um_per_unit, warn_no_unit
 
 _SPACING = "element_size_um"  # ZYX, as Fiji's HDF5 plugin and ilastik write it
 _SHOWN = 5
 
 
-def open_hdf5(path: Path, inside: str, *, channel: int, level: int) -> tuple[StoredBlocks, Stated, int]:
+def open_hdf5(path: Path, inside: str, *, channel: int) -> tuple[StoredBlocks, Stated]:
     """Open an array of a file and what its attributes state; four axes without names are channels, z, y, x.
 
     Args:
         path: the file.
         inside: of an array in it; empty is the only one of three axes.
         channel: from 0.
-        level: 0, there is no other.
 
     Returns:
-        The array, its voxel size from the attribute ``element_size_um``, and 1, the number of levels.
+        The array, and its voxel size from the attribute ``element_size_um``.
 
     Raises:
         InputError: no HDF5 file, no such array or none that is the only one.
     """
-    require_level(path, 1, level)
     with _opened(path) as file:
         inside = inside or _only_array(path, file)
         array = _array(path, file, inside)
         name, axes = Path(f"{path}:/{inside}"), _axes(array)
         sizes = np.ravel(array.attrs.get(_SPACING, ())).tolist()
         stated = Stated(complete_spacing(name, [number_of(size) for size in sizes]) if len(sizes) == 3 else None)
-        return StoredBlocks(name, _OnDisk(path, array), axes, chunks=array.chunks, channel=channel), stated, 1
+        return StoredBlocks(name, _OnDisk(path, array), axes, chunks=array.chunks, channel=channel), stated
 
 
-def open_imaris(path: Path, *, channel: int, level: int) -> tuple[StoredBlocks, Stated, int]:
-    """Open one channel of a level of an Imaris 5.5 file and what it states of its voxels.
+def open_imaris(path: Path, *, channel: int) -> tuple[StoredBlocks, Stated]:
+    """Open one channel of an Imaris 5.5 file, its finest level, and what it states of its voxels.
 
     Args:
         path: the file.
         channel: from 0.
-        level: of resolution, 0 is the finest.
 
     Returns:
-        The array without its padding, the extent of the image divided by its voxels, and how many levels there are.
+        The array without its padding, and the extent of the image divided by its voxels.
 
     Raises:
-        InputError: no such file, several time points, or no such channel or level.
+        InputError: no such file, several time points, or no such channel.
     """
     with _opened(path) as file:
         if "DataSet/ResolutionLevel 0/TimePoint 0" not in file or "DataSetInfo/Image" not in file:
             raise InputError(f"{path}: no image of Imaris in it; accepted: Imaris 5.5")
-        levels = sum(name.startswith("ResolutionLevel ") for name in _names(file, "DataSet"))
-        times = f"DataSet/ResolutionLevel {require_level(path, levels, level)}"
+        times = "DataSet/ResolutionLevel 0"
         if (count := len(_names(file, times))) > 1:
             raise InputError(f"{path}: {count} time points found; one 3D volume is accepted")
         count = sum(name.startswith("Channel ") for name in _names(file, f"{times}/TimePoint 0"))
         group = f"{times}/TimePoint 0/Channel {require_channel(path, count, channel)}"
         array, about = _array(path, file, f"{group}/Data"), file["DataSetInfo/Image"].attrs
-        sizes = _imaris_sizes(file[group].attrs, about if level == 0 else {}, array.shape)
+        sizes = _imaris_sizes(file[group].attrs, about, array.shape)
         blocks = StoredBlocks(path, _OnDisk(path, array, sizes), "zyx", chunks=array.chunks)
-        return blocks, _imaris_stated(path, about, blocks.shape), levels
+        return blocks, _imaris_stated(path, about, blocks.shape)
 
 
 def _imaris_sizes(own: Mapping[str, Any], full: Mapping[str, Any], stored: tuple[int, ...]) -> tuple[int, ...]:

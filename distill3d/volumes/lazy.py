@@ -10,7 +10,7 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
-from distill3d.volumes.blocks import StoredBlocks, require_level
+from distill3d.volumes.blocks import StoredBlocks
 from distill3d.volumes.calls import require_seen
 from distill3d.volumes.geometry import Spacing, Stated
 from distill3d.volumes.origin import origin_of
@@ -41,10 +41,10 @@ class OnDisk:
 
     Args:
         blocks: of the stack.
-        place: its file, channel and level.
+        place: its file and channel.
     """
 
-    def __init__(self, blocks: StoredBlocks, place: tuple[Path, int, int]) -> None:
+    def __init__(self, blocks: StoredBlocks, place: tuple[Path, int]) -> None:
         self._blocks, self._place, self.shape, self.dtype = blocks, place, blocks.shape, blocks.dtype
 
     def __getitem__(self, key: tuple[slice, slice, slice], /) -> np.ndarray:
@@ -54,9 +54,9 @@ class OnDisk:
         return _opened_again, (*self._place, origin_of(self._place[0]))
 
 
-def _opened_again(path: Path, channel: int, level: int, origin: str) -> OnDisk:
+def _opened_again(path: Path, channel: int, origin: str) -> OnDisk:
     require_seen(lambda: origin_of(path), origin, path)
-    return OnDisk(OPENERS[suffix_of(path)](path, channel, level)[0], (path, channel, level))
+    return OnDisk(OPENERS[suffix_of(path)](path, channel)[0], (path, channel))
 
 
 @final
@@ -68,13 +68,11 @@ class LazyVolume:
         data: [Z, Y, X], as stored.
         spacing_um: voxel size ZYX in micrometers.
         stated: what its file states of its voxels.
-        levels: of resolution that its file has; all but the first are coarser.
     """
 
     data: Blocks
     spacing_um: Spacing = (1.0, 1.0, 1.0)
     stated: Stated = Stated()  # noqa: RUF009 - immutable
-    levels: int = 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,40 +81,39 @@ class LazyVolume:
         return z, y, x
 
 
-def _open_npy(path: Path, channel: int, level: int) -> Opened:
-    require_level(path, 1, level)
+def _open_npy(path: Path, channel: int) -> Opened:
     with warnings.catch_warnings(action="ignore"):  # numpy's, of an old or damaged header
         mapped = np.lib.format.open_memmap(path, mode="r")  # which refuses one that claims more than the file has
     axes = {2: "yx", 3: "zyx", 4: "czyx"}.get(mapped.ndim, "")
-    return StoredBlocks(path, mapped, axes, channel=channel), Stated(), 1
+    return StoredBlocks(path, mapped, axes, channel=channel), Stated()
 
 
-def _open_zarr(path: Path, channel: int, level: int) -> Opened:
+def _open_zarr(path: Path, channel: int) -> Opened:
     from distill3d.volumes.ome_zarr import open_ome_zarr  # noqa: PLC0415 - a second of import
 
-    return open_ome_zarr(*split_inside(path), channel=channel, level=level)
+    return open_ome_zarr(*split_inside(path), channel=channel)
 
 
-def _open_n5(path: Path, channel: int, level: int) -> Opened:
+def _open_n5(path: Path, channel: int) -> Opened:
     from distill3d.volumes.n5 import open_n5  # noqa: PLC0415 - optional
 
-    return open_n5(*split_inside(path), channel=channel, level=level)
+    return open_n5(*split_inside(path), channel=channel)
 
 
-def _open_hdf5(path: Path, channel: int, level: int) -> Opened:
+def _open_hdf5(path: Path, channel: int) -> Opened:
     from distill3d.volumes.hdf5 import open_hdf5  # noqa: PLC0415 - half a second of import
 
-    return open_hdf5(*split_inside(path), channel=channel, level=level)
+    return open_hdf5(*split_inside(path), channel=channel)
 
 
-def _open_imaris(path: Path, channel: int, level: int) -> Opened:
+def _open_imaris(path: Path, channel: int) -> Opened:
     from distill3d.volumes.hdf5 import open_imaris  # noqa: PLC0415 - half a second of import
 
-    return open_imaris(path, channel=channel, level=level)
+    return open_imaris(path, channel=channel)
 
 
-Opened = tuple[StoredBlocks, Stated, int]  # and how many levels there are
-OPENERS: dict[str, Callable[[Path, int, int], Opened]] = {
+Opened = tuple[StoredBlocks, Stated]
+OPENERS: dict[str, Callable[[Path, int], Opened]] = {
     ".npy": _open_npy,
     ".h5": _open_hdf5,
     ".hdf5": _open_hdf5,

@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.volumes.blocks import StoredBlocks, require_level
+from distill3d.volumes.blocks import StoredBlocks
 from distill3d.volumes.geometry import Stated, complete_spacing, um_per_unit, warn_no_unit
 
 _ABOUT = "attributes.json"
@@ -18,26 +18,24 @@ _AXES = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}
 _SHOWN = 5
 
 
-def open_n5(path: Path, inside: str, *, channel: int, level: int) -> tuple[StoredBlocks, Stated, int]:
-    """Open an array of a container, or a level ``s0``, ``s1``... of a group of such.
+def open_n5(path: Path, inside: str, *, channel: int) -> tuple[StoredBlocks, Stated]:
+    """Open an array of a container, or the finest level ``s0`` of a group of such.
 
     Args:
         path: folder of the container.
         inside: of the array or group; empty is the only one there is.
         channel: from 0, along the slowest axis of four.
-        level: of resolution, 0 is the finest.
 
     Returns:
-        The array, its voxel size from ``pixelResolution`` or ``resolution`` times ``downsamplingFactors``, its own or
-        those of the groups around it, and how many levels there are.
+        The array, and its voxel size from ``pixelResolution`` or ``resolution`` times ``downsamplingFactors``, its own
+        or those of the groups around it.
 
     Raises:
-        InputError: tensorstore is not installed, or no such array, channel or level.
+        InputError: tensorstore is not installed, or no such array or channel.
     """
     chosen = _inside(path, inside)
     name = Path(f"{path}:/{chosen}" if chosen else path)
-    levels = _levels(path / chosen)
-    folder = path / chosen / f"s{require_level(name, len(levels), level)}" if levels[0] else path / chosen
+    folder = path / chosen if "dimensions" in _about(path / chosen) else path / chosen / "s0"
     try:
         array = _Array(folder)
         sizes, has_unit = _sizes(name, path, folder)
@@ -50,7 +48,7 @@ def open_n5(path: Path, inside: str, *, channel: int, level: int) -> tuple[Store
     spacing = complete_spacing(name, sizes) if sizes else None
     if spacing and not has_unit:
         warn_no_unit(name, spacing, None)
-    return blocks, Stated(spacing, has_unit), len(levels)
+    return blocks, Stated(spacing, has_unit)
 
 
 @final
@@ -92,16 +90,6 @@ def _stacks(folder: Path) -> Iterator[Path]:
     elif folder.is_dir():
         for each in sorted(path for path in folder.iterdir() if path.is_dir()):
             yield from _stacks(each)
-
-
-def _levels(folder: Path) -> list[bool]:
-    """Return an entry for each level; it is False for an array that is no group of levels."""
-    if "dimensions" in _about(folder):
-        return [False]
-    count = 0
-    while "dimensions" in _about(folder / f"s{count}"):
-        count += 1
-    return [True] * count
 
 
 def _about(folder: Path) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from distill3d.errors import InputError
-from distill3d.volumes.blocks import StoredBlocks, require_level
+from distill3d.volumes.blocks import StoredBlocks
 from distill3d.volumes.geometry import Stated, complete_spacing, grid_of_words, um_per_unit, warn_no_unit
 from distill3d.volumes.origin import notes_of
 
@@ -30,8 +30,8 @@ _BLOSC_HEADER = 16
 _METADATA = (".json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
-def open_ome_zarr(path: Path, inside: str, *, channel: int, level: int) -> tuple[StoredBlocks, Stated, int]:
-    """Open one channel of a level of an image, and what its metadata state.
+def open_ome_zarr(path: Path, inside: str, *, channel: int) -> tuple[StoredBlocks, Stated]:
+    """Open one channel of an image, its finest level, and what its metadata state.
 
     Source: Moore et al. 2023, OME-Zarr; specifications 0.4 and 0.5 of ngff.openmicroscopy.org.
 
@@ -39,19 +39,18 @@ def open_ome_zarr(path: Path, inside: str, *, channel: int, level: int) -> tuple
         path: folder of the store.
         inside: of an image in it; empty is the store itself, or the only image of one that holds a series.
         channel: from 0.
-        level: of resolution, 0 is the finest.
 
     Returns:
-        The array, what is stated of its voxels, and how many levels there are.
+        The array, and what is stated of its voxels.
 
     Raises:
-        InputError: no such image, metadata that cannot be used, or no such channel or level.
+        InputError: no such image, metadata that cannot be used, or no such channel.
     """
     name = Path(f"{path}:/{inside}" if inside else path)
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is no standard yet
             image, attributes = _image(_Store(path, read_only=True), inside, name)
-            return _open_level(path, name, image, attributes, channel=channel, level=level)
+            return _open_finest(path, name, image, attributes, channel=channel)
     except (InputError, MemoryError):
         raise
     except Exception as error:
@@ -100,12 +99,13 @@ def _ome(group: zarr.Group) -> Mapping[str, Any]:
     return attributes.get("ome", attributes)
 
 
-def _open_level(
-    path: Path, name: Path, image: zarr.Group, attributes: Mapping[str, Any], *, channel: int, level: int
-) -> tuple[StoredBlocks, Stated, int]:
+def _open_finest(
+    path: Path, name: Path, image: zarr.Group, attributes: Mapping[str, Any], *, channel: int
+) -> tuple[StoredBlocks, Stated]:
     scales = attributes["multiscales"][0]
-    datasets = scales["datasets"]
-    dataset = datasets[require_level(name, len(datasets), level)]
+    if not (datasets := scales["datasets"]):
+        raise InputError(f"{name}: its multiscales name no array; {_WANTED}")
+    dataset = datasets[0]
     array = image.get(str(dataset["path"]))
     if not isinstance(array, zarr.Array):
         raise InputError(f"{name}: no array {dataset['path']!r}, which its multiscales name; {_WANTED}")
@@ -130,7 +130,7 @@ def _open_level(
     units = {letter: axis.get("unit") for letter, axis in zip(axes, named, strict=True) if isinstance(axis, dict)}
     grid = grid_of_words(notes_of(image.attrs.asdict()))
     spacing, has_unit = _spacing(name, dict(zip(axes, sizes, strict=True)), units)
-    return blocks, Stated(spacing, has_unit, grid), len(datasets)
+    return blocks, Stated(spacing, has_unit, grid)
 
 
 def _letter(axis: object, name: Path) -> str:

@@ -34,7 +34,7 @@ def shape_on_disk(path: Path, *, channel: int) -> tuple[int, int, int] | None:
     if (suffix := suffix_of(path)) not in OPENERS:
         return None
     try:
-        blocks, _, _ = OPENERS[suffix](path, channel, 0)
+        blocks, _ = OPENERS[suffix](path, channel)
     except Exception:  # noqa: BLE001 - whoever reads it says so
         return None
     return blocks.shape

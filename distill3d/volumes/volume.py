@@ -16,7 +16,7 @@ from typing import final
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.volumes.blocks import require_finite, require_level
+from distill3d.volumes.blocks import require_finite
 from distill3d.volumes.geometry import Spacing, Stated, checked_spacing, grid_in_words
 from distill3d.volumes.lazy import OPENERS, LazyVolume, OnDisk
 from distill3d.volumes.oriented import nrrd_files, read_nifti, read_nrrd
@@ -91,7 +91,7 @@ def read_volume(
     path = Path(path)
     with _stack(path) as suffix:
         if suffix in OPENERS:
-            blocks, stated, _ = OPENERS[suffix](path, channel, 0)
+            blocks, stated = OPENERS[suffix](path, channel)
             data = blocks.whole()
         else:
             data, stated = _READERS[suffix](path, channel)
@@ -106,30 +106,25 @@ def open_volume(
     *,
     spacing_um: Sequence[float] | None = None,
     channel: int = 0,
-    level: int = 0,
     allow_blank: bool = False,
 ) -> LazyVolume:
-    """Open an image stack to read it by block; stacks of formats that cannot be read so are read whole.
+    """Open an image stack to read its finest level by block; stacks of formats that cannot be read so are read whole.
 
     Args:
         path: as for `read_volume`.
-        spacing_um: ZYX voxel size at level 0; wins over the file's, also at other levels. Where neither states one it
-            is 1, with a warning (once).
+        spacing_um: ZYX voxel size; wins over the file's. Where neither states one it is 1, with a warning (once).
         channel: which channel of a file that has several, from 0.
-        level: of resolution, where a file has several; 0 is the finest.
         allow_blank: as for `read_volume`, where the stack is read whole; else nobody knows yet.
 
     Raises:
-        InputError: as for `read_volume`, or no such level; later, when a block is read, a part of the file that is
-            damaged, or has NaN or infinite voxels.
+        InputError: as for `read_volume`; later, when a block is read, a part of the file that is damaged, or has NaN or
+            infinite voxels.
     """
     path = Path(path)
     with _stack(path) as suffix:
         if suffix in OPENERS:
-            blocks, stated, levels = OPENERS[suffix](path, channel, level)
-            data = OnDisk(blocks, (path, channel, level))
-            return LazyVolume(data, _spacing_of(path, spacing_um, stated), stated, levels)
-    require_level(path, 1, level)
+            blocks, stated = OPENERS[suffix](path, channel)
+            return LazyVolume(OnDisk(blocks, (path, channel)), _spacing_of(path, spacing_um, stated), stated)
     volume = read_volume(path, spacing_um=spacing_um, channel=channel, allow_blank=allow_blank)
     return LazyVolume(volume.data, volume.spacing_um, volume.stated)
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
@@ -16,10 +16,8 @@ from numpy.typing import DTypeLike
 from distill3d.errors import InputError
 from distill3d.volumes.geometry import Spacing
 
-Version = Literal["0.4", "0.5"]
 CHUNKS = (64, 128, 128)
 _COARSEST = 128  # voxels along the longest edge of a level that needs none below
-_FORMATS: dict[str, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
 _MARKS = (".zgroup", ".zarray", "zarr.json")
 
 
@@ -31,9 +29,8 @@ def create_zarr(
     spacing_um: Spacing,
     chunks: Sequence[int] = CHUNKS,
     notes: Mapping[str, str] | None = None,
-    version: Version = "0.4",
 ) -> zarr.Array:
-    """Make an OME-Zarr of one level, all 0, to be filled by block; its folder appears with all its metadata.
+    """Make an OME-Zarr 0.4 of one level, all 0, to be filled by block; its folder appears with all its metadata.
 
     Args:
         path: folder to make; what is in its place is replaced, if it is a Zarr.
@@ -43,7 +40,6 @@ def create_zarr(
         chunks: voxels along ZYX that are one file. Several processes may write blocks of whole chunks at once; chunks
             that are all 0 have no file.
         notes: for its attributes, see `distill3d.volumes.origin`.
-        version: of OME-Zarr; 0.4 is on Zarr 2, 0.5 on Zarr 3.
 
     Returns:
         The level, [Z, Y, X]; `written_level` opens it again.
@@ -53,7 +49,7 @@ def create_zarr(
     """
     partial = _partial(path)
     try:
-        group = zarr.create_group(partial, zarr_format=_FORMATS[version], attributes=dict(notes or {}))
+        group = zarr.create_group(partial, zarr_format=2, attributes=dict(notes or {}))
         _create_level(group, 0, shape, dtype, chunks)
         _state(group, [_dataset(0, spacing_um, (0.0, 0.0, 0.0))])
         _put(partial, path)
@@ -62,18 +58,18 @@ def create_zarr(
     return written_level(path)
 
 
-def written_level(path: Path, level: int = 0) -> zarr.Array:
-    """Open a level of what `create_zarr` made, to write to it.
+def written_level(path: Path) -> zarr.Array:
+    """Open the finest level of what `create_zarr` made, to write to it.
 
     Raises:
         InputError: there is none.
     """
     try:
-        array = zarr.open_group(path, mode="r+").get(str(level))
+        array = zarr.open_group(path, mode="r+").get("0")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no OME-Zarr to write to ({error!s:.80}); accepted: what was begun here") from error
     if not isinstance(array, zarr.Array):
-        raise InputError(f"{path}: no level {level} to write to; accepted: what was begun here")
+        raise InputError(f"{path}: no level to write to; accepted: what was begun here")
     return array
 
 
@@ -93,23 +89,18 @@ def write_zarr(path: Path, data: np.ndarray, spacing_um: Spacing, notes: Mapping
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def add_levels(path: Path, count: int | None = None) -> int:
+def add_levels(path: Path) -> None:
     """Add coarser levels to what `create_zarr` made, each the mean of 2 x 2 x 2 voxels of the one before.
 
-    A chunk and the eight it is made of are in memory. Levels that were added before are made anew.
-
-    Args:
-        path: of the image.
-        count: of levels to add; None adds them until the longest edge is at most 128 voxels.
-
-    Returns:
-        How many levels there are now.
+    The longest edge of the last one is at most 128 voxels. A chunk and the eight it is made of are in memory. Levels
+    that were added before are made anew.
     """
     group = zarr.open_group(path, mode="r+")
-    levels, datasets = [written_level(path)], _multiscales(group)["datasets"][:1]
+    attributes: Any = group.attrs.asdict()
+    levels, datasets = [written_level(path)], attributes["multiscales"][0]["datasets"][:1]
     spacing = np.array(datasets[0]["coordinateTransformations"][0]["scale"])
     factors = np.ones(3)
-    while len(levels) <= count if count is not None else max(levels[-1].shape) > _COARSEST:
+    while max(levels[-1].shape) > _COARSEST:
         fine = levels[-1]
         shape = [-(-n // 2) for n in fine.shape]
         levels.append(_create_level(group, len(levels), shape, fine.dtype, fine.chunks))
@@ -117,7 +108,6 @@ def add_levels(path: Path, count: int | None = None) -> int:
         factors *= np.where(np.array(fine.shape) > 1, 2, 1)
         datasets.append(_dataset(len(datasets), factors * spacing, (factors - 1) / 2 * spacing))
     _state(group, datasets)
-    return len(levels)
 
 
 def _create_level(
@@ -128,7 +118,7 @@ def _create_level(
         shape=tuple(shape),
         dtype=np.dtype(dtype),
         chunks=tuple(min(chunk, n) for chunk, n in zip(chunks, shape, strict=True)),
-        chunk_key_encoding={"name": "v2" if group.metadata.zarr_format == 2 else "default", "separator": "/"},
+        chunk_key_encoding={"name": "v2", "separator": "/"},
         overwrite=True,
     )
 
@@ -142,16 +132,8 @@ def _dataset(level: int, scale: Sequence[float] | np.ndarray, translation: Seque
 def _state(group: zarr.Group, datasets: Sequence[Mapping[str, Any]]) -> None:
     """Say in the attributes which levels there are."""
     axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
-    scales = {"name": "image", "axes": axes, "datasets": list(datasets), "type": "mean"}
-    if group.metadata.zarr_format == 2:
-        group.attrs["multiscales"] = [{"version": "0.4", **scales}]
-    else:
-        group.attrs["ome"] = {"version": "0.5", "multiscales": [scales]}
-
-
-def _multiscales(group: zarr.Group) -> Mapping[str, Any]:
-    attributes: Any = group.attrs.asdict()
-    return attributes.get("ome", attributes)["multiscales"][0]
+    scales = {"version": "0.4", "name": "image", "axes": axes, "datasets": list(datasets), "type": "mean"}
+    group.attrs["multiscales"] = [scales]
 
 
 def _pool(fine: zarr.Array, coarse: zarr.Array) -> None:

@@ -62,7 +62,6 @@ def test_a_stack_of_another_format_is_opened_too(tmp_path):
     lazy = open_volume(tmp_path / "a.tif")
     np.testing.assert_array_equal(lazy.data[PART], STACK[PART])
     assert lazy.spacing_um == pytest.approx(SPACING)
-    assert "level 1 asked for; this file has levels 0..0" in refused(tmp_path / "a.tif", level=1)
 
 
 # ---------------------------------------------------------------- OME-Zarr
@@ -151,7 +150,7 @@ def changed(**scales):
         (changed(axes=axes_of("zzx")), "axes z z x; accepted: one 3D volume"),
         (changed(datasets=[{"path": "7"}]), "no array '7', which its multiscales name"),
         (changed(datasets=[{"path": "../../b.zarr/0"}]), "metadata that cannot be used"),
-        (changed(datasets=[]), "level 0 asked for; this file has no level"),
+        (changed(datasets=[]), "its multiscales name no array"),
         (changed(datasets=multiscales(scale=(1, 1))["datasets"]), "scale of 2 numbers for 3 axes"),
         (lambda path: write_zarr_with(path, UM, STACK.astype("complex64"), scale=SPACING), "values of type complex64"),
     ],
@@ -225,23 +224,23 @@ def test_terabytes_are_opened_but_not_read_whole(tmp_path):
     assert "a chunk of it claims 4096 GiB" in refused(path)
 
 
-def test_levels_are_the_means_of_the_finer_ones_at_their_place(tmp_path):
+def test_levels_are_the_means_of_the_finer_ones_at_their_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill3d.volumes.zarr_writing._COARSEST", 4)
     path, data = tmp_path / "a.zarr", np.random.default_rng(1).integers(0, 200, (3, 9, 12)).astype(np.uint8)
-    for version in ("0.4", "0.5"):
-        create_zarr(path, shape=data.shape, dtype=data.dtype, spacing_um=SPACING, chunks=(2, 2, 4), version=version)
-        written_level(path)[:] = data
-        assert add_levels(path, 2) == add_levels(path, 2) == 3
-        padded = np.pad(data.astype(float), [(0, 1), (0, 1), (0, 0)], mode="edge").reshape(2, 2, 5, 2, 6, 2)
-        coarse = open_volume(path, level=1)
-        np.testing.assert_array_equal(coarse.data[:, :, :], np.rint(padded.mean((1, 3, 5))))
-        assert coarse.spacing_um == pytest.approx([2 * size for size in SPACING])
-        assert (coarse.levels, open_volume(path, level=2).shape) == (3, (1, 3, 3))
-        assert "level 3 asked for; this file has levels 0..2" in refused(path, level=3)
-        attributes = zarr.open_group(path, mode="r").attrs.asdict()
-        (scales,) = attributes.get("ome", attributes)["multiscales"]
-        assert scales["datasets"][1]["coordinateTransformations"][1] == {
-            "type": "translation", "translation": [size / 2 for size in SPACING],
-        }  # fmt: skip
+    create_zarr(path, shape=data.shape, dtype=data.dtype, spacing_um=SPACING, chunks=(2, 2, 4))
+    written_level(path)[:] = data
+    add_levels(path)
+    add_levels(path)
+    padded = np.pad(data.astype(float), [(0, 1), (0, 1), (0, 0)], mode="edge").reshape(2, 2, 5, 2, 6, 2)
+    group = zarr.open_group(path, mode="r")
+    np.testing.assert_array_equal(group["1"][...], np.rint(padded.mean((1, 3, 5))))
+    assert group["2"].shape == (1, 3, 3)
+    (scales,) = group.attrs["multiscales"]
+    assert [each["path"] for each in scales["datasets"]] == ["0", "1", "2"]
+    assert scales["datasets"][1]["coordinateTransformations"] == [
+        {"type": "scale", "scale": [2 * size for size in SPACING]},
+        {"type": "translation", "translation": [size / 2 for size in SPACING]},
+    ]
     np.testing.assert_array_equal(read_volume(path).data, data)
 
 
@@ -307,12 +306,11 @@ def test_one_array_of_several_in_a_file_is_named(tmp_path, caplog):
     assert not is_stack(f"{tmp_path}/b.h5:/x")
 
 
-def test_a_level_and_a_channel_of_imaris_without_its_padding(tmp_path, caplog):
+def test_a_channel_of_imaris_without_its_padding(tmp_path, caplog):
     stored.write_ims(tmp_path / "a.ims", unit="mm")
-    lazy = open_volume(tmp_path / "a.ims", channel=1, level=1)
-    np.testing.assert_array_equal(lazy.data[:, :, :], ~STACK[:, ::2, ::2])
-    assert lazy.spacing_um == pytest.approx((3000.0, 500 * 7 / 4, 500.0))
-    assert "level 2 asked for; this file has levels 0..1" in refused(tmp_path / "a.ims", level=2)
+    lazy = open_volume(tmp_path / "a.ims", channel=1)
+    np.testing.assert_array_equal(lazy.data[:, :, :], ~STACK)
+    assert lazy.spacing_um == pytest.approx((3000.0, 500.0, 250.0))
     assert "channel 2 asked for; this file has channels 0..1" in refused(tmp_path / "a.ims", channel=2)
     with h5py.File(tmp_path / "a.ims", "a") as file:
         file.create_group("DataSet/ResolutionLevel 0/TimePoint 1")
@@ -321,7 +319,7 @@ def test_a_level_and_a_channel_of_imaris_without_its_padding(tmp_path, caplog):
     assert "no image of Imaris in it" in refused(tmp_path / "b.ims")
 
 
-def test_levels_of_n5_and_what_the_groups_around_them_state(tmp_path):
+def test_the_finest_level_of_n5_and_what_the_groups_around_them_state(tmp_path):
     path = tmp_path / "a.n5"
     stored.write_n5(path, inside="c0/s0", downsamplingFactors=[1, 1, 1])
     stored.write_n5(path, STACK[:, ::2], inside="c0/s1", downsamplingFactors=[1, 2, 1])
@@ -330,10 +328,9 @@ def test_levels_of_n5_and_what_the_groups_around_them_state(tmp_path):
     )
     for name in (path, f"{path}:/c0"):
         np.testing.assert_array_equal(open_volume(name).data[PART], STACK[PART])
-        coarse = open_volume(name, level=1)
-        np.testing.assert_array_equal(coarse.data[:, :, :], STACK[:, ::2])
-        assert coarse.spacing_um == pytest.approx((3.0, 1.0, 0.25))
-    np.testing.assert_array_equal(read_volume(f"{path}:/c0/s1").data, STACK[:, ::2])
+    coarse = read_volume(f"{path}:/c0/s1")
+    np.testing.assert_array_equal(coarse.data, STACK[:, ::2])
+    assert coarse.spacing_um == pytest.approx((3.0, 1.0, 0.25))
     stored.write_n5(path, inside="c1")
     assert f"holds 2 arrays (/c0, /c1); accepted: N5 with one, or {path}:/NAME" in refused(path)
     assert "holds no array in nope" in refused(f"{path}:/nope")
