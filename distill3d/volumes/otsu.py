@@ -27,7 +27,9 @@ def above_otsu(image: NDArray[np.number]) -> NDArray[np.bool_]:
     >>> above_otsu(np.array([[[1, 2, 9, 8, 1]]], np.uint8)).astype(int).tolist()
     [[[0, 0, 1, 1, 0]]]
     """
-    return np.asarray(image > threshold_otsu(np.asarray(image)))
+    image = np.asarray(image)
+    precise = image.dtype.kind == "f" and _needs_double(float(image.min()), float(image.max()))
+    return np.asarray(image > threshold_otsu(image.astype(np.float64) if precise else image))
 
 
 def otsu_threshold(image: Blocks) -> float:
@@ -41,12 +43,27 @@ def otsu_threshold(image: Blocks) -> float:
         return low
     whole = image.dtype.kind in "bui" and low >= 0 and high <= _WHOLE
     counts: NDArray[np.integer] = np.zeros(int(high - low) + 1 if whole else _BINS, np.int64)
-    edges, ends = np.empty(0), np.array([low, high], np.float32)  # in single precision, as of the whole image
+    # In single precision, as of the whole image
+    kind = np.float64 if not whole and _needs_double(low, high) else np.float32
+    edges, ends = np.empty(0), np.array([low, high], kind)
     for part in parts_of(image):
         if whole:
             counts += np.bincount(part.ravel().astype(np.intp) - int(low), minlength=len(counts))
         else:
-            added, edges = np.histogram(part.astype(np.float32), _BINS, (ends[0], ends[1]))
+            added, edges = np.histogram(part.astype(kind), _BINS, (ends[0], ends[1]))
             counts += added
     centers = np.arange(int(low), int(high) + 1) if whole else (edges[:-1] + edges[1:]) / 2
     return float(threshold_otsu(hist=(counts, centers)))
+
+
+def _needs_double(low: float, high: float) -> bool:
+    """Whether single precision has fewer numbers in a range than there are bins.
+
+    >>> _needs_double(1.0, 2.0), _needs_double(1.0, 1.000001), _needs_double(1.0, 1.0)
+    (False, True, False)
+    """
+    try:
+        np.histogram_bin_edges(np.array([low, high], np.float32), _BINS)
+    except ValueError:
+        return True
+    return False

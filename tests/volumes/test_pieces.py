@@ -7,7 +7,7 @@ from distill3d.errors import InputError
 from distill3d.tracing.foreground import grow_to
 from distill3d.volumes.components import drop_small, label_components
 from distill3d.volumes.memory import allow_gib
-from distill3d.volumes.otsu import otsu_threshold, threshold_otsu
+from distill3d.volumes.otsu import above_otsu, otsu_threshold, threshold_otsu
 from distill3d.volumes.parts import gather
 from distill3d.volumes.pieces import find_pieces
 
@@ -67,6 +67,17 @@ def test_the_threshold_of_otsu_is_that_of_the_whole_image(dtype, monkeypatch):
     monkeypatch.setattr("distill3d.volumes.parts.PART", (4, 8, 8))
     assert otsu_threshold(image) == threshold_otsu(image)
     assert otsu_threshold(np.full((2, 2, 2), 7, dtype)) == 7
+
+
+@pytest.mark.parametrize("base", [1.0, -7.0, 1e-40])
+@pytest.mark.parametrize("steps", [1, 3, 255, 256, 1000])
+def test_otsu_divides_numbers_that_are_a_few_steps_of_single_precision_apart(base, steps):
+    image = np.full((4, 5, 6), base, np.float32)
+    image[1] = np.float32(base) + steps * np.spacing(np.float32(base))
+    bright = image == image.max()
+    assert 0 < bright.sum() < image.size
+    np.testing.assert_array_equal(above_otsu(image), bright)
+    np.testing.assert_array_equal(image > otsu_threshold(image), bright)
 
 
 def test_values_are_gathered_as_an_index_would():
