@@ -187,7 +187,8 @@ def code_hash(*names: str) -> str:
 
 
 def _address(source: DataSource, name: str, config: PatchConfig) -> str:
-    content = [source.key(name), name, config.low_percentile, config.high_percentile, FORMAT, code_hash(__name__)]
+    code = code_hash(__name__, "distill3d.volumes.intensity")
+    content = [source.key(name), name, config.low_percentile, config.high_percentile, FORMAT, code]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 

@@ -168,6 +168,15 @@ def test_a_case_is_prepared_once_per_key_and_percentiles(tmp_path):
     assert len(folders(tmp_path)) == 3
 
 
+def test_a_case_is_prepared_anew_where_intensities_are_scaled_otherwise(tmp_path, monkeypatch):
+    prepare(Shelf(tmp_path), "a", CONFIG)
+    real = prepared.code_hash
+    scaling = "distill3d.volumes.intensity"
+    monkeypatch.setattr(prepared, "code_hash", lambda *names: real(*names) + "changed" * (scaling in names))
+    prepare(Shelf(tmp_path), "a", CONFIG)
+    assert Shelf(tmp_path).loads == 2
+
+
 def test_a_case_sent_to_another_process_takes_its_path_along_and_no_arrays(tmp_path):
     case = prepare(Shelf(tmp_path), "a", CONFIG)
     assert case.mask.any()
