@@ -63,12 +63,17 @@ def workers(
         yield Workers(client, local=scheduler is None, again=again)
 
 
+def _cores() -> int:
+    """Return how many cores this process may use; a job or a container often has a few of a machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def _own(count: int | None) -> Iterator[Client]:
     from dask import config  # noqa: PLC0415 - optional
     from distributed import Client, LocalCluster  # noqa: PLC0415 - optional
 
-    threads = os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // (count or 1)))
+    threads = os.environ.get("OMP_NUM_THREADS", max(1, _cores() // (count or 1)))
     settings = {
         "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": threads,
         # Dask's choice gives every large array back at once, to be cleared anew: 40 % more time

@@ -36,6 +36,12 @@ def stack(path, shape=(20, 40, 70)):
     return path
 
 
+def test_processes_share_the_cores_that_this_one_may_use(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert cluster._cores() == 3
+
+
 def content(folder):
     """All files of a folder, which has at least one."""
     files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
