@@ -41,8 +41,8 @@ def parse(text: str) -> Any:  # noqa: ANN401 - whatever YAML can say
 def quoted(text: str) -> str:
     """Write text as the value of an override: as it is where that is read back, else in quotes.
 
-    >>> quoted("runs/a"), quoted("exp #2/a"), quoted("010")
-    ('runs/a', '"exp #2/a"', '"010"')
+    >>> quoted("exp #2/a"), quoted("lab: a"), quoted("010")
+    ('exp #2/a', '"lab: a"', '"010"')
     """
     return text if parse(text) == text else json.dumps(text, ensure_ascii=False)
 
