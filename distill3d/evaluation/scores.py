@@ -5,6 +5,7 @@ A new score of ``metrics`` has its entry in ``SCORES``; tables, reports and swee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import final
@@ -42,6 +43,11 @@ class Score:
     sentence: str = ""
     judged: bool = True
     averaged: bool = True
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value of one that is judged: shares, where higher is better, or errors."""
+        return 0.0, 1.0 if self.higher_is_better else math.inf
 
     @property
     def column(self) -> str:

@@ -11,7 +11,7 @@ from scipy.stats import ttest_ind
 from distill3d.errors import InputError
 from distill3d.evaluation.scores import Score
 from distill3d.report.comparison.statistics import POOL_TEST, case_test, spread
-from distill3d.report.comparison.verdict import in_words, judge, pick_test
+from distill3d.report.comparison.verdict import estimate, in_words, judge, pick_test
 
 DICE, HD95 = SCORES[:2]
 
@@ -74,6 +74,18 @@ def test_a_true_gain_of_two_standard_errors_of_an_arm_is_found_since_pairs_share
         seen_unpaired += ttest_ind(arm.mean(1), baseline.mean(1)).pvalue <= 0.05
     assert judged >= 95
     assert seen_unpaired <= 50
+
+
+def test_the_interval_of_a_mean_ends_where_the_score_does():
+    seeds_disagree = np.array([[0.1, 0.9], [0.0, 0.8], [0.2, 1.0], [0.1, 0.9]])
+
+    dice, inside = estimate(seeds_disagree, DICE), estimate(0.5 + seeds_disagree / 1000, DICE)
+    distance = estimate(100 * seeds_disagree, HD95)
+
+    assert (dice.low, dice.mean, dice.high) == (0.0, pytest.approx(0.5), 1.0)
+    assert distance.low == 0.0
+    assert distance.high > 100
+    assert 0.0 < inside.low < inside.mean < inside.high < 1.0
 
 
 @pytest.mark.parametrize(("shape", "words"), [((6, 2), "2 seeds"), ((3, 3), "3 cases"), ((1, 1), "1 seed and 1 case")])

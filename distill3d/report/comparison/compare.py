@@ -132,7 +132,7 @@ def _arm(group: Group, picked: Sequence[Score], keys: Sequence[str]) -> Arm:
         settings={key: group.settings[key] for key in keys if key in group.settings},
         labelled=_labelled(last.settings),
         runs=tuple(_entry(run, picked, fold=fold_of(run.settings) if several else "") for run in group.runs),
-        scores={score.key: estimate(score_table(group.runs, score.key, *axes(group.runs))) for score in picked},
+        scores={score.key: estimate(score_table(group.runs, score.key, *axes(group.runs)), score) for score in picked},
         cost=Cost(**_means(Cost, [run.cost for run in group.runs])),
         kept=_mean([run.kept for run in group.runs]),
         nonlinear_share=_mean([run.nonlinear_share for run in group.runs]),

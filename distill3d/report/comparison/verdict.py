@@ -78,16 +78,17 @@ def in_words(test: CaseTest) -> str:
     )
 
 
-def estimate(table: Array) -> Estimate:
-    """Describe scores [C, S] of one arm, NaN where a pair has no value."""
+def estimate(table: Array, score: Score) -> Estimate:
+    """Describe scores [C, S] of one arm, NaN where a pair has no value; the interval ends where the score does."""
     tidied = tidy(table)
     n_cases, n_seeds = tidied.shape
     seed_means = np.nanmean(tidied, 0)
     mean, low, high = _mean_and_interval(tidied)
+    least, most = score.bounds
     return Estimate(
         mean=mean,
-        low=low,
-        high=high,
+        low=None if low is None else max(low, least),
+        high=None if high is None else min(high, most),
         sd_seeds=float(np.std(seed_means, ddof=1)) if n_seeds > 1 else None,
         n_cases=n_cases,
         n_seeds=n_seeds,
