@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Literal, final
 
 import torch.nn.functional as F
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 Norm = Literal["batch", "frozen", "instance", "group"]
@@ -93,6 +94,7 @@ class SyncBatchNormAct3d(nn.SyncBatchNorm):
         self.weight, self.bias, self.act = layer.weight, layer.bias, layer.act
         self.running_mean, self.running_var = layer.running_mean, layer.running_var
         self.num_batches_tracked = layer.num_batches_tracked
+        self.train(layer.training)  # one whose statistics are held stays so: Lightning goes on with the mode it finds
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
         """Normalize [B, C, Z, Y, X] and activate."""
@@ -112,7 +114,7 @@ def synchronize_batch_norm(module: nn.Module) -> int:
                 setattr(module, name, SyncBatchNormAct3d(child))
                 count += 1
         elif isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+            setattr(module, name, convert_sync_batchnorm(child))  # timm's; torch's would drop an activation
             count += 1
         else:
             count += synchronize_batch_norm(child)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from timm.layers.norm import LayerNorm2d
 from torch import nn
 
@@ -95,3 +96,28 @@ def test_synchronized_batch_norm_keeps_parameters_names_activation_and_what_one_
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(shared.state_dict()[name], value)
     assert synchronize_batch_norm(nn.Sequential(make_norm("instance", 3), make_norm("frozen", 3))) == 0
+
+
+def test_synchronized_batch_norm_of_a_2d_network_of_timm_still_activates():
+    plain = nn.Sequential(BatchNormAct2d(3, act_layer=nn.ReLU))
+    shared = copy.deepcopy(plain)
+    image = torch.randn(2, 3, 8, 8)
+
+    assert synchronize_batch_norm(shared) == 1
+
+    assert isinstance(shared[0], nn.SyncBatchNorm)
+    for mode in (True, False):
+        activated = plain.train(mode)(image)
+        assert activated.min() == 0
+        torch.testing.assert_close(shared.train(mode)(image), activated)
+
+
+def test_statistics_that_are_held_stay_when_batch_norm_is_synchronized():
+    network = nn.Sequential(make_norm("batch", 3).eval(), make_norm("batch", 3))
+    assert synchronize_batch_norm(network) == 2
+
+    network(torch.rand(2, 3, 4, 4, 4) + 5)
+
+    assert [layer.training for layer in network] == [False, True]
+    assert network[0].running_mean.tolist() == [0.0] * 3
+    assert (network[1].running_mean != 0).all()
