@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from distill3d.errors import NumbersError
 from distill3d.training.background import Background
 from distill3d.training.module import DistillModule
+from distill3d.training.precision import as_trained
 from distill3d.training.windows import Block, Grid, Zyx, importance
 from distill3d.volumes.intensity import rescale
 from distill3d.volumes.lazy import Blocks
@@ -162,7 +163,7 @@ def _forward(
 ) -> NDArray[np.float32]:
     module, flipped = way.module, [axis + 2 for axis in way.flip]
     inputs = torch.from_numpy(windows).to(module.device).flip(flipped)
-    with torch.inference_mode(), torch.autocast(module.device.type, torch.bfloat16, module.device.type == "cuda"):
+    with torch.inference_mode(), as_trained(module):
         logits = module(inputs).float()
     if not logits.isfinite().all():
         raise NumbersError(_not_finite(logits.flip(flipped), corners, shape))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
 from distill3d.config.registry import TEACHERS
@@ -21,6 +20,7 @@ from distill3d.terminal import stderr
 from distill3d.training.inference import inference_device
 from distill3d.training.module import DistillModule, load_module
 from distill3d.training.numbers import EXPLODED, learned, places, read_batch, read_failed, set_random_state
+from distill3d.training.precision import as_trained
 from distill3d.training.teacher_maps import fill, make_view
 from distill3d.types import Batch
 
@@ -104,7 +104,7 @@ def _replayed(path: Path, *, allow_plugins: bool) -> Replay:
 def _taken(module: DistillModule, batch: Batch) -> tuple[dict[str, Tensor], Tensor, str]:
     """Return the raw terms, their weighted sum, and the first value that cannot be used, in the order they come."""
     before = _not_finite(("the image", batch.image), *learned(module))
-    with _layers_that_break(module.student) as broken, _as_trained(module):
+    with _layers_that_break(module.student) as broken, as_trained(module):
         balanced, total = module.loss(batch)
     terms = {name: term.value for name, term in balanced.items()}
     wrong = before or next(iter(broken), "") or _not_finite(*((f"loss term {n}", value) for n, value in terms.items()))
@@ -128,13 +128,6 @@ def _give_teacher(module: DistillModule, run: RunFolder) -> None:
     view = make_view(module, teacher, data)
     fill(view, data, stderr())
     module.look(view)
-
-
-def _as_trained(module: DistillModule) -> torch.autocast:
-    """Compute in the precision that a GPU trains in."""
-    precision = module.experiment.trainer.precision
-    on = module.device.type == "cuda" and precision in {"auto", "bf16-mixed"}
-    return torch.autocast(module.device.type, dtype=torch.bfloat16, enabled=on)
 
 
 @contextmanager

@@ -35,6 +35,25 @@ def module(tiny):
     return module
 
 
+@pytest.mark.parametrize(
+    ("precision", "half"),
+    [("auto", torch.bfloat16), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16), ("32-true", None)],
+)
+def test_a_gpu_predicts_in_the_precision_that_it_trained_in(tiny, monkeypatch, precision, half):
+    module = DistillModule(tiny(f"trainer.precision={precision}"))
+    module.student, asked, as_it_is = Brightness(), [], torch.autocast
+    monkeypatch.setattr(DistillModule, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_: self)
+    monkeypatch.setattr(
+        torch, "autocast", lambda *args, **how: asked.append((args, how)) or as_it_is("cpu", enabled=False)
+    )
+
+    predict_prob(module, np.random.default_rng(0).random((16, 32, 32), dtype=np.float32))
+
+    assert asked
+    assert all(each == (("cuda", half), {"enabled": half is not None}) for each in asked)
+
+
 @pytest.mark.parametrize("shape", [(16, 32, 32), (20, 70, 33), (5, 40, 90)])
 def test_windows_blend_to_the_value_of_each_voxel(module, shape):
     image = np.random.default_rng(0).random(shape, dtype=np.float32)
