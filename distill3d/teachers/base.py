@@ -152,6 +152,10 @@ class Teacher(nn.Module, ABC):
         """Paths of the network's blocks, in order."""
         return main_layers(self.net)
 
+    def block(self, layer: str) -> nn.Module | None:
+        """Return the module at a layer's path; None where the layer is no module, as `LOGITS`."""
+        return dict(self.net.named_modules()).get(layer)
+
     def map_layers(self) -> tuple[str, ...]:
         """Paths of those blocks that give feature maps of more than one cell, found by forwards."""
         paths = self.main_layers()

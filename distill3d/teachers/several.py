@@ -89,6 +89,11 @@ class Several(Teacher):
         """Paths of the members' blocks, in order."""
         return tuple(f"{name}.{layer}" for name, member in self._members() for layer in member.main_layers())
 
+    def block(self, layer: str) -> nn.Module | None:
+        """Return the module at a layer's path in its member."""
+        name, _, path = layer.partition(".")
+        return dict(self._members())[name].block(path)
+
     def map_layers(self) -> tuple[str, ...]:
         """Paths of those blocks that give feature maps."""
         return tuple(f"{name}.{layer}" for name, member in self._members() for layer in member.map_layers())

@@ -122,10 +122,10 @@ def _student_places(student: Student, image: Tensor, cells: Sequence[Cells]) -> 
     was_training = student.training
     features = student.eval().observe(image, student.map_layers(image[:1])).features
     student.train(was_training)
-    size = tuple(image.shape[2:])
+    size, modules = tuple(image.shape[2:]), dict(student.named_modules())
     places = {}
     for path, maps in features.items():
-        read = _as_read(student, path, maps.movedim(1, -1)).movedim(-1, 1)
+        read = _as_read(modules.get(path), maps.movedim(1, -1)).movedim(-1, 1)
         places[path] = _places(resample(read, source=map_cells(maps.shape[2:], size, student.stride_zyx), target=cells))
     return places
 
@@ -153,14 +153,13 @@ def _teacher_places(
     )
     places = {}
     for layer, boxes in maps.items():
-        read = [replace(box, values=_as_read(teacher.net, layer, box.values)) for box in boxes]
+        read = [replace(box, values=_as_read(teacher.block(layer), box.values)) for box in boxes]
         places[layer] = _places(torch.stack([box.on_grid(cells) for box in read]))
     return places
 
 
-def _as_read(net: nn.Module, layer: str, values: Tensor) -> Tensor:
+def _as_read(block: nn.Module | None, values: Tensor) -> Tensor:
     """Scale tokens [..., C] of a transformer's block as its reader does, see `layer_similarity`; leave other maps."""
-    block = dict(net.named_modules()).get(layer)
     is_pre_norm = isinstance(getattr(block, "norm1", None), nn.LayerNorm)
     return F.layer_norm(values, values.shape[-1:]) if is_pre_norm else values
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from distill3d.config.registry import TEACHERS
 from distill3d.data.datamodule import DistillDataModule
 from distill3d.evaluation.figures.similarity import similarity_figure
 from distill3d.students.convnet3d import ConvNet3d, ConvNet3dConfig
@@ -111,6 +112,19 @@ def test_patches_one_slice_deep_are_compared_on_that_slice(teacher, batch):
     flat = replace(batch, image=batch.image[:, :, :1])
     tables = layer_similarity(student_of(teacher, inflated=True), teacher, flat)
     assert pair(tables, "conv_stem", "z") > 0.9
+
+
+def test_a_teacher_among_several_is_read_as_alone(tiny, batch):
+    vit = "{name: timm2d, architecture: test_vit, weights: random}"
+    alone, several = (
+        TEACHERS.build(tiny(f"teacher={each}").teacher) for each in (vit, f"{{name: several, members: {{vit: {vit}}}}}")
+    )
+    student = student_of(None, inflated=False)
+
+    expected, found = (layer_similarity(student, teacher, batch) for teacher in (alone, several))
+
+    assert found["teacher"] == [f"vit.{layer}" for layer in expected["teacher"]]
+    assert found["cka"] == expected["cka"]
 
 
 @pytest.mark.parametrize("training", [True, False])
