@@ -121,12 +121,13 @@ def resample(maps: Tensor, *, source: Sequence[Cells], target: Sequence[Cells]) 
         target: likewise, of the result.
 
     Returns:
-        [..., *counts of target], differentiable.
+        [..., *counts of target], differentiable, in the precision of ``maps``, under autocast too.
     """
-    for axis, (have, want) in enumerate(zip(source, target, strict=True), start=maps.ndim - len(source)):
-        matrix = weights(want, have)
-        if matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix), dtype=np.float32)):
-            continue
-        shares = torch.from_numpy(matrix).to(maps)
-        maps = (maps.movedim(axis, -1) @ shares.T).movedim(-1, axis)
+    with torch.autocast(maps.device.type, enabled=False):
+        for axis, (have, want) in enumerate(zip(source, target, strict=True), start=maps.ndim - len(source)):
+            matrix = weights(want, have)
+            if matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix), dtype=np.float32)):
+                continue
+            shares = torch.from_numpy(matrix).to(maps)
+            maps = (maps.movedim(axis, -1) @ shares.T).movedim(-1, axis)
     return maps

@@ -186,3 +186,14 @@ def test_gradient_flows_and_is_the_transposed_mean():
     resample(maps, source=source, target=target).sum().backward()
     columns = [weights(*pair).sum(axis=0) for pair in zip(target, source, strict=True)]
     np.testing.assert_allclose(maps.grad[1], np.outer(*columns), rtol=1e-5)
+
+
+def test_maps_keep_their_precision_under_autocast():
+    maps, have, want = torch.rand(1, 2, 8, 9), Cells.regular(9, 1.0), Cells.regular(4, 2.0)
+    expected = resample(maps, source=[have], target=[want])
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = resample(maps, source=[have], target=[want])
+
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
