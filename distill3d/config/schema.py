@@ -232,6 +232,7 @@ class CropConfig:
         _at_least(0, workers=self.workers)
         _within(0, 1, jitter=self.jitter, gray=self.gray, invert=self.invert, cutmix=self.cutmix)
         _within(0.001, 1, **{"area[0]": self.area[0], "area[1]": self.area[1]})
+        _at_least(self.area[0], **{"area[1]": self.area[1]})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -258,6 +259,8 @@ class Pretraining:
         _at_least(0.1, temperature=self.temperature)
         if not self.layers:
             raise ValueError("layers=[] is empty; accepted: one or more of the teacher's feature maps")
+        if self.trainer.strategy == "fsdp":
+            raise ValueError("trainer.strategy=fsdp: a 2D ViT has nothing to share; accepted: auto or ddp")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,6 +50,19 @@ def check_terms(losses: nn.ModuleDict, strategy: TransferStrategy) -> None:
         raise no_term(strategy)
 
 
+def check_learns(module: nn.Module) -> None:
+    """Refuse a network of which every parameter is frozen.
+
+    Raises:
+        ConfigError: all of them were transferred, at a rate of 0.
+    """
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ConfigError(
+            "optimizer.transferred_lr_ratio=0: every parameter was transferred, so nothing is left to train; accepted: "
+            "above 0, or a strategy that leaves some new"
+        )
+
+
 def no_term(strategy: TransferStrategy) -> ConfigError:
     """Say in one line that there is nothing to train with."""
     return ConfigError(

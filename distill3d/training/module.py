@@ -24,7 +24,7 @@ from distill3d.students.base import Student
 from distill3d.teachers.base import Teacher, TeacherIdentity
 from distill3d.training.dice import DiceByCase
 from distill3d.training.gradients import GradientBalance, StepTerms
-from distill3d.training.heads import check_terms, check_there, check_trained, no_term
+from distill3d.training.heads import check_learns, check_terms, check_there, check_trained, no_term
 from distill3d.training.numbers import check_loss
 from distill3d.training.optimizer import parameter_groups, transferred_scales
 from distill3d.training.sharding import shard
@@ -242,7 +242,9 @@ def fresh_module(
     module = DistillModule(experiment, val_cases=val_cases)
     check_trained(module.student, module.losses)
     check_terms(module.losses, module.strategy)
-    return module, teacher, module.transfer(teacher)
+    audit = module.transfer(teacher)
+    check_learns(module)
+    return module, teacher, audit
 
 
 def load_module(

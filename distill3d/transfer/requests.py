@@ -34,6 +34,8 @@ class ViewConfig:
             raise ValueError(f"slices={self.slices} is too small; accepted: 1 or more, or null for all")
         if not 0 < self.scale <= 16:
             raise ValueError(f"scale={self.scale} is out of range; accepted: above 0, up to 16")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} is too small; accepted: 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

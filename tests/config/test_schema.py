@@ -12,6 +12,7 @@ from distill3d.errors import ConfigError
         ("optimizer.lr=.inf", "optimizer.lr=inf is not finite"),
         ("data.microscope.psf_sigma_um=[1,.inf,1]", r"data.microscope.psf_sigma_um=\[1.0, inf, 1.0\] is not finite"),
         ("balance.limit=.inf", "balance.limit=inf is not finite"),
+        ("strategy={name: features,view: {seed: -1}}", "seed=-1 is too small; accepted: 0 or more"),
         ("trace.input=image", "trace.input=image, but a run traces a probability; accepted: prob or auto"),
         ("patches.augment.hard_contrast=[6,1]", r"hard_contrast=\(6.0, 1.0\) is out of range; accepted: low to high"),
         ("patches.augment.hard_contrast=[-1,1]", r"hard_contrast=\(-1.0, 1.0\) is out of range"),

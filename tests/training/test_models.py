@@ -11,7 +11,7 @@ import torch
 
 from distill3d.cli import app
 from distill3d.data.datamodule import DistillDataModule
-from distill3d.errors import InputError
+from distill3d.errors import ConfigError, InputError
 from distill3d.experiment import load_experiment
 from distill3d.storage import models as models_module
 from distill3d.storage.checkpoint import read_checkpoint
@@ -196,6 +196,11 @@ def test_a_student_starts_as_the_model_or_the_run_it_names(finished_once, tiny, 
     with pytest.raises(InputError, match=r"cells.* has .* 8x4.*, the student .* 16x4.* entries differ\)") as caught:
         fresh_module(other)
     assert len(caught.value.lines) == 1
+    frozen = tiny("strategy.name=warm_start", "strategy.model=cells", "optimizer.transferred_lr_ratio=0")
+    with pytest.raises(
+        ConfigError, match="transferred_lr_ratio=0: every parameter was transferred, so nothing is left"
+    ):
+        fresh_module(frozen)
     missing = replace(other.strategy.config, model="cels")
     with pytest.raises(InputError, match=r"unknown model 'cels' \(did you mean 'cells'\?\)"):
         fresh_module(replace(other, strategy=replace(other.strategy, config=missing)))

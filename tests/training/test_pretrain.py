@@ -184,6 +184,18 @@ def test_an_architecture_that_is_no_vit_is_refused(name, kind):
         build_vit(name, pixels=64)
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("crops.area=[1.0,0.1]", r"area\[1\]=0.1 is too small; accepted: 1.0 or more"),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp: a 2D ViT has nothing to share; accepted: auto or ddp"),
+    ],
+)
+def test_settings_that_fail_in_training_are_refused_as_they_are_read(settings, word, says):
+    with pytest.raises(ConfigError, match=says):
+        settings(word)
+
+
 def test_layers_the_teacher_does_not_have_are_refused(settings):
     with pytest.raises(ConfigError, match=r"layers=\[7\]: the teacher has 5 feature maps; accepted: -5 to 4"):
         PhotoModule(settings("layers=[7]"))
