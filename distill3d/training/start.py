@@ -97,7 +97,7 @@ def start_of(student: Student, teacher: Teacher, batch: Batch, transferred: Coll
     chosen = [pairs[round(i * (len(pairs) - 1) / max(1, LEVELS - 1))] for i in range(LEVELS)]
     pairs = list(dict.fromkeys(chosen))
     image = filled_up(batch.image, student.stride_zyx)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # the student is on the CPU
         maps = copy.deepcopy(student).train().observe(image, [path for path, _ in pairs]).features
     first, count = _middle(image.shape[2], max(image.shape[2] // each.shape[2] for each in maps.values()))
     slices = cut_slices(image, "z", range(first, first + count))

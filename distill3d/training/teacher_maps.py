@@ -60,7 +60,10 @@ def fill(view: TeacherView, data: DistillDataModule, console: Console) -> CacheC
     with progress_bar(console) as bar:
         total = sum(shapes[name][slice_order(axis)[0]] for name, _, axis, _ in view.cached)
         task = bar.add_task("teacher's maps", total=total, info="")
-        view.teacher.to(inference_device(data.experiment))  # Lightning moves it when training begins, which is later
+        if view.cached:
+            view.teacher.to(
+                inference_device(data.experiment)
+            )  # Lightning moves it when training begins, which is later
         try:
             return view.fill(on_slices=lambda n: bar.advance(task, n))
         finally:
