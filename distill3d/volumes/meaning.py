@@ -98,9 +98,11 @@ def _neuron_rule(path: Path, data: Blocks, threshold: float | None, *, gold: boo
     if meaning == "labels" and (gold or threshold is None):
         values = few_values(data)
         labels = " ".join(f"{value:g}" for value in (() if values is None else values))
+        _require_background(path, data)
         _LOG.warning("%s: the values %s are taken for labels: all but 0 is neuron", path, labels)
         return _not_zero
     if meaning == "many" and gold and threshold is None and _are_whole(data):
+        _require_background(path, data)
         _LOG.warning("%s: many whole numbers are taken for labels: all but 0 is neuron", path)
         return _not_zero
     (low, high), full = extremes(data), _full_scale(data)
@@ -115,6 +117,15 @@ def _neuron_rule(path: Path, data: Blocks, threshold: float | None, *, gold: boo
     _LOG.warning("%s: taken for a probability: from %g of %g on a voxel is neuron (--threshold)", path, least, full)
     least = max(least, float(np.finfo(np.float32).tiny))
     return functools.partial(_at_least, least, np.float32(full))
+
+
+def _require_background(path: Path, data: Blocks) -> None:
+    """Refuse labels of which none is 0, as ilastik's are: all of the volume would be neuron."""
+    if (lowest := extremes(data)[0]) > 0:
+        raise InputError(
+            f"{path}: labels from {lowest:g} on, and no voxel is 0, so all would be neuron; accepted: 0 for what is no "
+            "neuron, or data.labels=[2], say, in an experiment"
+        )
 
 
 def _are_whole(data: Blocks) -> bool:
