@@ -16,6 +16,19 @@ from distill3d.volumes.memory import require_room
 _LOG = logging.getLogger(__name__)
 _AT_ONCE = 64 << 20  # bytes of a slab
 _OF_NUMBERS = "buif"
+_AXES = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}
+_MOST_CHANNELS = 4  # along a last axis that is no x
+
+
+def axes_by_count(path: Path, shape: Sequence[int]) -> str:
+    """Return a letter for each axis of an array whose file names none; empty where they are too few or too many.
+
+    Raises:
+        InputError: channels seem to be the last axis.
+    """
+    if len(shape) > 3 and shape[-1] <= _MOST_CHANNELS < shape[-4]:
+        raise InputError(f"{path}: shape {tuple(shape)}, where channels seem to come last; accepted: c, z, y, x")
+    return _AXES.get(len(shape), "")
 
 
 class Stored(Protocol):

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.volumes.blocks import StoredBlocks, require_channel
+from distill3d.volumes.blocks import StoredBlocks, axes_by_count, require_channel
 from distill3d.volumes.geometry import Stated, complete_spacing, number_of, um_per_unit, warn_no_unit
 
 _SPACING = "element_size_um"  # ZYX, as Fiji's HDF5 plugin and ilastik write it
@@ -36,9 +36,10 @@ def open_hdf5(path: Path, inside: str, *, channel: int) -> tuple[StoredBlocks, S
     with _opened(path) as file:
         inside = inside or _only_array(path, file)
         array = _array(path, file, inside)
-        name, axes = Path(f"{path}:/{inside}"), _axes(array)
+        name = Path(f"{path}:/{inside}")
         sizes = np.ravel(array.attrs.get(_SPACING, ())).tolist()
         stated = Stated(complete_spacing(name, [number_of(size) for size in sizes]) if len(sizes) == 3 else None)
+        axes = _axes(name, array)
         return StoredBlocks(name, _OnDisk(path, array), axes, chunks=array.chunks, channel=channel), stated
 
 
@@ -154,14 +155,14 @@ def _listed(arrays: dict[str, int]) -> str:
     return f"{len(arrays)} arrays ({shown}{more})" if arrays else "no array"
 
 
-def _axes(array: h5py.Dataset) -> str:
+def _axes(name: Path, array: h5py.Dataset) -> str:
     """Return a letter for each axis: as vigra's axis tags say (ilastik writes them), else by their number."""
     try:
         tags = json.loads(array.attrs.get("axistags", ""))["axes"]
         letters = "".join(str(tag["key"]) for tag in tags)
     except (ValueError, KeyError, TypeError):
         letters = ""
-    return letters if len(letters) == array.ndim else {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}.get(array.ndim, "")
+    return letters if len(letters) == array.ndim else axes_by_count(name, array.shape)
 
 
 def _number(attributes: Mapping[str, Any], name: str) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
-from distill3d.volumes.blocks import StoredBlocks
+from distill3d.volumes.blocks import StoredBlocks, axes_by_count
 from distill3d.volumes.calls import require_seen
 from distill3d.volumes.geometry import Spacing, Stated
 from distill3d.volumes.origin import origin_of
@@ -84,8 +84,7 @@ class LazyVolume:
 def _open_npy(path: Path, channel: int) -> Opened:
     with warnings.catch_warnings(action="ignore"):  # numpy's, of an old or damaged header
         mapped = np.lib.format.open_memmap(path, mode="r")  # which refuses one that claims more than the file has
-    axes = {2: "yx", 3: "zyx", 4: "czyx"}.get(mapped.ndim, "")
-    return StoredBlocks(path, mapped, axes, channel=channel), Stated()
+    return StoredBlocks(path, mapped, axes_by_count(path, mapped.shape), channel=channel), Stated()
 
 
 def _open_zarr(path: Path, channel: int) -> Opened:

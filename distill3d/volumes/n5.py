@@ -10,11 +10,10 @@ from typing import Any, final
 import numpy as np
 
 from distill3d.errors import InputError
-from distill3d.volumes.blocks import StoredBlocks
+from distill3d.volumes.blocks import StoredBlocks, axes_by_count
 from distill3d.volumes.geometry import Stated, complete_spacing, um_per_unit, warn_no_unit
 
 _ABOUT = "attributes.json"
-_AXES = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}
 _SHOWN = 5
 
 
@@ -44,7 +43,7 @@ def open_n5(path: Path, inside: str, *, channel: int) -> tuple[StoredBlocks, Sta
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{name}: metadata that cannot be used ({reason:.120}); an array of N5 is expected") from error
-    blocks = StoredBlocks(name, array, _AXES.get(len(array.shape), ""), chunks=array.chunks, channel=channel)
+    blocks = StoredBlocks(name, array, axes_by_count(name, array.shape), chunks=array.chunks, channel=channel)
     spacing = complete_spacing(name, sizes) if sizes else None
     if spacing and not has_unit:
         warn_no_unit(name, spacing, None)

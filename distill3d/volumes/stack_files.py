@@ -11,7 +11,8 @@ from distill3d.errors import InputError
 
 FOLDER_SUFFIXES: tuple[str, ...] = (".ome.zarr", ".zarr", ".n5")  # of stacks that are folders
 FILE_SUFFIXES: tuple[str, ...] = (
-    ".tif", ".tiff", ".v3dpbd", ".v3draw", ".nrrd", ".nhdr", ".nii.gz", ".nii", ".npy", ".h5", ".hdf5", ".ims",
+    ".tif", ".tiff", ".ome.tif", ".ome.tiff", ".v3dpbd", ".v3draw", ".nrrd", ".nhdr", ".nii.gz", ".nii", ".npy", ".h5",
+    ".hdf5", ".ims",
 )  # fmt: skip
 VOLUME_SUFFIXES: tuple[str, ...] = (*FILE_SUFFIXES, *FOLDER_SUFFIXES)
 # Stacks of microscopes and of other programs: nobody here reads them, and they are named where they lie.
@@ -73,9 +74,8 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
         InputError: none.
     """
     file, _ = split_inside(path)
-    for suffix in (*FOLDER_SUFFIXES, *FILE_SUFFIXES):  # of .ome.zarr and .zarr the longer one
-        if file.name.lower().endswith(suffix):
-            return suffix
+    if fitting := [suffix for suffix in VOLUME_SUFFIXES if file.name.lower().endswith(suffix)]:
+        return max(fitting, key=len)  # of .ome.tif and .tif the longer one
     if file.suffix.lower() in FOREIGN_SUFFIXES:
         raise InputError(f"{path}: {file.suffix} is not read; {READ_AS}")
     raise InputError(f"{path}: unknown suffix {file.suffix!r}; accepted are {' '.join(VOLUME_SUFFIXES)}")
@@ -87,7 +87,7 @@ def stem_of(path: str | os.PathLike[str]) -> str:
     Raises:
         InputError: no format has this suffix.
 
-    >>> [stem_of(name) for name in ("raw/2024.05.12_cell1.tif", "cell.NII.gz", "cell.ome.zarr", "cell.h5:/t0/raw")]
+    >>> [stem_of(name) for name in ("raw/2024.05.12_cell1.tif", "cell.NII.gz", "cell.ome.tif", "cell.h5:/t0/raw")]
     ['2024.05.12_cell1', 'cell', 'cell', 'cell_t0_raw']
     """
     file, inside = split_inside(path)

@@ -201,6 +201,8 @@ def _stack(path: Path) -> Iterator[str]:
 
 
 _READERS: dict[str, Callable[[Path, int], tuple[np.ndarray, Stated]]] = {
+    ".ome.tif": read_tiff,
+    ".ome.tiff": read_tiff,
     ".tif": read_tiff,
     ".tiff": read_tiff,
     ".v3dpbd": read_pbd,

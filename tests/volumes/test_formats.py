@@ -340,6 +340,21 @@ def test_the_finest_level_of_n5_and_what_the_groups_around_them_state(tmp_path):
     assert "damaged or truncated" in refused(f"{path}:/c1")
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.h5:/raw"])
+def test_channels_that_come_last_are_refused_and_first_are_read(tmp_path, name):
+    def write(data):
+        if name == "a.npy":
+            np.save(tmp_path / name, data)
+        else:
+            with h5py.File(tmp_path / "a.h5", "w") as file:
+                file["raw"] = data
+
+    write(np.stack([STACK, STACK + 1], axis=-1))
+    assert "where channels seem to come last; accepted: c, z, y, x" in refused(f"{tmp_path}/{name}")
+    write(np.stack([STACK, STACK + 1]))
+    np.testing.assert_array_equal(read_volume(f"{tmp_path}/{name}", channel=1).data, STACK + 1)
+
+
 # ---------------------------------------------------------------- files and folders
 
 
