@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
 import glob
 import logging
 import re
+import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import digits
+from typing import final
 
 from distill3d.config.folds import some
 from distill3d.errors import InputError
@@ -115,7 +117,8 @@ def _in_folder(folder: Path, volume: str, tree: str, masks: Sequence[str]) -> di
     """Stem -> files, of all volumes of a folder but those that are masks of others."""
     files = {path.name: path for path in entries(folder)}
     volumes = volumes_by_stem(files, volume, folder)
-    cases = {stem: case_files_of(stem, path, files, tree, masks) for stem, path in volumes.items()}
+    named = GoldNames(files)
+    cases = {stem: case_files_of(stem, path, named, tree, masks) for stem, path in volumes.items()}
     taken: dict[Path, str] = {}
     for stem, case in cases.items():
         if case.tree is not None and taken.setdefault(case.tree, stem) != stem:
@@ -158,43 +161,59 @@ def volumes_by_stem(files: dict[str, Path], template: str, folder: Path) -> dict
     return volumes
 
 
-def case_files_of(stem: str, path: Path, files: dict[str, Path], tree: str, masks: Sequence[str]) -> CaseFiles:
-    """Return a volume with the tree and the mask of its stem, out of files by name; suffixes may be in capitals.
+@final
+class GoldNames:
+    """The files of a folder, by name, as masks and as trees of some stem; suffixes may be in capitals."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._masks: dict[str, list[Path]] = {}
+        for name, path in files.items():
+            if (base := _base(name)) is not None:
+                self._masks.setdefault(base, []).append(path)
+        self.trees = {_small_suffix(name): path for name, path in files.items()}  # one spelt in small letters wins
+        self._sorted = sorted(self.trees)
+
+    def mask(self, base: str, *, volume: Path) -> Path | None:
+        """Return the stack of a name without its suffix that is not the volume itself."""
+        return next((path for path in self._masks.get(base, ()) if path != volume), None)
+
+    def fitting(self, template: str, stem: str) -> list[str]:
+        """Return the names of trees that fit, the last first; a ``*`` beside the stem does not make cell12 of cell1.
+
+        >>> GoldNames(dict.fromkeys(["cell1.swc", "of_cell1_b.swc", "cell12.swc"])).fitting("*{stem}*.swc", "cell1")
+        ['of_cell1_b.swc', 'cell1.swc']
+        """
+        before, after = template.split("{stem}")
+        near = self._sorted
+        if not glob.has_magic(before):
+            begin = f"{before}{stem}"
+            near = near[bisect_left(near, begin) : bisect_left(near, f"{begin}{chr(sys.maxunicode)}")]
+        fronts = [before[:-1], f"{before}[!0-9]"] if before.endswith("*") and stem[0] in digits else [before]
+        backs = [after[1:], f"[!0-9]{after}"] if after.startswith("*") and stem[-1] in digits else [after]
+        patterns = [f"{front}{glob.escape(stem)}{back}" for front in fronts for back in backs]
+        return sorted({name for pattern in patterns for name in fnmatch.filter(near, pattern)}, reverse=True)
+
+
+def case_files_of(stem: str, path: Path, named: GoldNames, tree: str, masks: Sequence[str]) -> CaseFiles:
+    """Return a volume with the tree and the mask of its stem, out of the files of a folder.
 
     A tree that is named ``.swc`` may also have another of `TREE_SUFFIXES`; the first of these that is there counts. One
     that was traced here, see `distill3d.volumes.origin`, is not gold.
     """
-    bases = {name: _base(name) for name in files if files[name] != path}
-    wanted = [mask.replace("{stem}", stem) for mask in masks]
-    mask = next((files[name] for base in wanted for name in bases if bases[name] == base), None)
-    trees = {_small_suffix(name): files[name] for name in files}  # one spelt in small letters wins
+    found = (named.mask(mask.replace("{stem}", stem), volume=path) for mask in masks)
+    mask = next((each for each in found if each is not None), None)
     template = _small_suffix(tree)
     ends, base = (TREE_SUFFIXES, template.removesuffix(".swc")) if template.endswith(".swc") else (("",), template)
-    fitting = [trees[name] for end in ends for name in sorted(_fitting(trees, base + end, stem), reverse=True)]
+    fitting = [named.trees[name] for end in ends for name in named.fitting(base + end, stem)]
     traced = tuple(each for each in fitting if "made_from" in stated_notes(each))
     return CaseFiles(path, next((each for each in fitting if each not in traced), None), mask, traced)
 
 
-def _fitting(names: Iterable[str], template: str, stem: str) -> set[str]:
-    """Return the names that fit; a ``*`` beside the stem does not cut a number, since cell1 is not cell12.
-
-    >>> sorted(_fitting(["cell1.swc", "of_cell1_b.swc", "cell12.swc"], "*{stem}*.swc", "cell1"))
-    ['cell1.swc', 'of_cell1_b.swc']
-    """
-    before, after = template.split("{stem}")
-    fronts = [before[:-1], f"{before}[!0-9]"] if before.endswith("*") and stem[0] in digits else [before]
-    backs = [after[1:], f"[!0-9]{after}"] if after.startswith("*") and stem[-1] in digits else [after]
-    patterns = [f"{front}{glob.escape(stem)}{back}" for front in fronts for back in backs]
-    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
-
-
-@functools.cache  # asked of every file for every case
 def _small_suffix(name: str) -> str:
     """Return a name with its suffix in small letters: ``N0.SWC`` is ``N0.swc``, ``N0.SWC.GZ`` is ``N0.swc.gz``."""
     return re.sub(r"\.\w+(\.gz)?$", lambda suffix: suffix[0].lower(), name, flags=re.IGNORECASE)
 
 
-@functools.cache
 def _base(name: str) -> str | None:
     """Return the name without its volume suffix, None for another kind of file."""
     return stem_of(name) if name.lower().endswith(VOLUME_SUFFIXES) else None

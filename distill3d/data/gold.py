@@ -13,7 +13,7 @@ from typing import Literal, final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from distill3d.data.case_files import CaseFiles, case_files_of
+from distill3d.data.case_files import CaseFiles, GoldNames, case_files_of
 from distill3d.errors import InputError
 from distill3d.volumes.alignment import detect_flip, flip_y
 from distill3d.volumes.geometry import Stated
@@ -65,7 +65,7 @@ class GoldRules:
         """Return a stack with the gold tree and mask that lie beside it."""
         folder = split_inside(stack)[0].parent
         files = {path.name: path for path in entries(folder)} if folder.is_dir() else {}
-        return case_files_of(stem_of(stack), stack, files, self.tree, self.masks)
+        return case_files_of(stem_of(stack), stack, GoldNames(files), self.tree, self.masks)
 
     def read_tree(self, path: Path, volume: Volume | LazyVolume) -> Tree:
         """Read the gold tree of a volume, mirrored in y where the rules say so.

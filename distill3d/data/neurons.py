@@ -102,6 +102,8 @@ class NeuronsConfig:
             raise ValueError(f"min_radius_um={self.min_radius_um}, channel={self.channel}; accepted: 0 or more")
         if self.unknown_label is not None and self.unknown_label in self.labels:
             raise ValueError(f"unknown_label={self.unknown_label} is in labels={self.labels}; accepted: another value")
+        if self.unknown_label == 0 and not self.labels:
+            raise ValueError("unknown_label=0 without labels makes all the rest neuron; accepted: labels=[2], say, too")
         _check_splits(self)
 
 
@@ -133,6 +135,8 @@ def _check_splits(config: NeuronsConfig) -> None:
         raise ValueError(
             f"folds={config.folds}, fold={config.fold}; accepted: 3 or more folds, fold below their number"
         )
+    if config.fold and not config.folds:
+        raise ValueError(f"fold={config.fold} without folds deals nothing out; accepted: folds=5, say, or no fold")
     train, val, test = config.fractions
     if min(train, val) <= 0 or test < 0 or abs(sum(config.fractions) - 1) > 1e-6:
         raise ValueError(f"fractions={config.fractions}; accepted: train and val above 0, test 0 or more, sum 1")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill3d.data.case_files import CaseFiles, case_files_of, traced_here, volumes_by_stem
+from distill3d.data.case_files import CaseFiles, GoldNames, case_files_of, traced_here, volumes_by_stem
 from distill3d.errors import ConfigError, InputError
 from distill3d.volumes.geometry import Spacing, checked_spacing
 from distill3d.volumes.stack_files import READ_AS, VOLUME_SUFFIXES, entries
@@ -106,7 +106,8 @@ def _cases_of(folder: Path, part: str, suffix: str | None, volume: str, tree: st
     by_stem = volumes_by_stem(stacks, template, folder / f"images{part}")
     if not by_stem and volume == "{stem}":
         by_stem = volumes_by_stem(stacks, volume, folder / f"images{part}")
-    found = {stem: case_files_of(stem, path, labels, tree, ("{stem}",)) for stem, path in by_stem.items()}
+    named = GoldNames(labels)
+    found = {stem: case_files_of(stem, path, named, tree, ("{stem}",)) for stem, path in by_stem.items()}
     if traced := traced_here(found.values()):
         _LOG.warning("%s: %s", folder / f"labels{part}", traced)
     cases = {

@@ -1,5 +1,6 @@
 """The source `neurons`: cases by name, splits by neuron, trees, masks, flips, hard variants, bad input."""
 
+import fnmatch
 import gzip
 import json
 import logging
@@ -15,6 +16,7 @@ from made_gold166 import NEURONS, TEST, line, write_gold166
 
 from distill3d.config.registry import DATA, Component
 from distill3d.data.background import HardConfig
+from distill3d.data.case_files import find_case_files
 from distill3d.data.gold import GoldRules
 from distill3d.data.neurons import Neurons, NeuronsConfig
 from distill3d.data.splits import select, split_by_folds, split_by_fractions, split_by_lists
@@ -237,6 +239,37 @@ def test_a_tree_of_several_is_the_last_by_name_and_belongs_to_one_volume(tmp_pat
         source_of(tmp_path, tree="{stem}*.swc").splits()
 
 
+def test_an_ome_tiff_is_paired_with_gold_of_its_name(tmp_path):
+    for name in "ab":
+        write_case(tmp_path, name)
+        (tmp_path / f"{name}.tif").rename(tmp_path / f"{name}.ome.tif")
+    write_labels(tmp_path)
+    (tmp_path / "t.tif").rename(tmp_path / "t.OME.TIF")
+    (tmp_path / "t_label.tif").rename(tmp_path / "t_label.ome.tif")
+
+    files = source_of(tmp_path).case_files
+
+    assert {name: (each.tree and each.tree.name, each.mask and each.mask.name) for name, each in files.items()} == {
+        "a": ("a.swc", None),
+        "b": ("b.swc", None),
+        "t": (None, "t_label.ome.tif"),
+    }
+    assert source_of(tmp_path).load("a").volume.spacing_um == SPACING
+
+
+def test_finding_cases_looks_at_each_name_about_once(tmp_path, monkeypatch):
+    for k in range(60):
+        (tmp_path / f"n{k}.tif").touch()
+        (tmp_path / f"n{k}.swc").touch()
+    looked, fits = [], fnmatch.filter
+    monkeypatch.setattr(fnmatch, "filter", lambda names, pattern: looked.extend(names) or fits(names, pattern))
+
+    cases = find_case_files(tmp_path, volume="{stem}", tree="{stem}.swc", masks=("{stem}_mask",))
+
+    assert {name: each.tree for name, each in cases.items()} == {f"n{k}": tmp_path / f"n{k}.swc" for k in range(60)}
+    assert len(looked) < 60 * 60
+
+
 def test_a_star_beside_the_stem_cuts_no_number(tmp_path):
     for name in ("cell1", "cell10", "2a"):
         write_case(tmp_path, name)
@@ -320,6 +353,20 @@ def test_without_a_choice_every_label_is_gold_and_all_voxels_are_known(tmp_path)
     case = source_of(tmp_path).load("t")
     assert case.known.all()
     assert np.array_equal(case.mask, labels > 0)
+
+
+@pytest.mark.parametrize("count", [2, 30], ids=["few labels", "many labels"])
+def test_labels_that_leave_no_background_are_refused_unless_it_is_said_which_are_neuron(tmp_path, count):
+    labels = write_labels(tmp_path) * 0 + 1
+    labels[4, 10, : count - 1] = np.arange(2, count + 1)
+    write_volume(tmp_path / "t_label.tif", Volume(labels, SPACING))
+
+    with pytest.raises(InputError, match=r"t_label.tif: labels from 1 on, and no voxel is 0, .* data.labels=\[2\]"):
+        source_of(tmp_path).load("t")
+    with pytest.raises(InputError, match="labels from 1 on, and no voxel is 0" if count == 2 else "many values from 1"):
+        score_files(tmp_path / "t_label.tif", tmp_path / "t_label.tif", spacing_um=SPACING)
+
+    assert np.array_equal(source_of(tmp_path, labels=(2,)).load("t").mask, labels == 2)
 
 
 @pytest.mark.parametrize("kind", ["many labels", "probability", "says that it is one"])
@@ -496,7 +543,7 @@ def test_a_mask_of_another_shape_is_one_line(folder):
 def test_a_mask_where_nobody_labelled_anything_is_one_line(folder):
     write_volume(folder / "n0_mask.tif", Volume(np.zeros(SHAPE, np.uint8), SPACING))
     with pytest.raises(InputError, match="unknown label"):
-        source_of(folder, unknown_label=0).load("n0")
+        source_of(folder, unknown_label=0, labels=(1,)).load("n0")
 
 
 def test_a_case_that_is_not_there_is_one_line(folder):
@@ -519,6 +566,8 @@ def test_a_case_that_is_not_there_is_one_line(folder):
         ({"train": ("a",), "val": ("b",), "folds": 3}, "exclude each other"),
         ({"folds": 2}, "folds=2"),
         ({"folds": 4, "fold": 4}, "fold=4"),
+        ({"fold": 2, "train": ("a",), "val": ("b",)}, "fold=2 without folds deals nothing out; accepted: folds=5"),
+        ({"unknown_label": 0}, r"unknown_label=0 without labels .*; accepted: labels="),
         ({"fractions": (0.5, 0.5, 0.5)}, "fractions"),
         ({"fractions": (1.0, 0.0, 0.0)}, "fractions"),
     ],
