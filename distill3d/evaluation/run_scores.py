@@ -31,6 +31,7 @@ from distill3d.experiment import experiment_from_plain
 from distill3d.storage.links import require_inside
 from distill3d.storage.run_folder import RunFolder, write_json
 from distill3d.volumes.inputs import require_writable
+from distill3d.volumes.origin import as_notes, origin_of
 from distill3d.volumes.prob import read_prob
 from distill3d.volumes.swc import MICROMETERS, write_swc
 from distill3d.volumes.tree import Tree
@@ -110,7 +111,7 @@ def score_cases(
     def score(case: PreparedCase) -> CaseResult:
         prob = prediction(folder, case)
         result = Found(prob >= experiment.inference.threshold, *traced(case, prob, settings))
-        _write_tree(folder.swc(case.name), result.tree)
+        _write_tree(folder, case.name, result.tree)
         scores = case_scores(case, result, clean, evaluation)
         _draw(folder, experiment, case, prob, result, scores)
         write_projections(folder.projections(case.name), _projections(case, result))
@@ -168,12 +169,13 @@ def clean_settings(
     return Clean(choose_min_voxels(rows, settings.min_voxels), names), otsu
 
 
-def _write_tree(path: Path, tree: Tree | None) -> None:
-    """Write a tree, or remove the one of an earlier evaluation."""
+def _write_tree(folder: RunFolder, case: str, tree: Tree | None) -> None:
+    """Write a tree, which says what it was traced from, so that it is nobody's gold; or remove an earlier one."""
+    path = folder.swc(case)
     if tree is None:
         path.unlink(missing_ok=True)
     else:
-        write_swc(path, tree, spacing_um=MICROMETERS)
+        write_swc(path, tree, spacing_um=MICROMETERS, notes=as_notes(made_from=origin_of(folder.prob(case))))
 
 
 def prediction(folder: RunFolder, case: PreparedCase) -> NDArray[np.float32]:

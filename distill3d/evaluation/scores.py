@@ -32,6 +32,7 @@ class Score:
         sentence: what a table of two files calls it, where it is not the label.
         judged: a case is better or worse by it; a number of voxels or parts is not.
         averaged: it has a mean over cases, which a sweep may look at.
+        most: what it can be; None stands for 1 where higher is better, else for no limit.
     """
 
     key: str
@@ -43,11 +44,12 @@ class Score:
     sentence: str = ""
     judged: bool = True
     averaged: bool = True
+    most: float | None = None
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the largest value of one that is judged: shares, where higher is better, or errors."""
-        return 0.0, 1.0 if self.higher_is_better else math.inf
+        """The least and the largest value of one that is judged."""
+        return 0.0, self.most or (1.0 if self.higher_is_better else math.inf)
 
     @property
     def column(self) -> str:
@@ -113,7 +115,7 @@ SCORES = {
         Score(
             key="tree_dsa", label="tree dsa", unit="vox", digits=2, sentence="DSA, mean distance where it is 2 or more"
         ),
-        Score(key="tree_pds", label="tree pds", sentence="PDS, share that is 2 or more away"),
+        Score(key="tree_pds", label="tree pds", most=1, sentence="PDS, share that is 2 or more away"),
         Score(
             key="tree_precision",
             label="length prec.",

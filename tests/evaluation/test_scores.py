@@ -1,8 +1,10 @@
 """Every score has one entry, which is true of what the metrics produce."""
 
+import math
 from dataclasses import asdict
 
 import numpy as np
+import pytest
 from made_trees import EMPTY, make, straight
 
 from distill3d.evaluation.metrics.tree import length_scores, tree_scores
@@ -26,6 +28,11 @@ def scores_of(mask: np.ndarray, tree) -> dict[str, float]:
     of_mask |= clean_scores(pred=mask, gold=GOLD, min_voxels=2, tolerance_um=2.0)
     of_tree |= {f"{name}_um": value for name, value in in_um.items()}
     return of_mask | {f"tree_{name}": value for name, value in of_tree.items()}
+
+
+@pytest.mark.parametrize(("key", "most"), [("dice", 1), ("tree_pds", 1), ("hd95_um", math.inf)])
+def test_a_score_is_between_its_bounds(key, most):
+    assert SCORES[key].bounds == (0, most)
 
 
 def test_every_score_that_the_metrics_produce_has_an_entry_and_no_other():

@@ -27,6 +27,7 @@ from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
 from distill3d.training.trace_tuning import tune_trace
 from distill3d.volumes import inputs
+from distill3d.volumes.origin import origin_of, stated_notes
 from distill3d.volumes.prob import write_prob
 from distill3d.volumes.swc import read_swc
 
@@ -201,6 +202,7 @@ def test_a_case_that_is_missed_lowers_the_mean_of_trees_too(tiny, finished):
 def test_a_mask_denser_than_a_neuron_has_a_reason_and_no_tree_and_counts_as_missed(perfect, monkeypatch):
     before = evaluate(perfect.path)
     (name,) = before["cases"]
+    assert stated_notes(perfect.swc(name)) == {"made_from": origin_of(perfect.prob(name))}  # so it is nobody's gold
     assert (perfect.swc(name).is_file(), before["untraced"], before["baselines"]["otsu"]["untraced"]) == (True, {}, {})
     case = DistillDataModule(experiment_from_plain(perfect.read_config(), source=perfect.config)).cases("test")[0]
     prob = np.zeros(case.shape, np.float32)
