@@ -66,8 +66,9 @@ class Networks:
         return origin_of(f"spacing {self.spacing_um} flips {self.flips}")
 
     def knows_spacing(self, image: Volume | LazyVolume) -> bool:
-        """Whether the voxel size of a stack was stated somewhere, and is no assumption."""
-        return bool(image.stated.spacing_um or self.spacing_um or self.reading.spacing_um)
+        """Whether the voxel size of a stack was stated somewhere, with a unit, and is no assumption."""
+        stated = bool(image.stated.spacing_um) and image.stated.has_unit
+        return bool(stated or self.spacing_um or self.reading.spacing_um)
 
     def modules(self, *, device: str | None = None, allow_plugins: bool = False) -> list[DistillModule]:
         """Load the networks, each on its device.

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from distill3d.cli import app
@@ -150,6 +151,18 @@ def test_a_stack_of_tolerable_or_unknown_voxels_is_seen_as_it_is(bright, tmp_pat
         np.save(tmp_path / "a.npy", np.zeros((12, 20, 20), np.uint8) + np.eye(20, dtype=np.uint8))
     (_,) = predict_all(networks, [tmp_path / ("a.tif" if spacing else "a.npy")], out=tmp_path)
     assert shapes == [(12, 60, 150) if spacing else (12, 20, 20)]
+
+
+def test_sizes_without_a_unit_are_no_known_voxels(bright, tmp_path):
+    networks, _, shapes = bright
+    data = np.zeros((12, 20, 20), np.uint8) + np.eye(20, dtype=np.uint8)
+    how = {"imagej": True, "resolution": (1, 1)}
+    tifffile.imwrite(tmp_path / "a.tif", data, metadata={"axes": "ZYX", "spacing": 9, "unit": "pixel"}, **how)
+    tifffile.imwrite(tmp_path / "b.tif", data, metadata={"axes": "ZYX", "spacing": 9, "unit": "um"}, **how)
+    for name in "ab":
+        list(predict_all(networks, [tmp_path / f"{name}.tif"], out=tmp_path))
+    assert shapes[0] == (12, 20, 20)
+    assert shapes[1] != (12, 20, 20)
 
 
 def test_every_network_of_several_sees_its_own_voxels(bright, tmp_path, monkeypatch):
