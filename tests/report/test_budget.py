@@ -1,5 +1,7 @@
 """What makes two arms unequal, and what does not."""
 
+import json
+
 import pytest
 from comparisons import read_runs
 
@@ -9,6 +11,7 @@ from distill3d.report.comparison.grouping import group_runs
 from distill3d.report.page.rows import head_table
 from distill3d.report.text.markdown import as_markdown
 from distill3d.report.text.wording import answer
+from distill3d.storage.run_folder import RunFolder, write_json
 
 
 @pytest.fixture
@@ -36,6 +39,23 @@ def test_arms_that_differ_in_strategy_teacher_student_and_neurons_are_equal(chec
         "student.stages": True,
         "neurons.name": True,
     }
+
+
+def test_a_trace_that_was_tuned_for_one_arm_alone_is_unequal_and_its_seeds_stay_one_arm(write_run):
+    def tuned(name, seed, threshold):
+        run = RunFolder(write_run(name, seed))
+        metrics = json.loads(run.metrics.read_text())
+        write_json(run.metrics, metrics | {"trace": {**run.read_config()["trace"], "threshold": threshold}})
+        return run.path
+
+    (kd,), _ = group_runs(read_runs([tuned("kd", 0, 0.2), tuned("kd", 1, 0.3)]))
+    (scratch,), _ = group_runs(read_runs([write_run(seed=0), write_run(seed=1)]))
+    (other,), _ = group_runs(read_runs([tuned("other", 0, 0.4), tuned("other", 1, 0.2)]))
+
+    found = check_budget(kd, scratch)
+    assert [(one.key, one.arm, one.fair) for one in found.settings] == [("trace.chosen_by", "tune-trace", False)]
+    assert not found.equal
+    assert check_budget(kd, other).equal
 
 
 def test_the_remark_names_what_is_unequal_for_where_the_check_is_not_at_hand(write_run):

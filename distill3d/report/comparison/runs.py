@@ -77,7 +77,7 @@ def read_run(path: Path) -> Run:
     taken = {f"evaluation.{f.name}": at.number(f.name) for f in dataclasses.fields(EvaluationConfig) if f.name in at}
     return Run(
         folder=path,
-        settings=flatten(as_text(settings.content)) | taken,
+        settings=flatten(as_text(settings.content)) | taken | _tuned_trace(settings, metrics),
         seed=seed,
         cases=_rows(metrics),
         references={method: _rows(of) for method, of in list(scored.items())[1:]},
@@ -93,6 +93,13 @@ def read_run(path: Path) -> Run:
             for method, of in scored.items()
         },
     )
+
+
+def _tuned_trace(settings: Record, metrics: Record) -> dict[str, str]:
+    """Return as a setting that `tune-trace` chose how trees were traced; what it chose may differ from seed to seed."""
+    said, used = (each.part("trace").content for each in (settings, metrics))
+    is_tuned = any(used[key] != said[key] for key in used.keys() & said.keys())
+    return {"trace.chosen_by": "tune-trace"} if is_tuned else {}
 
 
 def _require_settings(settings: Record) -> tuple[int, str]:
