@@ -17,12 +17,14 @@ from distill3d.storage.run_folder import write_text
 from distill3d.storage.secrets import without_secrets
 from distill3d.sweep import machine, search, slurm, winners
 from distill3d.sweep.files import find_sweep, parse_sweep, read_sweep
+from distill3d.sweep.going_on import resume_words, what_goes_on
 from distill3d.sweep.plan import Trial, check, corners, grid, make_trial, sweep_folder
 from distill3d.sweep.progress import Show
 from distill3d.sweep.runner import Runner
 from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import Attempt
-from distill3d.sweep.tables import counts, report_table
+from distill3d.sweep.tables import report_table
+from distill3d.volumes.inputs import require_writable
 
 
 def dry_run(sweep: Sweep, runs: Path) -> Iterator[str]:
@@ -76,9 +78,8 @@ def begin(
     folder = sweep_folder(sweep.name, runs)
     address = storage or search.default_storage(folder)
     if search.stored_text(sweep.name, address) is not None:
-        raise InputError(
-            f"{folder}: sweep {sweep.name} was begun before; accepted: distill3d sweep resume {sweep.name}"
-        )
+        again = shlex.join(resume_words(sweep.name, folder, address))
+        raise InputError(f"{folder}: sweep {sweep.name} was begun before; accepted: {again}")
     return _work(sweep, folder, address, workers=workers, retries=retries, console=console)
 
 
@@ -110,7 +111,7 @@ def _work(sweep: Sweep, folder: Path, address: str, *, workers: int | None, retr
     check(sweep, folder)
     slots = _slots(sweep, folder, workers)
     shared = not address.startswith("sqlite:")
-    folder.mkdir(parents=True, exist_ok=True)
+    require_writable(folder, option="--runs")
     with _alone(folder, shared=shared):
         write_text(folder / "sweep.yaml", sweep.text)
         study = search.open_study(sweep, address)
@@ -142,8 +143,8 @@ def _work(sweep: Sweep, folder: Path, address: str, *, workers: int | None, retr
         sep="\n",
         soft_wrap=True,
     )
-    if any(row.state in {"failed", "stopped", "waiting"} for row in rows):
-        console.print(f"{counts(rows)}; distill3d sweep resume {sweep.name} goes on", soft_wrap=True)
+    if rest := what_goes_on(sweep, rows, folder, address, retries=retries):
+        console.print(rest, soft_wrap=True, markup=False, highlight=False)
     return code
 
 
@@ -284,6 +285,8 @@ def export_slurm(
     folder = sweep_folder(sweep.name, runs)
     check(sweep, folder)
     script = out or slurm.default_script(sweep, runs)
+    require_writable(folder, option="--runs")
+    require_writable(script.parent, option="--out")
     trials = list(known_trials(sweep, folder))
     slurm.export(sweep, trials, script, folder=folder, at_once=at_once, time=time, cpus=cpus)
     return script

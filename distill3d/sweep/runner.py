@@ -26,7 +26,7 @@ from distill3d.sweep.outcome import Outcome, outcome
 from distill3d.sweep.plan import Trial, make_trial
 from distill3d.sweep.progress import Show
 from distill3d.sweep.schema import Sweep
-from distill3d.sweep.search import attempts, draw, latest, put_back, sampler
+from distill3d.sweep.search import attempts, draw, latest, put_back, reached, sampler
 from distill3d.sweep.trial_process import TrialProcess, end_survivors
 
 POLL_SECONDS = 0.2
@@ -92,7 +92,7 @@ class Runner:
         self.slots, self.retries, self.show = slots, retries, show
         self.running: dict[int, _Current] = {}  # by the worker
         self.stopped_by: int | None = None  # a signal
-        self.enough = False
+        self.enough = reached(sweep, latest(study))
         self._looked = self._beaten = time.monotonic()
         study.pruner = pruner(sweep.early_terminate)
 

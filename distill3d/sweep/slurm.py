@@ -8,6 +8,7 @@ back in line. It then goes on from its last checkpoint in the same folder, which
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from distill3d.sweep.plan import Trial, Values, grid, passed, sweep_folder
 from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import Attempt
 
+_LOG = logging.getLogger(__name__)
 SCRIPT = """#!/bin/bash
 # Sweep {name}: {count} trials, written by `distill3d sweep export-slurm`. Submit it from the folder it was written in:
 #   sbatch {path}
@@ -78,6 +80,9 @@ def export(
             f"sweep {sweep.name}: bayes needs results before it can go on; accepted: in a job, "
             "'distill3d sweep run' and on other nodes 'sweep resume', with --storage postgresql://..."
         )
+    if sweep.early_terminate is not None or sweep.metric.target is not None:
+        said = "early_terminate" if sweep.early_terminate is not None else "metric.target"
+        _LOG.warning("sweep %s: SLURM runs all %d trials to their end, whatever %s says", sweep.name, len(trials), said)
     trainer = _common([trial.experiment.trainer for trial in trials], sweep)
     cases = []
     for trial in trials:

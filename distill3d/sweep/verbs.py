@@ -108,7 +108,8 @@ def report(name: Name, storage: Storage = None, runs: Runs = Path("runs"), allow
     out = stdout()
     out.print(report_table(sweep, rows))
     elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
-    out.print(f"is it true? distill3d report --sweep {sweep.name}{elsewhere}", soft_wrap=True)
+    if any(row.scores for row in rows):
+        out.print(f"is it true? distill3d report --sweep {sweep.name}{elsewhere}", soft_wrap=True)
 
 
 @sweep_app.command()

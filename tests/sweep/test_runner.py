@@ -112,7 +112,7 @@ def test_a_failed_trial_is_tried_again_up_to_the_limit_and_its_reason_is_kept(sw
     assert [row.state for row in rows()] == ["finished", "failed", "finished"]
     assert rows()[1].reason == "exit 1: fake: the loss is not finite"
     assert rows()[1].attempt == 3
-    assert "distill3d sweep resume fakes goes on" in out
+    assert re.search(r"1 failed; distill3d sweep resume fakes --runs \S+ --retries 3 goes on", out)
     code, _ = sweep("resume", retries=2)
     assert (code, len(calls()[1])) == (1, 3)
     monkeypatch.delenv("FAKE_FAIL")
@@ -134,7 +134,7 @@ def test_a_full_disk_ends_the_sweep_instead_of_every_trial_of_it(sweep, rows, ca
     assert [row.state for row in rows()] == ["finished", "stopped", "waiting"]
     assert rows()[1].reason == "exit 1: fake: cannot be written (No space left on device); make room"
     assert "no further trial is begun: it would end so too" in out
-    assert "distill3d sweep resume fakes goes on" in out
+    assert re.search(r"distill3d sweep resume fakes --runs \S+ goes on", out)
     monkeypatch.delenv("FAKE_FULL")
     assert sweep("resume")[0] == 0
     assert calls()[1][1].endswith(" --resume")
@@ -361,12 +361,17 @@ def test_a_finished_run_without_the_metric_ends_the_sweep_in_one_line(sweep):
     assert len(caught.value.lines) == 1
 
 
-def test_no_new_trial_starts_once_the_target_is_reached(sweep, rows):
+def test_no_new_trial_starts_once_the_target_is_reached(sweep, rows, calls):
     body = LRS.replace("goal: maximize", "goal: maximize, target: 0.505")
     code, out = sweep(body=body)
     assert [row.state for row in rows()] == ["finished", "finished", "waiting"]
     assert "the target is reached" in out
+    assert "goes on" not in out
     assert code == 0
+    before = calls()
+    assert sweep("resume", body=body)[0] == 0
+    assert [row.state for row in rows()] == ["finished", "finished", "waiting"]
+    assert calls() == before
 
 
 def test_random_search_ends_at_its_cap_and_differs_from_trial_to_trial(sweep, rows):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from launched import run as launch
+from rich.console import Console
 from typer.testing import CliRunner
 
-from distill3d.errors import ConfigError
+from distill3d.errors import ConfigError, InputError
 from distill3d.sweep import control
 from distill3d.sweep.verbs import sweep_app
 
@@ -119,6 +120,23 @@ def test_what_to_paste_is_in_quotes(sweep_file, tmp_path, monkeypatch):
         "submit    sbatch 'exp #2/sweeps/my sweep/array.sh'",
         "then      distill3d sweep report 'my sweep.yaml'",
     ]
+
+
+def test_what_ends_trials_early_elsewhere_and_not_on_slurm_is_said(script, caplog):
+    script()
+    assert "to their end" not in caplog.text
+    script(GRID.replace("goal: maximize", "goal: maximize, target: 0.9"))
+    assert "sweep fakes: SLURM runs all 2 trials to their end, whatever metric.target says" in caplog.text
+
+
+def test_a_place_that_cannot_be_written_is_one_line(script, sweep_file, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(InputError, match=r"runs/sweeps/fakes: cannot be written .*; accepted: another --runs"):
+        script()
+    with pytest.raises(InputError, match="cannot be written"):
+        control.begin(
+            sweep_file(GRID), runs=tmp_path / "runs", workers=1, storage=None, retries=1, console=Console(quiet=True)
+        )
 
 
 def test_trials_of_different_size_and_bayes_are_no_array_job(script):
