@@ -116,7 +116,7 @@ def test_every_problem_of_the_settings_is_told_and_exits_2():
 def test_a_misspelt_flag_is_no_silent_override():
     done = forked.run("fit", "scratch", "--resum")
     assert done.returncode == 2
-    assert "'resum' is not an override" in done.stderr
+    assert "'--resum' is neither an option nor an override; accepted: key=value, or what --help lists" in done.stderr
 
 
 def test_an_unknown_verb_exits_2():

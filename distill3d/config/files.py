@@ -157,9 +157,10 @@ def parse_overrides(overrides: Sequence[str]) -> Plain:
 
 def _marked_overrides(overrides: Sequence[str]) -> Plain:
     stripped = [item.removeprefix("--") for item in overrides]
-    wrong = [item for item in stripped if "=" not in item or item.startswith("=")]
+    wrong = [item for item, text in zip(overrides, stripped, strict=True) if "=" not in text or text.startswith("=")]
     if wrong:
-        raise ConfigError(*(f"{COMMAND_LINE}: {item!r} is not an override; accepted: key=value" for item in wrong))
+        accepted = "is neither an option nor an override; accepted: key=value, or what --help lists"
+        raise ConfigError(*(f"{COMMAND_LINE}: {item!r} {accepted}" for item in wrong))
     nested = OmegaConf.create()
     for item in stripped:
         key, _, text = item.partition("=")

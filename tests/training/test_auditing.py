@@ -202,7 +202,7 @@ def test_a_pretraining_is_refused_in_one_line_with_exit_code_2():
     [
         ("inflat", "seed=1", "did you mean 'inflate'"),
         ("inflate", "student.encodr=x", "did you mean 'encoder'"),
-        ("inflate", "--jsn", "'jsn' is not an override"),
+        ("inflate", "--jsn", "'--jsn' is neither an option nor an override"),
         ("inflate", "teacher={name: none}", "strategy inflate needs a teacher; set teacher.name"),
         ("inflate", "student={name: vit3d}", "'tf_efficientnet_lite0' is no ViT; set teacher.architecture"),
     ],
