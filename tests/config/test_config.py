@@ -211,7 +211,7 @@ def test_values_out_of_range_are_told_with_their_key(write):
         ("losses=3", "must be a mapping"),
         ("name=x", "cannot be set"),
         ("trainer.steps=7", "multiple of"),
-        ("nonsense", "not an override"),
+        ("nonsense", "neither an option nor an override"),
         ("student.inner.deep=1", "did you mean 'depth'"),
     ],
 )

@@ -172,7 +172,9 @@ def test_a_command_that_is_no_fit_is_refused(head, tmp_path):
 
 def test_a_flag_in_the_command_is_refused(head, tmp_path):
     text = head.replace('"${args}"', '"--overwrite", "${args}"') + GRID + "  seed: {values: [1]}\n"
-    assert "'overwrite' is not an override" in refused(parse_sweep(text, "s", origin="s"), tmp_path)[0]
+    assert (
+        "'--overwrite' is neither an option nor an override" in refused(parse_sweep(text, "s", origin="s"), tmp_path)[0]
+    )
 
 
 def test_project_and_entity_of_the_file_reach_the_trial(sweep_of, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
-from distill3d.config.schema import InferenceConfig, PatchConfig
+from distill3d.config.schema import InferenceConfig, PatchConfig, TrainerConfig
 from distill3d.training.background import Background
 from distill3d.training.blocks import Way, finish_block, piece, receivers, run_block
 from distill3d.training.blocks_on_disk import Blockwise, Leavings, block_size
@@ -28,7 +28,7 @@ class Small(nn.Module):
         nn.init.normal_(self.conv.weight)
         inference = InferenceConfig(overlap=overlap, batch_size=3, skip_background=skip_background)
         patches = PatchConfig(size_zyx=size_zyx, low_percentile=0.0, high_percentile=100.0)
-        self.experiment = SimpleNamespace(inference=inference, patches=patches)
+        self.experiment = SimpleNamespace(inference=inference, patches=patches, trainer=TrainerConfig())
         self.device, self.n_windows = torch.device("cpu"), 0
 
     def forward(self, image):

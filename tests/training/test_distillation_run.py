@@ -141,9 +141,10 @@ def test_maps_of_whole_volumes_are_computed_where_training_will_run(tiny, monkey
     """Lightning moves a teacher when training begins: on a GPU's machine the CPU ran a ViT over whole stacks before."""
     seen = []
     teacher = SimpleNamespace(to=lambda device: seen.append(str(device)))
-    view = SimpleNamespace(teacher=teacher, cached=(), fill=lambda on_slices: seen.append("fill"))
     data = DistillDataModule(tiny())
     data.prepare_data()
+    case = data.case_names("train")[0]
+    view = SimpleNamespace(teacher=teacher, cached=[(case, None, "z", ())], fill=lambda on_slices: seen.append("fill"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     fill(view, data, Console(quiet=True))
     assert seen == ["cpu", "fill", "cpu"]  # trainer.accelerator=cpu
@@ -151,3 +152,7 @@ def test_maps_of_whole_volumes_are_computed_where_training_will_run(tiny, monkey
     seen.clear()
     fill(view, data, Console(quiet=True))
     assert seen == ["cuda", "fill", "cpu"]
+    view.cached = ()
+    seen.clear()
+    fill(view, data, Console(quiet=True))
+    assert "cuda" not in seen  # there is nothing to compute

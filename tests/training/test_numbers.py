@@ -14,7 +14,7 @@ from small_transfers import make_batch
 from torch import nn
 
 from distill3d import __main__ as program
-from distill3d.config.schema import InferenceConfig, PatchConfig
+from distill3d.config.schema import InferenceConfig, PatchConfig, TrainerConfig
 from distill3d.errors import InputError, NumbersError
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training import fit
@@ -142,7 +142,7 @@ class Blind(nn.Module):
     def __init__(self, size_zyx):
         super().__init__()
         patches, inference = PatchConfig(size_zyx=size_zyx), InferenceConfig(overlap=0.0)
-        self.experiment = SimpleNamespace(inference=inference, patches=patches)
+        self.experiment = SimpleNamespace(inference=inference, patches=patches, trainer=TrainerConfig())
         self.device = torch.device("cpu")
 
     def forward(self, image):

@@ -10,7 +10,7 @@ from torch import Tensor
 from distill3d.transfer.matching.relations import TINY, sampled_clouds
 
 _NOISE = 1e-5  # share of a matrix's size below which its spread is float32 rounding
-_FLAT = 1e-4  # share of a kernel's least square below which it tells no pair of examples from another
+_FLAT = 3e-4  # share of a kernel's least square below which it tells no pair of examples from another; rounding is 1e-5
 _STRIP = 256  # rows of the kernels of all layers that are in memory at once
 
 
