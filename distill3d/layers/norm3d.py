@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Literal, final
 
 import torch.nn.functional as F
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 Norm = Literal["batch", "frozen", "instance", "group"]
