@@ -1,15 +1,20 @@
-"""Says with which command a sweep goes on."""
+"""Says whether a sweep goes on, and with which command."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distill3d.storage.secrets import without_secrets
 from distill3d.sweep.schema import Sweep
-from distill3d.sweep.search import Attempt, default_storage, reached
+from distill3d.sweep.search import Attempt, default_storage
 from distill3d.sweep.tables import counts
+
+
+def reached(sweep: Sweep, rows: Iterable[Attempt]) -> bool:
+    """Whether a trial has reached the target of the sweep's metric, after which none is begun."""
+    return any(row.state == "finished" and row.value is not None and sweep.metric.reaches(row.value) for row in rows)
 
 
 def what_goes_on(sweep: Sweep, rows: Sequence[Attempt], folder: Path, address: str, *, retries: int) -> str:

@@ -19,6 +19,7 @@ from distill3d.config.plain import as_plain, flatten
 from distill3d.errors import ConfigError, InputError, UserError
 from distill3d.storage.achieved import LOGGED, best, scores
 from distill3d.storage.curves import history
+from distill3d.sweep.going_on import reached
 from distill3d.sweep.halving import pruner
 from distill3d.sweep.machine import Slot, owner
 from distill3d.sweep.objective import objective
@@ -26,7 +27,7 @@ from distill3d.sweep.outcome import Outcome, outcome
 from distill3d.sweep.plan import Trial, make_trial
 from distill3d.sweep.progress import Show
 from distill3d.sweep.schema import Sweep
-from distill3d.sweep.search import attempts, draw, latest, put_back, reached, sampler
+from distill3d.sweep.search import attempts, draw, latest, put_back, sampler
 from distill3d.sweep.trial_process import TrialProcess, end_survivors
 
 POLL_SECONDS = 0.2

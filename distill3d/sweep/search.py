@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -72,11 +72,6 @@ class Attempt:
     scores: Mapping[str, float] = field(default_factory=dict)
     owner: Mapping[str, Any] = field(default_factory=dict)  # the runner, see `machine.owner`
     started: float = 0.0  # seconds since the epoch
-
-
-def reached(sweep: Sweep, rows: Iterable[Attempt]) -> bool:
-    """Whether a trial has reached the target of the sweep's metric, after which none is begun."""
-    return any(row.state == "finished" and row.value is not None and sweep.metric.reaches(row.value) for row in rows)
 
 
 def default_storage(folder: Path) -> str:

@@ -32,6 +32,9 @@ from distill3d.volumes.origin import notes_in
 from distill3d.volumes.remarks import heard, in_words, warn_of
 
 _LOG = logging.getLogger(__name__)
+_LOST = re.compile(
+    r"TiffPages|metadata invalid|TiffTag (270|282|283) "
+)  # the text, which is OME's, and both resolutions
 _MAX_CHANNELS = 4  # an image whose only stack axis is called channel and is longer than this is a z stack
 _IMAGEJ_BYTES = 2**32 - 2**25  # ImageJ's flavor cannot be a BigTIFF
 MOST_PAGES = 1 << 20  # a stack of so many slices is none
@@ -79,7 +82,7 @@ def read_tiff(path: Path, channel: int) -> tuple[np.ndarray, Stated]:
         raise InputError(f"{path}: not a whole TIFF file ({error!s:.100}); a complete .tif is expected") from error
     if (problems := _lost(records)) or not complete:
         raise InputError(
-            f"{path}: truncated TIFF ({(problems or ['pages are missing'])[0]:.100}); all pages are needed"
+            f"{path}: truncated TIFF ({(problems or ['pages are missing'])[0]:.100}); a complete .tif is expected"
         )
     warn_of(path, records)
     volume = _as_zyx(path, data.reshape(shape), axes, channel)
@@ -257,9 +260,6 @@ def _ome_spacing(path: Path, metadata: dict[str, Any], index: int) -> Spacing | 
 
 
 def _lost(records: Sequence[logging.LogRecord]) -> list[str]:
-    """Return what tifffile merely logs about missing pages, which would otherwise become a shorter volume."""
+    """Return what tifffile merely logs about missing pages, sizes and text: a shorter volume, or one without axes."""
     errors = [record for record in records if record.levelno >= logging.ERROR]
-    lost = (
-        record for record in errors if any(word in record.getMessage() for word in ("TiffPages", "metadata invalid"))
-    )
-    return [in_words(record) for record in lost]
+    return [in_words(record) for record in errors if _LOST.search(record.getMessage())]
