@@ -122,7 +122,7 @@ def _work(sweep: Sweep, folder: Path, address: str, *, workers: int | None, retr
             try:
                 code = Runner(sweep, study, folder, slots=slots, retries=retries, show=show).run()
             except search.STORAGE_ERRORS as err:
-                raise search.lost(sweep.name, address, err) from err
+                raise search.lost(shlex.join(resume_words(sweep.name, folder, address)), address, err) from err
     rows = search.latest(study)
     console.print(report_table(sweep, rows))
     if winners.is_tuning(sweep, rows):
@@ -285,8 +285,6 @@ def export_slurm(
     folder = sweep_folder(sweep.name, runs)
     check(sweep, folder)
     script = out or slurm.default_script(sweep, runs)
-    require_writable(folder, option="--runs")
-    require_writable(script.parent, option="--out")
     trials = list(known_trials(sweep, folder))
     slurm.export(sweep, trials, script, folder=folder, at_once=at_once, time=time, cpus=cpus)
     return script

@@ -142,13 +142,13 @@ def _engine(storage: str) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
 
 
-def lost(name: str, storage: str, err: Exception) -> TrainingError:
-    """Say that a study cannot be written any more, and how to go on: what ran is put in line again then."""
+def lost(resume: str, storage: str, err: Exception) -> TrainingError:
+    """Say that a study cannot be written any more, and with which command to go on: what ran is in line again then."""
     error = err if isinstance(err, SQLAlchemyError) else err.__cause__ or err
     cause = getattr(error, "orig", None) or error
     why = str(cause).strip().split("\n")[0]
     told = f"storage {without_secrets(storage)} cannot be written ({without_secrets(why)}); its trials were ended"
-    return TrainingError(printable(f"{told}; mend it, then: distill3d sweep resume {name}"))
+    return TrainingError(printable(f"{told}; mend it, then: {resume}"))
 
 
 def _unusable(storage: str, err: Exception) -> InputError:

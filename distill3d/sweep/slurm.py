@@ -24,6 +24,7 @@ from distill3d.sweep.objective import objective
 from distill3d.sweep.plan import Trial, Values, grid, passed, sweep_folder
 from distill3d.sweep.schema import Sweep
 from distill3d.sweep.search import Attempt
+from distill3d.volumes.inputs import require_writable
 
 _LOG = logging.getLogger(__name__)
 SCRIPT = """#!/bin/bash
@@ -84,6 +85,8 @@ def export(
         said = "early_terminate" if sweep.early_terminate is not None else "metric.target"
         _LOG.warning("sweep %s: SLURM runs all %d trials to their end, whatever %s says", sweep.name, len(trials), said)
     trainer = _common([trial.experiment.trainer for trial in trials], sweep)
+    require_writable(folder, option="--runs")
+    require_writable(path.parent)
     cases = []
     for trial in trials:
         write_text(trial.arguments_file, json.dumps(passed(sweep, trial.values)))

@@ -29,6 +29,15 @@ Workers = Annotated[
 Retries = Annotated[int, typer.Option(min=0, help="how often a trial that failed is tried again")]
 
 
+def _is_it_true(name: str, runs: Path) -> str:
+    """Return the verb that tests what the table of a sweep shows."""
+    return shlex.join(["distill3d", "report", "--sweep", name, *_elsewhere(runs)])
+
+
+def _elsewhere(runs: Path) -> list[str]:
+    return [] if runs == Path("runs") else ["--runs", str(runs)]
+
+
 @sweep_app.command()
 def run(
     name: Name,
@@ -58,7 +67,8 @@ def run(
         console=stdout(),
         allow_plugins=allow_plugins,
     )
-    show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {sweep_name(name)}")
+    table = shlex.join(["distill3d", "sweep", "report", name, *_elsewhere(runs)])
+    show_next(f"is it true? {table}, {_is_it_true(sweep_name(name), runs)}")
     raise typer.Exit(code)
 
 
@@ -84,7 +94,8 @@ def resume(
         console=stdout(),
         allow_plugins=allow_plugins,
     )
-    show_next(f"is it true? distill3d sweep report {name}, distill3d report --sweep {sweep_name(name)}")
+    table = shlex.join(["distill3d", "sweep", "report", name, *_elsewhere(runs)])
+    show_next(f"is it true? {table}, {_is_it_true(sweep_name(name), runs)}")
     raise typer.Exit(code)
 
 
@@ -107,9 +118,8 @@ def report(name: Name, storage: Storage = None, runs: Runs = Path("runs"), allow
     sweep, rows = control.state_of(name, runs=runs, storage=storage, allow_plugins=allow_plugins)
     out = stdout()
     out.print(report_table(sweep, rows))
-    elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
     if any(row.scores for row in rows):
-        out.print(f"is it true? distill3d report --sweep {sweep.name}{elsewhere}", soft_wrap=True)
+        out.print(f"is it true? {_is_it_true(sweep.name, runs)}", soft_wrap=True, markup=False, highlight=False)
 
 
 @sweep_app.command()
@@ -151,5 +161,8 @@ def export_slurm(
         cpus=cpus,
         allow_plugins=allow_plugins,
     )
-    submit, then = shlex.join(["sbatch", str(script)]), shlex.join(["distill3d", "sweep", "report", name])
+    submit, then = (
+        shlex.join(["sbatch", str(script)]),
+        shlex.join(["distill3d", "sweep", "report", name, *_elsewhere(runs)]),
+    )
     stdout().print(f"submit    {submit}", f"then      {then}", sep="\n", soft_wrap=True, markup=False, highlight=False)

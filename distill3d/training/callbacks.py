@@ -89,6 +89,16 @@ class RateOfSchedule(L.Callback):
 
 
 @final
+class StaysStopped(L.Callback):
+    """Ends a training that stopped early, was killed before its end, and resumes; Lightning would train on."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at how long the checkpoint has waited."""
+        waited = (each.wait_count >= each.patience for each in trainer.early_stopping_callbacks)
+        trainer.should_stop = trainer.should_stop or any(waited)
+
+
+@final
 class HoldsStatistics(L.Callback):
     """Keeps running statistics that came from the teacher as long as the parameters beside them stay as they are.
 

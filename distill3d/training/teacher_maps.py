@@ -60,10 +60,8 @@ def fill(view: TeacherView, data: DistillDataModule, console: Console) -> CacheC
     with progress_bar(console) as bar:
         total = sum(shapes[name][slice_order(axis)[0]] for name, _, axis, _ in view.cached)
         task = bar.add_task("teacher's maps", total=total, info="")
-        if view.cached:
-            view.teacher.to(
-                inference_device(data.experiment)
-            )  # Lightning moves it when training begins, which is later
+        if view.cached:  # Lightning moves the teacher when training begins, which is later
+            view.teacher.to(inference_device(data.experiment))
         try:
             return view.fill(on_slices=lambda n: bar.advance(task, n))
         finally:

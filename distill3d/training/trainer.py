@@ -25,7 +25,7 @@ from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers.base import Teacher
 from distill3d.terminal import stderr
-from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, RateOfSchedule, TrainingBar
+from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, RateOfSchedule, StaysStopped, TrainingBar
 from distill3d.training.launch import cluster_environment
 from distill3d.training.loggers import log_stop
 from distill3d.training.numbers import NumbersWatch
@@ -68,7 +68,7 @@ def make_trainer(
         last,
     ]
     if settings.early_stopping:
-        watch.append(StopsEarly(monitor, mode="max", patience=settings.early_stopping))
+        watch += [EarlyStopping(monitor, mode="max", patience=settings.early_stopping), StaysStopped()]
     if stderr().is_terminal:
         watch.append(TrainingBar())
     gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
@@ -113,21 +113,6 @@ class Checkpoints(ModelCheckpoint):
         paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
         best = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
-
-
-@final
-class StopsEarly(EarlyStopping):
-    """Stays stopped: Lightning would train on a run that stopped early, was killed before its end, and resumes."""
-
-    @property
-    def state_key(self) -> str:
-        """As of Lightning's own class, whose state older checkpoints hold."""
-        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__)
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End the training where the checkpoint has waited long enough."""
-        super().on_train_start(trainer, pl_module)
-        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 def _end_ranks_together(trainer: L.Trainer) -> None:

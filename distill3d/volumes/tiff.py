@@ -32,9 +32,8 @@ from distill3d.volumes.origin import notes_in
 from distill3d.volumes.remarks import heard, in_words, warn_of
 
 _LOG = logging.getLogger(__name__)
-_LOST = re.compile(
-    r"TiffPages|metadata invalid|TiffTag (270|282|283) "
-)  # the text, which is OME's, and both resolutions
+# Of what tifffile logs: lost pages, lost text (which is OME's), lost resolutions
+_LOST = re.compile(r"TiffPages|metadata invalid|TiffTag (270|282|283) ")
 _MAX_CHANNELS = 4  # an image whose only stack axis is called channel and is longer than this is a z stack
 _IMAGEJ_BYTES = 2**32 - 2**25  # ImageJ's flavor cannot be a BigTIFF
 MOST_PAGES = 1 << 20  # a stack of so many slices is none

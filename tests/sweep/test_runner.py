@@ -155,7 +155,7 @@ def test_a_storage_that_cannot_be_written_any_more_ends_the_sweep_in_one_line(sw
             sweep()
     assert caught.value.exit_code == 1
     line = r"storage sqlite:///\S*study.db cannot be written \(disk is full\); its trials were ended; mend it, then: "
-    assert re.fullmatch(rf"{line}distill3d sweep resume fakes", str(caught.value))
+    assert re.fullmatch(rf"{line}distill3d sweep resume fakes --runs \S+/runs", str(caught.value))
     assert sweep("resume")[0] == 0
     assert [row.state for row in rows()] == ["finished"] * 3
     assert [len(times) for times in calls().values()] == [1, 1, 1]  # it had finished, which its folder says

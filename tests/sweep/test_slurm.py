@@ -118,7 +118,7 @@ def test_what_to_paste_is_in_quotes(sweep_file, tmp_path, monkeypatch):
     done = CliRunner().invoke(sweep_app, ["export-slurm", "my sweep.yaml", "--runs", "exp #2"])
     assert done.output.splitlines() == [
         "submit    sbatch 'exp #2/sweeps/my sweep/array.sh'",
-        "then      distill3d sweep report 'my sweep.yaml'",
+        "then      distill3d sweep report 'my sweep.yaml' --runs 'exp #2'",
     ]
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import timm
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 from small_transfers import CNN
 
@@ -16,7 +16,7 @@ from distill3d.training.callbacks import StepClock
 from distill3d.training.fit import fit
 from distill3d.training.module import DistillModule
 from distill3d.training.trace_tuning import tune_trace
-from distill3d.training.trainer import Checkpoints, StopsEarly
+from distill3d.training.trainer import Checkpoints
 
 EACH = ("trainer.validate_every=1", "trainer.log_every=1")
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -69,7 +69,6 @@ def test_the_best_checkpoint_stays_the_best(tiny, tmp_path, dice_of_step, moved)
 def test_its_state_is_found_under_lightnings_name(tmp_path):
     how = {"filename": "best", "monitor": "val/dice", "mode": "max"}
     assert Checkpoints(tmp_path, **how).state_key == ModelCheckpoint(tmp_path, **how).state_key
-    assert StopsEarly("val/dice", mode="max").state_key == EarlyStopping("val/dice", mode="max").state_key
 
 
 def test_a_run_that_stopped_early_and_was_killed_then_stays_stopped(tiny, dice_of_step):
