@@ -167,7 +167,7 @@ def audit(
 def cache(
     context: typer.Context,
     name: Name,
-    prune: Annotated[bool, typer.Option("--prune", help="first delete maps that nobody used for a while")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="first delete what nobody used for a while")] = False,
     unused_days: Annotated[float, typer.Option(help="with --prune: how long a while is, 0 for all")] = 30.0,
     allow_plugins: AllowPlugins = False,
 ) -> None:
@@ -180,7 +180,7 @@ def cache(
     experiment, out = load_experiment(name, context.args, allow_plugins=allow_plugins), stdout()
     if prune:
         entries, size = prune_cache(experiment, unused_days=unused_days)
-        out.print(f"deleted {entries} maps, {size / 2**20:.0f} MiB")
+        out.print(f"deleted {entries} entries, {size / 2**20:.0f} MiB")
     out.print(cache_table(cache_experiment(experiment)))
     show_next(f"distill3d fit {name}")
 

@@ -17,7 +17,7 @@ from distill3d.errors import ConfigError, InputError, UserError
 from distill3d.evaluation.projections import read_projections
 from distill3d.evaluation.run_scores import evaluate
 from distill3d.experiment import load_experiment
-from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from distill3d.storage.checkpoint import CHECKPOINT_KEY, read_checkpoint, step_of
 from distill3d.storage.find import find_runs
 from distill3d.storage.run_folder import RunFolder
 from distill3d.sweep.files import read_sweep
@@ -26,7 +26,6 @@ from distill3d.training.networks import run_reading
 from distill3d.training.numbers import read_failed
 from distill3d.training.predict import predict
 from distill3d.training.trace_tuning import tune_trace
-from distill3d.training.trainer import step_of
 from distill3d.volumes.volume import read_volume
 
 PLUGIN = "a_foreign_plugin"

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
 from distill3d.errors import ConfigError
+
+DATA_VARIABLE = "DISTILL3D_DATA"  # names the folder of all data, which is another place on each machine
+
+
+def data_root() -> str:
+    """Return the folder of all data as experiments write it."""
+    return os.environ.get(DATA_VARIABLE, "../shared/data").rstrip("/")
+
+
+def below_variable(value: Any, root: str) -> Any:  # noqa: ANN401 - walks any plain value
+    """Return plain values with the variable in place of the folder of all data.
+
+    >>> below_variable(["/scratch/data/pairs", 3], "/scratch/data")
+    ['$DISTILL3D_DATA/pairs', 3]
+    """
+    if isinstance(value, str) and value.startswith(f"{root}/"):
+        return f"${DATA_VARIABLE}{value.removeprefix(root)}"
+    if isinstance(value, Mapping):
+        return {key: below_variable(each, root) for key, each in value.items()}
+    return [below_variable(each, root) for each in value] if isinstance(value, list) else value
 
 
 @final

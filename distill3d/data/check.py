@@ -182,7 +182,7 @@ def _notes(facts: CaseFacts, patch_size: tuple[int, int, int]) -> Iterator[str]:
         sizes = " ".join(f"{size:g}" for size in facts.spacing_um)
         yield f"voxels of zyx {sizes} um; a size outside 1 nm to 1 mm is rarely right: is the unit?"
     if facts.known_share < 1:
-        yield f"{1 - facts.known_share:.1%} of the voxels are not labelled; losses and metrics leave them out"
+        yield f"{1 - facts.known_share:.1%} of the voxels are not labelled; losses and scores of masks leave them out"
     if facts.tree is None:
         return
     if 0 < _outside(facts) <= MANY_OUTSIDE * facts.tree.n_nodes:

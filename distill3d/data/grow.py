@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill3d.errors import InputError
-from distill3d.volumes.tree import Tree, node_depths
+from distill3d.volumes.tree import Tree, node_depths, shares_inside
 
 AXON = 2  # SWC type code of every grown node
 MIN_RADIUS_VALUES = 20  # a file with fewer different radii holds a constant or a color code
@@ -182,13 +182,7 @@ def _scale_and_middle(tree: Tree, size: Float, fill: float, config: GrowConfig) 
 
 def _length_within(tree: Tree, middle: Float, half: Float) -> float:
     """Return the length of what lies in the box ``middle`` +- ``half`` (every edge cut at the box's faces)."""
-    child, parent = tree.edges.T
-    start = tree.points_zyx_um[child] - middle
-    along = tree.points_zyx_um[parent] - tree.points_zyx_um[child]
-    along = np.where(np.abs(along) < 1e-12, 1e-12, along)
-    one, other = (-half - start) / along, (half - start) / along
-    enters = np.minimum(one, other).max(axis=1).clip(0, 1)
-    leaves = np.maximum(one, other).min(axis=1).clip(0, 1)
+    enters, leaves = shares_inside(tree, middle - half, middle + half)
     return float((np.maximum(leaves - enters, 0) * tree.edge_lengths_um).sum())
 
 

@@ -22,7 +22,7 @@ from distill3d.data.base import Case, DataSource, Split
 from distill3d.data.case_files import CaseFiles, find_case_files
 from distill3d.data.gold import Gold, GoldRules, spacing_doubts
 from distill3d.data.nnunet import find_nnunet_files, read_folds
-from distill3d.data.prepared import READING_CODE, code_hash
+from distill3d.data.prepared import code_hash
 from distill3d.data.texture import background_files, load_background
 from distill3d.errors import ConfigError, InputError
 from distill3d.volumes.geometry import Stated
@@ -34,20 +34,13 @@ from distill3d.volumes.volume import Volume, read_volume, volume_files
 
 _LOG = logging.getLogger(__name__)
 _CODE = (  # what `load` runs through
-    *READING_CODE,
     "distill3d.data.background",
     "distill3d.data.case_files",
     "distill3d.data.gold",
     "distill3d.data.neurons",
     "distill3d.data.nnunet",
     "distill3d.data.texture",
-    "distill3d.volumes.alignment",
-    "distill3d.volumes.meaning",
-    "distill3d.volumes.placement",
-    "distill3d.volumes.raster",
-    "distill3d.volumes.swc",
-    "distill3d.volumes.swc_text",
-    "distill3d.volumes.tree",
+    "distill3d.volumes",
 )
 _SPLITTING = (
     *("folder", "origin", "include", "exclude", "train", "val", "test"),

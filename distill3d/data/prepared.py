@@ -20,25 +20,12 @@ from numpy.typing import NDArray
 from distill3d.config.schema import PatchConfig
 from distill3d.data.base import Case, DataSource
 from distill3d.errors import InputError
-from distill3d.storage.whole_folder import read_meta, sweep, write_whole
+from distill3d.storage.whole_folder import mark_used, read_meta, sweep, write_whole
 from distill3d.volumes.geometry import grid_in_words, grid_of_words
 from distill3d.volumes.intensity import intensity_range, rescale
-from distill3d.volumes.swc import Tree, read_swc, write_swc
+from distill3d.volumes.swc import read_swc, write_swc
+from distill3d.volumes.tree import Tree, within
 
-READING_CODE = (  # what reading a stack runs through
-    "distill3d.volumes.blocks",
-    "distill3d.volumes.geometry",
-    "distill3d.volumes.hdf5",
-    "distill3d.volumes.lazy",
-    "distill3d.volumes.n5",
-    "distill3d.volumes.ome_zarr",
-    "distill3d.volumes.oriented",
-    "distill3d.volumes.origin",
-    "distill3d.volumes.stack_files",
-    "distill3d.volumes.tiff",
-    "distill3d.volumes.vaa3d",
-    "distill3d.volumes.volume",
-)
 FORMAT = 1  # of the folder; older ones are left alone and never read
 
 
@@ -117,7 +104,7 @@ class PreparedCase:
         return {name: _open(file) for name, file in self.skeleton_files}
 
     def tree(self) -> Tree | None:
-        """Return the gold tree in um, None for a case that only has a mask."""
+        """Return what of the gold tree lies in the volume, in um; None for a case that only has a mask."""
         return read_swc(self.folder / "tree.swc") if self.has_tree else None
 
 
@@ -155,6 +142,7 @@ def written_once(folder: Path, write: Callable[[Path], Mapping[str, Any]]) -> Pa
         InputError: the cache cannot be written.
     """
     if read_meta(folder, version=FORMAT) is not None:
+        mark_used(folder)
         return folder
     root = folder.parent
     try:
@@ -171,6 +159,7 @@ def written_once(folder: Path, write: Callable[[Path], Mapping[str, Any]]) -> Pa
     return folder
 
 
+@functools.cache
 def code_hash(*names: str) -> str:
     """Hash the source text of modules and packages, so that old work is never taken for that of new code."""
     digest = hashlib.sha256()
@@ -207,7 +196,7 @@ def _write(target: Path, case: Case, config: PatchConfig) -> dict[str, Any]:
     for name, array in arrays.items():
         np.save(target / f"{name}.npy", array, allow_pickle=False)
     if case.tree is not None:
-        write_swc(target / "tree.swc", case.tree)
+        write_swc(target / "tree.swc", within(case.tree, shape, case.volume.spacing_um))
     low, high = intensity_range(data, *config.percentiles)
     return {
         "name": case.name,

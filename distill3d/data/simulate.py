@@ -34,10 +34,9 @@ _CODE = (  # what `load` runs through
     "distill3d.data.grow",
     "distill3d.data.microscope",
     "distill3d.data.simulate",
+    "distill3d.data.texture",
     "distill3d.data.vary",
-    "distill3d.volumes.raster",
-    "distill3d.volumes.swc",
-    "distill3d.volumes.tree",
+    "distill3d.volumes",
 )
 
 SOMA = 1  # SWC type code

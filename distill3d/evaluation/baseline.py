@@ -20,7 +20,7 @@ from distill3d.config.trace import TraceConfig
 from distill3d.data.prepared import PreparedCase, code_hash
 from distill3d.evaluation.case_scores import Found, Scores, case_scores, traced
 from distill3d.evaluation.cleaning import Clean, Segmented, dice_by_size
-from distill3d.storage.whole_folder import read_meta, write_whole
+from distill3d.storage.whole_folder import mark_used, read_meta, write_whole
 from distill3d.volumes.otsu import above_otsu
 
 OTSU = TraceConfig(input="image")
@@ -60,6 +60,7 @@ def _kept(case: PreparedCase, what: list[Any], compute: Callable[[], dict[str, A
     address = json.dumps([case.folder.name, what, _FORMAT, code])
     folder = case.folder.parent.parent / "baselines" / hashlib.sha256(address.encode()).hexdigest()[:32]
     found = read_meta(folder, version=_FORMAT)
+    mark_used(folder)
     if found is None:
         found = compute()
         with contextlib.suppress(OSError):  # somebody else's cache may be read-only

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from distill3d.volumes.parts import Box, boxes, computed
 from distill3d.volumes.pieces import find_pieces
 from distill3d.volumes.placement import brought_to, same_spacing
 from distill3d.volumes.swc import MICROMETERS, is_tree_file, read_swc, stated_spacing
-from distill3d.volumes.tree import Tree
+from distill3d.volumes.tree import Tree, within
 from distill3d.volumes.volume import read_or_open
 
 _LOG = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def score_files(
     vaa3d_compat: bool = False,
     tolerance: float | None = None,
     tolerances_um: Mapping[str, float] | None = None,
+    tree_units: Literal["voxel", "um"] | None = None,
     threshold: float | None = None,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
@@ -51,7 +52,8 @@ def score_files(
     how the stacks lie in space, the first is turned to the second. Two trees: in the unit of the files, or in
     micrometers if a spacing is given; a tree that `trace` wrote states that it is in micrometers, and the spacing is
     that of the other alone, which without one is taken to be in micrometers too, with a warning. A mask against a tree:
-    the mask is traced with the default settings, then trees are scored, in voxels.
+    the mask is traced with the default settings, then trees are scored, in voxels; what of the tree lies outside the
+    volume is left out.
 
     Args:
         pred: a mask in any format of `read_volume`, or an SWC file.
@@ -60,6 +62,8 @@ def score_files(
         vaa3d_compat: of trees, see `distill3d.evaluation.metrics.tree.tree_scores`.
         tolerance: of trees, the same, in the unit of the scores; None takes 4.
         tolerances_um: settings of `EvaluationConfig`.
+        tree_units: what a tree that states no unit counts in beside a mask; None takes voxels, with a warning where
+            they are not 1 um.
         threshold: of a probability, in [0, 1]; None takes 0.5.
         workers: share what is done by part, see `distill3d.volumes.cluster.workers`; None: this process does it.
 
@@ -77,7 +81,7 @@ def score_files(
     if all(is_tree):
         scores_of = _tree_files
     elif any(is_tree):
-        scores_of = functools.partial(_mixed, threshold=threshold, workers=workers)
+        scores_of = functools.partial(_mixed, tree_units=tree_units, threshold=threshold, workers=workers)
     else:
         return _mask_files(pred, gold, spacing_um, evaluation, threshold, workers)
     how = {"tolerance": DEFAULT_TREE_TOLERANCE if tolerance is None else tolerance, "tree_um": evaluation.tree_um}
@@ -134,6 +138,7 @@ def _mixed(
     vaa3d_compat: bool,
     tolerance: float,
     tree_um: float | None,
+    tree_units: Literal["voxel", "um"] | None,
     threshold: float | None,
     workers: Workers | None,
 ) -> dict[str, Any]:
@@ -145,7 +150,17 @@ def _mixed(
         if path == mask:
             neuron = replace(volume, data=neuron_mask(mask, volume.data, threshold, gold=mask == gold))
             return trace_volume(neuron, TraceConfig(input="mask"), workers=workers)
-        return read_swc(path, spacing_um=stated_spacing(path) or volume.spacing_um, allow_empty=path != gold)
+        stated = stated_spacing(path)
+        if stated is None and tree_units is None and volume.spacing_um != MICROMETERS:
+            _LOG.warning("%s: states no unit and is taken to be in voxels; else --tree-units um", path)
+        units = stated or (MICROMETERS if tree_units == "um" else volume.spacing_um)
+        tree = read_swc(path, spacing_um=units, allow_empty=path != gold)
+        kept = within(tree, volume.shape, volume.spacing_um)
+        if tree.n_nodes and not kept.n_nodes:
+            raise InputError(
+                f"{path}: no part of it lies in {mask}; accepted: a tree in its voxels, or --tree-units um"
+            )
+        return kept
 
     trees = tree_of(pred), tree_of(gold)
     scores = tree_scores(

@@ -39,6 +39,16 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     return checkpoint
 
 
+def step_of(path: Path) -> int:
+    """Return the number of optimizer steps a checkpoint was written after; no weights are read.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    with _readable(path):
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
 def write_model(path: Path, checkpoint: Mapping[str, Any], **more: Any) -> None:  # noqa: ANN401 - plain containers
     """Write a model file: weights in half precision, and what is needed to rebuild the network; whole or not at all.
 

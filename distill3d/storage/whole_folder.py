@@ -5,7 +5,9 @@ A killed writer leaves a temporary folder behind, which the next one sweeps away
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 META = "meta.json"
-_STALE_SECONDS = 86_400.0
+_DAY = 86_400.0
 
 
 def read_meta(folder: Path, *, version: int) -> dict[str, Any] | None:
@@ -56,8 +58,30 @@ def sweep(root: Path) -> None:
     """Delete what processes killed long ago left behind."""
     for partial in root.glob(".*.partial"):
         try:
-            old = time.time() - partial.stat().st_mtime > _STALE_SECONDS
+            old = time.time() - partial.stat().st_mtime > _DAY
         except OSError:  # its owner was faster
             continue
         if old:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def mark_used(folder: Path) -> None:
+    """Note that a folder is of use, for `prune`."""
+    with contextlib.suppress(OSError):  # of a cache that may only be read
+        os.utime(folder)
+
+
+def prune(root: Path, *, unused_days: float) -> tuple[int, int]:
+    """Delete entries that nobody used for so many days; return how many there were and their bytes."""
+    sweep(root)
+    count = size = 0
+    for folder in root.glob("*/"):
+        try:
+            if time.time() - folder.stat().st_mtime < unused_days * _DAY or not (folder / META).is_file():
+                continue
+            inside = sum(path.stat().st_size for path in folder.iterdir())
+        except FileNotFoundError:  # another process prunes too
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        count, size = count + 1, size + inside
+    return count, size

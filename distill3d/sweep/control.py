@@ -187,7 +187,7 @@ def put_in_line_again(study: optuna.Study, *, retries: int, alone: bool) -> int:
         elif row.state == "stopped":
             search.put_back(study, row, reason=row.reason, resumes=True, failed=False)
         elif row.state == "failed" and row.failures < retries:
-            search.put_back(study, row, reason=row.reason, resumes=False, failed=True)
+            search.put_back(study, row, reason=row.reason, resumes=row.killed, failed=True)
         else:
             continue
         again += 1

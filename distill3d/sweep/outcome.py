@@ -24,12 +24,14 @@ class Outcome:
         reason: why it did not finish.
         may_help: whether trying again may help.
         for_all: whether every other trial would end so too.
+        resumes: whether the next try goes on with what was saved, since its process was ended from outside.
     """
 
     state: Literal["finished", "pruned", "stopped", "failed"]
     reason: str = ""
     may_help: bool = False
     for_all: bool = False
+    resumes: bool = False
 
 
 def outcome(process: TrialProcess, code: int, *, pruned: str, runner_stopped: bool) -> Outcome:
@@ -57,7 +59,7 @@ def _of_code(code: int, log: Path) -> Outcome:
     if code == 0:
         return Outcome("failed", "exit 0, but no done.json", may_help=True)
     if code < 0:
-        return Outcome("failed", f"killed by {signal.Signals(-code).name}", may_help=True)
+        return Outcome("failed", f"killed by {signal.Signals(-code).name}", may_help=True, resumes=True)
     reason = f"exit {code}: {_last_line(log)}"
     if any(os.strerror(number) in reason for number in FULL):
         return Outcome("stopped", reason, for_all=True)

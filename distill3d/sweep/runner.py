@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import final
 import optuna
 from optuna.trial import TrialState
 
+from distill3d.config.paths import data_root
 from distill3d.config.plain import as_plain, flatten
 from distill3d.errors import ConfigError, InputError, UserError
 from distill3d.storage.achieved import LOGGED, best, scores
@@ -63,14 +63,9 @@ def _same(then: object, now: object) -> bool:
     """Whether settings are equal but for where the folder of all data lies, which is another place on each machine."""
     if isinstance(then, list) and isinstance(now, list):
         return len(then) == len(now) and all(map(_same, then, now))
-    if isinstance(then, str) and isinstance(now, str) and now.startswith(f"{(root := _data_folder())}/"):
+    if isinstance(then, str) and isinstance(now, str) and now.startswith(f"{(root := data_root())}/"):
         return then.endswith(now.removeprefix(root))
     return then == now
-
-
-def _data_folder() -> str:
-    """Return the folder of all data as experiments write it."""
-    return os.environ.get("DISTILL3D_DATA", "../shared/data").rstrip("/")
 
 
 @final
@@ -246,9 +241,10 @@ class Runner:
     def _record(self, attempt: optuna.Trial, ending: Outcome, number: int) -> None:
         attempt.set_user_attr("reason", ending.reason)
         attempt.set_user_attr("stopped", ending.state == "stopped")
+        attempt.set_user_attr("killed", ending.resumes)
         self.study.tell(attempt, state=TrialState.PRUNED if ending.state == "pruned" else TrialState.FAIL)
         retried = ending.state == "failed" and ending.may_help and attempt.user_attrs["failures"] < self.retries
         if retried:
             ended = next(known for known in attempts(self.study) if known.optuna_number == attempt.number)
-            put_back(self.study, ended, reason=ending.reason, resumes=False, failed=True)
+            put_back(self.study, ended, reason=ending.reason, resumes=ending.resumes, failed=True)
         self.show.ended(number, ending, retried=retried)

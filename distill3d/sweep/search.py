@@ -56,6 +56,7 @@ class Attempt:
         before: why the attempt before it did not.
         resumes: whether it goes on where the one before it stopped.
         failures: how many attempts before it failed, not counting those that were stopped.
+        killed: whether it failed since its process was ended from outside.
     """
 
     number: int
@@ -72,6 +73,7 @@ class Attempt:
     scores: Mapping[str, float] = field(default_factory=dict)
     owner: Mapping[str, Any] = field(default_factory=dict)  # the runner, see `machine.owner`
     started: float = 0.0  # seconds since the epoch
+    killed: bool = False
 
 
 def default_storage(folder: Path) -> str:
@@ -253,6 +255,7 @@ def _attempt(trial: FrozenTrial) -> Attempt:
         before=attrs.get("before", ""),
         resumes=attrs["resumes"],
         failures=attrs["failures"],
+        killed=attrs.get("killed", False),
         seconds=trial.duration.total_seconds() if trial.duration else None,
         scores=attrs.get("scores", {}),
         owner=attrs.get("owner", {}),
@@ -278,7 +281,7 @@ def put_back(study: optuna.Study, attempt: Attempt, *, reason: str, resumes: boo
     """
     frozen = study.get_trials(deepcopy=False)[attempt.optuna_number]
     study.enqueue_trial(
-        dict(frozen.params) or frozen.system_attrs.get("fixed_params", {}),
+        {**frozen.system_attrs.get("fixed_params", {}), **frozen.params},
         user_attrs={
             "number": attempt.number,
             "attempt": attempt.attempt + 1,

@@ -6,14 +6,10 @@ resizing, the volume's intensities. It appears whole or not at all, so a killed 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +22,7 @@ from torch import Tensor
 
 from distill3d.errors import InputError
 from distill3d.layers.grids import Cells
-from distill3d.storage.whole_folder import META, read_meta, sweep, write_whole
+from distill3d.storage.whole_folder import mark_used, read_meta, sweep, write_whole
 from distill3d.teachers.base import Teacher
 from distill3d.teachers.slices import SliceMaps, Zoom, cut_slices, run_slices, slice_order
 from distill3d.types import Axis
@@ -34,7 +30,6 @@ from distill3d.types import Axis
 FORMAT = 1
 VALUES = "maps.npy"
 SLICES_AT_ONCE = 32  # cut out of a volume; `run_slices` may take fewer
-_DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,8 +131,7 @@ class FeatureCache:
         meta = read_meta(folder, version=FORMAT)
         if meta is None:
             raise InputError(f"{folder}: no maps of {layer!r} for {stack.name}; accepted: run `distill3d cache` first")
-        with contextlib.suppress(OSError):  # of a cache that may only be read
-            os.utime(folder)  # the time of its last use, for `prune`
+        mark_used(folder)
         values = torch.from_numpy(np.load(folder / VALUES, mmap_mode="c"))  # copy on write: torch wants it writable
         s, y, x = (Cells.regular(count, pitch) for count, pitch in zip(values.shape, meta["pitches"], strict=False))
         return SliceMaps(values, (s, y, x), axis)
@@ -189,18 +183,3 @@ def _mover(
         return {"case": name, "layer": layer, "axis": axis, "pitches": list(pitches)}
 
     return write
-
-
-def prune(root: Path, *, unused_days: float) -> tuple[int, int]:
-    """Delete entries that were not read for so many days; return how many there were and their bytes."""
-    count = size = 0
-    for folder in root.glob("*/"):
-        try:
-            if time.time() - folder.stat().st_mtime < unused_days * _DAY or not (folder / META).is_file():
-                continue
-            inside = sum(path.stat().st_size for path in folder.iterdir())
-        except FileNotFoundError:  # another process prunes too
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        count, size = count + 1, size + inside
-    return count, size

@@ -83,7 +83,11 @@ def take(
     lock.acquire()
     if not overwrite and finished_or_refused(folder, settings, resume=resume):
         raise InputError(f"{folder.path}: another process has finished this run meanwhile")
-    for path in folder.path.iterdir() if overwrite else ():
+    # Stopped in between, it is an unfinished run of its own settings: first goes what says it is trained, they go last
+    order = sorted(
+        folder.path.iterdir(), key=lambda path: (path == folder.config, path not in {folder.done, folder.fit})
+    )
+    for path in order if overwrite else ():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path != lock.path:

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from distill3d.config.paths import ConfigPath
+from distill3d.config.paths import ConfigPath, data_root
 from distill3d.config.plain import as_plain
 from distill3d.config.registry import TEACHERS
 from distill3d.config.schema import Experiment, TrainerConfig
@@ -212,7 +212,8 @@ def _train(
         }
         identity = as_plain(module.teacher_identity) if module.teacher_identity else None
         write_json(folder.gradients, {"history": audit.history})
-        write_json(folder.fit, {"cost": cost, "teacher": identity, "provenance": provenance()})
+        made = {"provenance": provenance(), "data_root": data_root()}
+        write_json(folder.fit, {"cost": cost, "teacher": identity, **made})
     return trainer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import math
 import shutil
@@ -86,6 +87,7 @@ def write_by_blocks(
             left.unlink(missing_ok=True)
         _replace(begun, target)
         shutil.rmtree(folder)
+        _forget_others(target)
 
 
 @contextlib.contextmanager
@@ -97,6 +99,14 @@ def _held(folder: Path, target: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _forget_others(target: Path) -> None:
+    """Delete what killed predictions of other networks or manners left beside it."""
+    for other in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        with contextlib.suppress(InputError), FolderLock(other) as lock:  # some other process is at it
+            lock.acquire()
+            shutil.rmtree(other)
 
 
 def _replace(made: Path, target: Path) -> None:

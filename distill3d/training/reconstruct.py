@@ -38,7 +38,7 @@ from distill3d.volumes.prob import open_prob, read_prob
 from distill3d.volumes.reading import in_words
 from distill3d.volumes.stack_files import stem_of
 from distill3d.volumes.swc import MICROMETERS, write_swc
-from distill3d.volumes.tree import Tree
+from distill3d.volumes.tree import Tree, within
 from distill3d.volumes.volume import Volume
 
 _LOG = logging.getLogger(__name__)
@@ -224,7 +224,8 @@ def _read_gold(stack: Path, image: Volume | LazyVolume, networks: Networks) -> _
     files, rules = networks.gold.beside(stack), networks.gold
     tree, mask = None, None
     with _warned_of():
-        tree = None if files.tree is None else rules.read_tree(files.tree, image)
+        if files.tree is not None:
+            tree = within(rules.read_tree(files.tree, image), image.shape, image.spacing_um)
     with _warned_of():
         if files.mask is not None:
             if isinstance(image, Volume):

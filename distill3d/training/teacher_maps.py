@@ -14,14 +14,17 @@ from distill3d.data.datamodule import DistillDataModule
 from distill3d.data.prepared import PreparedCase
 from distill3d.errors import ConfigError
 from distill3d.storage.rank import is_main_process
+from distill3d.storage.whole_folder import prune
 from distill3d.teachers.base import Teacher
-from distill3d.teachers.cache import CacheCount, Stack, prune
+from distill3d.teachers.cache import CacheCount, Stack
 from distill3d.teachers.slices import slice_order
 from distill3d.terminal import progress_bar, stderr
 from distill3d.training.inference import inference_device
 from distill3d.training.module import DistillModule, fresh_module
 from distill3d.transfer.view import TeacherView
 from distill3d.volumes.origin import file_hash
+
+CACHED = ("prepared", "features", "baselines")
 
 
 def stack_of(case: PreparedCase) -> Stack:
@@ -120,5 +123,6 @@ def cache_root(experiment: Experiment) -> Path:
 
 
 def prune_cache(experiment: Experiment, *, unused_days: float) -> tuple[int, int]:
-    """Delete the teacher's maps that nobody read for so many days; returns how many entries and their bytes."""
-    return prune(cache_root(experiment) / "features", unused_days=unused_days)
+    """Delete what nobody used for so many days (cases, maps, baselines); returns how many entries and their bytes."""
+    kinds = [prune(cache_root(experiment) / kind, unused_days=unused_days) for kind in CACHED]
+    return sum(count for count, _ in kinds), sum(size for _, size in kinds)

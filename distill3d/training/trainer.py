@@ -20,12 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distill3d.config.schema import TrainerConfig
 from distill3d.errors import ConfigError, InputError
+from distill3d.storage.checkpoint import step_of
 from distill3d.storage.parent import end_with_leader
 from distill3d.storage.rank import is_main_process
 from distill3d.storage.run_folder import RunFolder
 from distill3d.teachers.base import Teacher
 from distill3d.terminal import stderr
 from distill3d.training.callbacks import EXIT_SIGTERM, ExitOnSigterm, RateOfSchedule, StaysStopped, TrainingBar
+from distill3d.training.checkpoint_io import WholeCheckpoints
 from distill3d.training.launch import cluster_environment
 from distill3d.training.loggers import log_stop
 from distill3d.training.numbers import NumbersWatch
@@ -77,7 +79,7 @@ def make_trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=sharding_strategy(settings) if settings.strategy == FSDP else settings.strategy,
-        plugins=[cluster_environment(settings)],
+        plugins=[cluster_environment(settings), WholeCheckpoints()],
         precision=("bf16-mixed" if gpu else "32-true") if settings.precision == "auto" else settings.precision,
         max_epochs=settings.steps // settings.validate_every,
         accumulate_grad_batches=settings.accumulate,
@@ -208,11 +210,6 @@ def goes_on_from(folder: RunFolder, settings: TrainerConfig, *, resume: bool) ->
     if (steps := step_of(folder.last)) > settings.steps:
         raise InputError(f"{folder.path}: has trained {steps} steps; accepted: trainer.steps={steps} or more")
     return folder.last, steps
-
-
-def step_of(checkpoint: Path) -> int:
-    """Return the number of optimizer steps a checkpoint was written after."""
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -173,6 +173,10 @@ def evaluate(
     spacing: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
     ] = None,
+    tree_units: Annotated[
+        Literal["voxel", "um"] | None,
+        typer.Option(help="a mask and a tree: what the tree counts in; voxel unless said"),
+    ] = None,
     vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
     tolerance: Tolerance = None,
     surface_um: SurfaceUm = None,
@@ -188,8 +192,8 @@ def evaluate(
     """Trace and score runs' predictions again (metrics.json, swc/, figures/), or score files against others."""
     if (not runs) == (not pred) or (not pred) != (not gold):
         raise typer.BadParameter("accepted: runs' folders, or --pred FILE and --gold FILE")
-    if runs and (vaa3d_compat or {spacing, tolerance, threshold, workers, scheduler} != {None}):
-        own = "--spacing, --tolerance, --threshold, --vaa3d-compat, --workers, --scheduler"
+    if runs and (vaa3d_compat or {spacing, tree_units, tolerance, threshold, workers, scheduler} != {None}):
+        own = "--spacing, --tree-units, --tolerance, --threshold, --vaa3d-compat, --workers, --scheduler"
         raise typer.BadParameter(f"a run has settings of its own; accepted: {own} with --pred and --gold")
     allow_gib(max_gib)
     given = {"surface_um": surface_um, "mask_um": mask_um, "tree_um": tree_um}.items()
@@ -200,6 +204,7 @@ def evaluate(
         from distill3d.volumes.cluster import workers as started
 
         how = {"spacing_um": parsed_spacing(spacing), "vaa3d_compat": vaa3d_compat, "tolerance": tolerance}
+        how["tree_units"] = tree_units
         with started(workers, scheduler, again="begins anew") as elsewhere:
             scores = score_places(pred, gold, tolerances_um=in_um, threshold=threshold, workers=elsewhere, **how)
             show_all(scores, file_tables, as_json=as_json)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 _LOG = logging.getLogger(__name__)
 _METERS = {"": 1e6, "deci": 1e5, "centi": 1e4, "milli": 1e3, "micro": 1.0, "nano": 1e-3, "pico": 1e-6}
+INCH = 25400.0
 UM_PER_UNIT = {
     "m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "micron": 1.0,
-    "å": 1e-4, "angstrom": 1e-4, "ångstrom": 1e-4, "ångström": 1e-4, "in": 25400.0, "inch": 25400.0, "inche": 25400.0,
+    "å": 1e-4, "angstrom": 1e-4, "ångstrom": 1e-4, "ångström": 1e-4, "in": INCH, "inch": INCH, "inche": INCH,
     **{f"{prefix}{meter}": size for prefix, size in _METERS.items() for meter in ("meter", "metre")},
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ import tifffile
 from distill3d.errors import InputError
 from distill3d.volumes.blocks import require_channel
 from distill3d.volumes.geometry import (
+    INCH,
     Spacing,
     Stated,
     complete_spacing,
@@ -237,8 +238,8 @@ def _stated(path: Path, tif: tifffile.TiffFile, index: int) -> Stated:
     metadata = tif.imagej_metadata or (shaped[0] if shaped else {})
     names = [metadata.get(f"{axis}unit") or metadata.get("unit") for axis in "zyx"]  # ImageJ's "unit" is that of x
     units = [um_per_unit(name) for name in names]
-    if not any(units) and "spacing" not in metadata:
-        return Stated()  # a resolution without a unit is meant for printing: 72 dpi says nothing about a neuron
+    if INCH in units or (not any(units) and "spacing" not in metadata):
+        return Stated()  # a resolution without a unit or by inch is for printing: 72 dpi says nothing about a neuron
     tags = tif.pages.first.tags
     in_plane = [tags[name].value if name in tags else (1, 1) for name in ("YResolution", "XResolution")]
     depth = number_of(metadata.get("spacing"))

@@ -10,6 +10,8 @@ import numpy as np
 
 from distill3d.errors import InputError
 
+REACH_VOX = 4.0  # as far from a volume as trees are told apart, see `distill3d.evaluation.metrics.tree`
+
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +157,57 @@ def forest(trees: Sequence[Tree]) -> Tree:
         np.concatenate([tree.radii_um for tree in trees]),
         np.concatenate([np.where(t.parents < 0, -1, t.parents + n) for t, n in zip(trees, first, strict=False)]),
         np.concatenate([tree.types for tree in trees]),
+    )
+
+
+def shares_inside(tree: Tree, low_um: np.ndarray, high_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where every edge, from child to parent, enters a box and leaves it, as shares of the edge, float64 [E].
+
+    One that does not meet the box leaves it no later than it enters.
+    """
+    child, parent = tree.edges.T
+    start = tree.points_zyx_um[child]
+    along = tree.points_zyx_um[parent] - start
+    along = np.where(np.abs(along) < 1e-12, 1e-12, along)
+    one, other = (low_um - start) / along, (high_um - start) / along
+    return np.minimum(one, other).max(axis=1).clip(0, 1), np.maximum(one, other).min(axis=1).clip(0, 1)
+
+
+def within(tree: Tree, shape_zyx: Sequence[int], spacing_um: Sequence[float]) -> Tree:
+    """Return what of a tree lies in a volume or less than `REACH_VOX` outside, cut where it leaves.
+
+    No method finds a neurite where there is no image; near a face, what runs along it outside may still be met.
+
+    >>> line = Tree(np.array([[0.0, 0, -50], [0, 0, 50]]), np.ones(2), np.array([-1, 0]), np.array([1, 3]))
+    >>> within(line, (1, 1, 21), (1.0, 1.0, 1.0)).points_zyx_um[:, 2].tolist()
+    [24.5, -4.5]
+    """
+    points, spacing = tree.points_zyx_um, np.asarray(spacing_um)
+    low, high = -(0.5 + REACH_VOX) * spacing, (np.asarray(shape_zyx) - 0.5 + REACH_VOX) * spacing
+    inside = ((points >= low) & (points <= high)).all(axis=1)
+    if inside.all():
+        return tree
+    child, parent = tree.edges.T
+    enters, leaves = shares_inside(tree, low, high)
+    seen = leaves > enters
+    begun, ended = seen & ~inside[child], seen & ~inside[parent]  # get a node where they meet a face
+    number = np.cumsum(inside) - 1
+    first = np.where(begun, inside.sum() + np.cumsum(begun) - 1, number[child])
+    last = np.where(ended, inside.sum() + begun.sum() + np.cumsum(ended) - 1, number[parent])
+    met = [
+        points[child[which]] + share[which, None] * (points[parent[which]] - points[child[which]])
+        for which, share in ((begun, enters), (ended, leaves))
+    ]
+    like = np.concatenate([np.flatnonzero(inside), child[begun], parent[ended]])
+    parents = np.full(len(like), -1)
+    parents[first[seen]] = last[seen]
+    return Tree(
+        np.concatenate([points[inside], *met]),
+        tree.radii_um[like],
+        parents,
+        tree.types[like],
+        number[tree.orphans[inside[tree.orphans]]],
+        tree.remarks,
     )
 
 

@@ -142,6 +142,38 @@ def test_a_mask_is_traced_to_be_compared_with_a_tree(tmp_path):
     assert scores["esa"] < 1.0
 
 
+def test_a_tree_in_micrometers_is_compared_with_a_mask_of_other_voxels(tmp_path, caplog):
+    spacing, gold, mask = (2.0, 0.5, 0.5), tmp_path / "gold.swc", tmp_path / "mask.tif"
+    tree = line()
+    drawn = rasterize(tree, (12, 120, 120), spacing_um=spacing)
+    write_volume(mask, Volume(drawn.astype(np.uint8), spacing))
+    rows = [
+        f"{i + 1} 3 {x} {y} {z} 1 {p + 1 if p >= 0 else -1}"
+        for i, ((z, y, x), p) in enumerate(zip(tree.points_zyx_um, tree.parents, strict=True))
+    ]
+    gold.write_text("\n".join(rows))  # as of another program: no unit is stated
+    assert score_files(mask, gold, tree_units="um")["f1"] == 1.0
+    assert caplog.messages == []
+    assert score_files(mask, gold)["f1"] < 0.5
+    assert caplog.messages == [f"{gold}: states no unit and is taken to be in voxels; else --tree-units um"]
+    gold.write_text("1 3 5000 5000 5000 1 -1\n2 3 5000 5000 5100 1 1")
+    with pytest.raises(
+        InputError, match=r"gold\.swc: no part of it lies in .*mask\.tif; accepted: a tree in its voxels"
+    ):
+        score_files(mask, gold)
+
+
+def test_what_of_a_tree_lies_outside_of_the_mask_is_not_missed(tmp_path):
+    points = np.array([[15.0, 50, -60], [15, 50, 190]])
+    whole = Tree(points, np.full(2, 2.0), np.array([-1, 0]), np.array([3, 3]))
+    write_swc(tmp_path / "gold.swc", whole)
+    mask = rasterize(whole, (30, 100, 130), spacing_um=(1, 1, 1))
+    write_volume(tmp_path / "mask.tif", Volume(mask.astype(np.uint8)))
+    scores = score_files(tmp_path / "mask.tif", tmp_path / "gold.swc")
+    assert (scores["f1"], scores["length_gold"]) == (1.0, pytest.approx(138.0))
+    assert scores["length_error"] < 12
+
+
 def test_a_probability_stack_is_thresholded_for_masks_and_trees_and_that_is_said(tmp_path, caplog):
     gold = mask_file(tmp_path / "gold.tif", line())
     write_swc(tmp_path / "gold.swc", line())
@@ -163,7 +195,14 @@ def test_a_probability_stack_is_thresholded_for_masks_and_trees_and_that_is_said
 
 @pytest.mark.parametrize(
     "option",
-    [["--threshold", "0.3"], ["--tolerance", "1"], ["--spacing", "3,1,1"], ["--vaa3d-compat"], ["--workers", "2"]],
+    [
+        ["--threshold", "0.3"],
+        ["--tolerance", "1"],
+        ["--spacing", "3,1,1"],
+        ["--vaa3d-compat"],
+        ["--workers", "2"],
+        ["--tree-units", "um"],
+    ],
 )
 def test_a_run_has_settings_of_its_own(tmp_path, option):
     with pytest.raises(BadParameter, match=rf"settings of its own; accepted: .*{option[0]}.* with --pred and --gold"):

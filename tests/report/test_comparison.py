@@ -10,8 +10,10 @@ from distill3d.errors import InputError
 from distill3d.report.build import compare_places, compare_two, write_numbers
 from distill3d.report.comparison.columns import DEFAULT, pick
 from distill3d.report.comparison.compare import as_json, compare, run_folders
+from distill3d.report.comparison.grouping import group_runs
 from distill3d.report.comparison.runs import read_run
 from distill3d.report.costs import Tubes
+from distill3d.storage.run_folder import RunFolder, write_json
 
 
 @pytest.fixture
@@ -166,6 +168,21 @@ def test_only_shared_seeds_and_cases_are_paired(write_run):
     assert (result.n_cases, result.n_seeds, result.mean) == (1, 1, pytest.approx(0.1))
     assert result.low is None
     assert "1 seed and 1 case" in result.why
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_runs_of_an_arm_on_machines_with_other_folders_and_batches_are_one_arm(write_run, monkeypatch, recorded):
+    monkeypatch.setenv("DISTILL3D_DATA", "/work/data/")
+    runs = []
+    for seed, root in enumerate(("/work/data", "/scratch/me" if recorded else "/work/data")):
+        places = {"data.folder": f"{root}/pairs", "patches.hard_backgrounds": [f"{root}/unlabelled"]}
+        run = RunFolder(write_run(seed=seed, settings=places | {"inference.batch_size": 2 + seed}))
+        fitted = json.loads(run.fit.read_text())
+        write_json(run.fit, fitted | ({"data_root": root} if recorded else {}))
+        runs.append(run.path)
+    others = {"data.folder": "/work/data/others", "patches.hard_backgrounds": ["/work/data/unlabelled"]}
+    groups, _ = group_runs(read_runs([*runs, write_run(seed=2, settings=others)]))
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [2]]
 
 
 def test_arms_that_share_nothing_are_compared_in_nothing(write_run):

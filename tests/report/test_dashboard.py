@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 
@@ -130,6 +131,17 @@ def test_a_sweep_has_a_table_of_its_trials_the_best_first_and_they_take_part_in_
     assert [t.number for t in lowest.trials][:2] == ["0000", "0001"]
     (going / "done.json").write_text("{}")
     assert scan(runs).state != seen.state
+
+
+def test_a_trial_that_is_killed_is_stopped_though_no_file_changed(dashboard, runs, write_run):
+    folder = trial(write_run, runs, "0000", lr=0.1)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        (folder / ".lock").write_text(f"{process.pid} on {socket.gethostname()}")
+        before = dashboard.state()
+        assert "1 trials so far, 1 running" in dashboard.page().decode()
+        process.kill()
+    assert dashboard.state() != before
+    assert "1 trials so far, 1 stopped" in dashboard.page().decode()
 
 
 def test_a_run_that_goes_on_says_how_long_its_parts_and_what_it_saw_last(runs, write_run):

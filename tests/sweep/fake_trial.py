@@ -2,6 +2,7 @@
 
 Called as ``fake_trial.py fit EXPERIMENT key=value ... [--resume | --overwrite]``. The environment tells what it does:
 FAKE_FAIL: a learning rate whose trials exit 1; FAKE_ONCE: only the first time.
+FAKE_KILL: a learning rate whose trials are killed the first time.
 FAKE_FULL: a learning rate whose trials find the disk full.
 FAKE_HANG: a learning rate whose trials never train. FAKE_LINGER: one whose trials never end after training.
 FAKE_CHILD: start a child that outlives the trial itself.
@@ -10,6 +11,7 @@ FAKE_CHILD: start a child that outlives the trial itself.
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +43,8 @@ def main():
         subprocess.Popen(["sleep", "600"])
     if matches("FAKE_FAIL", lr) or (matches("FAKE_ONCE", lr) and "--overwrite" not in rest):
         sys.exit("fake: the loss is not finite")
+    if matches("FAKE_KILL", lr) and not {"--resume", "--overwrite"} & set(rest):
+        os.kill(os.getpid(), signal.SIGKILL)
     if matches("FAKE_FULL", lr):
         sys.exit(f"fake: cannot be written ({os.strerror(errno.ENOSPC)}); make room")
     if matches("FAKE_HANG", lr):

@@ -127,6 +127,17 @@ def test_a_trial_that_failed_by_chance_finishes_anew_at_the_second_try(sweep, ro
     assert rows()[1].before == "exit 1: fake: the loss is not finite"
 
 
+@pytest.mark.parametrize("retries", [1, 0])
+def test_a_trial_that_was_killed_goes_on_with_what_it_saved(sweep, rows, calls, monkeypatch, retries):
+    monkeypatch.setenv("FAKE_KILL", "0.01")
+    assert sweep(retries=retries)[0] == 1 - retries
+    if not retries:
+        assert rows()[1].state == "failed"
+        assert sweep("resume", retries=1)[0] == 0
+    assert [call.rsplit(" ", 1)[-1] for call in calls()[1][1:]] == ["--resume"]
+    assert (rows()[1].before, rows()[1].failures) == ("killed by SIGKILL", 1)
+
+
 def test_a_full_disk_ends_the_sweep_instead_of_every_trial_of_it(sweep, rows, calls, monkeypatch):
     monkeypatch.setenv("FAKE_FULL", "0.01")
     code, out = sweep()

@@ -60,3 +60,25 @@ def test_a_trial_that_was_begun_twice_competes_once(resumed):
     for number, value in enumerate((0.1, 0.2, 0.3, 0.4), 1):
         goes_on(number, value)
     assert goes_on(5, 0.5)  # of six, the best two go on
+
+
+def test_a_trial_whose_runner_died_between_two_values_keeps_its_place_in_the_grid(sweep_of, tmp_path):
+    sweep = sweep_of("""
+method: grid
+metric: {name: test/dice, goal: maximize}
+parameters:
+  optimizer.lr: {values: [0.1, 0.2, 0.3]}
+  seed: {values: [0, 1, 2]}
+""")
+    study = search.open_study(sweep, search.default_storage(tmp_path))
+    for _ in range(9):
+        trial = study.ask()
+        trial.suggest_categorical("optimizer.lr", ["0.1", "0.2", "0.3"])  # and no seed
+    for row in search.attempts(study):
+        search.mark_lost(study, row)
+    drawn = []
+    while (trial := study.ask()).user_attrs.get("attempt") == 2:
+        drawn.append(search.draw(sweep, trial))
+    assert sorted((each["optimizer.lr"], each["seed"]) for each in drawn) == [
+        (lr, seed) for lr in (0.1, 0.2, 0.3) for seed in (0, 1, 2)
+    ]

@@ -12,7 +12,8 @@ from forked import Forked
 from launched import wait_for
 
 from distill3d.errors import InputError
-from distill3d.teachers.cache import VALUES, FeatureCache, Stack, prune
+from distill3d.storage.whole_folder import prune
+from distill3d.teachers.cache import VALUES, FeatureCache, Stack
 from distill3d.teachers.slices import Zoom
 from distill3d.teachers.timm2d import Timm2d, Timm2dConfig
 

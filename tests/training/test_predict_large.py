@@ -70,6 +70,26 @@ def test_a_zarr_is_predicted_as_in_memory_also_after_it_was_killed(finished_once
     }
 
 
+def test_a_partial_prediction_of_another_manner_is_deleted_when_one_is_whole(
+    finished_once, stack, tmp_path, monkeypatch
+):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blocks_on_disk, "run_block", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict(finished_once, stack, out=tmp_path / "p", flips=True)
+    (left,) = (tmp_path / "p").iterdir()
+    with FolderLock(left) as lock:  # as of a process that is at it
+        lock.acquire()
+        predict(finished_once, stack, out=tmp_path / "p")
+        assert left.is_dir()
+    (tmp_path / "p" / ".other_prob.zarr.0.partial").mkdir()
+    predict(finished_once, stack, out=tmp_path / "p", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [".other_prob.zarr.0.partial", "cell_prob.zarr"]
+
+
 def test_a_partial_prediction_of_another_manner_is_not_gone_on_with(finished_once, stack, tmp_path, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt

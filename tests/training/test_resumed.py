@@ -1,6 +1,7 @@
 """A run that goes on: its best checkpoint, its rates, its cost, and nothing of the network that it was."""
 
 import json
+import resource
 import shutil
 
 import pytest
@@ -10,13 +11,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 from small_transfers import CNN
 
+from distill3d.config.schema import TrainerConfig
 from distill3d.errors import InputError
+from distill3d.storage.checkpoint import step_of
 from distill3d.storage.run_folder import RunFolder
 from distill3d.training.callbacks import StepClock
+from distill3d.training.checkpoint_io import WholeCheckpoints
 from distill3d.training.fit import fit
 from distill3d.training.module import DistillModule
 from distill3d.training.trace_tuning import tune_trace
-from distill3d.training.trainer import Checkpoints
+from distill3d.training.trainer import Checkpoints, make_trainer
 
 EACH = ("trainer.validate_every=1", "trainer.log_every=1")
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -162,3 +166,47 @@ def test_a_teacher_whose_weights_changed_meanwhile_is_refused_with_both_hashes(t
     save_file(weights, file)
     fit(tiny(*settings, "trainer.steps=2"), resume=True)
     assert folder.read_json(folder.fit)["teacher"]["sha256"] == before
+
+
+def test_a_checkpoint_is_written_beside_its_place_and_never_over_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))  # another file system is as bad
+    place, usual = tmp_path / "checkpoints" / "last.ckpt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = WholeCheckpoints()
+    checkpoints.save_checkpoint({"global_step": 3, "weights": torch.ones(1000)}, place)
+    before = place.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (place.stat().st_size // 2, usual[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.save_checkpoint({"global_step": 4, "weights": torch.ones(1000)}, place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert place.read_bytes() == before
+    assert [path.name for path in place.parent.iterdir()] == ["last.ckpt"]
+    assert step_of(place) == 3
+    place.write_bytes(before[:100])
+    with pytest.raises(InputError, match=r"last\.ckpt: not a readable checkpoint"):
+        step_of(place)
+
+
+def test_every_training_writes_its_checkpoints_so(tmp_path):
+    trainer = make_trainer(TrainerConfig(), RunFolder(tmp_path), [], [])
+    assert isinstance(trainer.strategy.checkpoint_io, WholeCheckpoints)
+
+
+def test_a_run_whose_overwriting_was_stopped_is_an_unfinished_one_of_its_settings(tiny, monkeypatch):
+    settings = (*EACH, "data.test=0", "trainer.steps=1")
+    folder = RunFolder(fit(tiny(*settings)))
+
+    def stopped(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("distill3d.training.claim.shutil.rmtree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(*settings, "optimizer.lr=0.5"), overwrite=True)
+    assert folder.state == "unfinished"
+    assert not folder.fit.exists()
+    with pytest.raises(InputError, match=r"other settings \(optimizer\.lr: "):
+        fit(tiny(*settings, "optimizer.lr=0.5"), resume=True)
+    fit(tiny(*settings), resume=True)
+    assert folder.state == "done"

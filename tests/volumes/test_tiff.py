@@ -140,6 +140,13 @@ def test_dots_per_inch_of_a_plain_tiff_are_no_spacing(tmp_path, stack):
     assert read_volume(tmp_path / "a.tif").spacing_um == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("spacing", [{}, {"spacing": 1.0}])
+def test_dots_per_inch_that_fiji_saved_are_no_spacing_either(tmp_path, stack, spacing):
+    metadata = {"axes": "ZYX", "unit": "inch", **spacing}
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, resolution=(72, 72), metadata=metadata)
+    assert read_volume(tmp_path / "a.tif").spacing_um == (1.0, 1.0, 1.0)
+
+
 def test_an_imagej_stack_with_fewer_slices_than_it_states_is_refused(tmp_path, stack):
     """ImageJ writes 4 GB and more with one page only: nothing but its description tells the length."""
     stated = "ImageJ=1.54f\nimages=5\nslices=5\n"

@@ -13,7 +13,12 @@ from distill3d.report.comparison.runs import Run
 
 ABSENT = "(not there)"
 # Where a run is kept, how it is called, what computes it and how it was chosen: none changes what is claimed
-SAME_ARM = frozenset({"seed", "name", "question", "runs", "cache", "trainer.accelerator", "trainer.log_every"})
+SAME_ARM = frozenset(
+    {
+        *("seed", "name", "question", "runs", "cache"),
+        *("trainer.accelerator", "trainer.log_every", "inference.batch_size"),
+    }
+)
 SAME_SECTIONS = ("logging.", "tuned.")
 MOST_SETTINGS = 4  # in a name
 MOST_NAMES = 8  # in an error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distill3d.config.paths import below_variable, data_root
 from distill3d.config.plain import flatten
 from distill3d.config.schema import EvaluationConfig, Experiment
 from distill3d.errors import InputError, printable
@@ -73,11 +74,12 @@ def read_run(path: Path) -> Run:
     fit = Record(folder.fit if fitted else folder.metrics, {**metrics.content, **fitted})
     seed, name = _require_settings(settings)
     scored = {f"{name}, seed {seed}": metrics, **_parts(metrics.part("baselines"))}
+    root = fit.text("data_root") or data_root()
     at = metrics.part("tolerances")  # of the last `evaluate`, which may have been told others than `fit`
     taken = {f"evaluation.{f.name}": at.number(f.name) for f in dataclasses.fields(EvaluationConfig) if f.name in at}
     return Run(
         folder=path,
-        settings=flatten(as_text(settings.content)) | taken | _tuned_trace(settings, metrics),
+        settings=flatten(below_variable(as_text(settings.content), root)) | taken | _tuned_trace(settings, metrics),
         seed=seed,
         cases=_rows(metrics),
         references={method: _rows(of) for method, of in list(scored.items())[1:]},

@@ -20,6 +20,7 @@ from distill3d.report.page.live import LiveRun
 from distill3d.storage.curves import Curve, read_curves
 from distill3d.storage.find import walk_runs
 from distill3d.storage.links import link_out
+from distill3d.storage.lock import NAME, seems_held
 from distill3d.storage.run_folder import RunFolder
 
 DEPTH = 6  # below ``runs/``, at most: of a run of a sweep's trial
@@ -77,6 +78,8 @@ def _state(folders: Sequence[Path], refused: Sequence[Path]) -> str:
             except OSError:
                 continue
             digest.update(f"{path}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+        # a process that is killed changes no file
+        digest.update(str(seems_held(folder / NAME)).encode())
     return digest.hexdigest()[:16]
 
 
