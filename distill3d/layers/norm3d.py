@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Literal, final
 
+import torch
 import torch.nn.functional as F
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
@@ -140,7 +141,8 @@ class GroupNormAct3d(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
         """Normalize [B, C, Z, Y, X] and activate."""
-        return self.act(super().forward(input))
+        # not torch.nn.functional's, which refuses a single voxel of a single volume
+        return self.act(torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps))
 
 
 @final

@@ -94,8 +94,9 @@ def build_encoder(
         ConfigError: timm has no such network, it has no 3D form here, or it has no stage within ``stages``.
     """
     net = _create(name)
-    if depth_kernel == "neurino" and not isinstance(net, ConvNeXt):
-        raise ConfigError(f"student.depth_kernel='neurino' is a rule for ConvNeXt encoders, student.encoder={name!r}")
+    if depth_kernel == "neurino" and not (isinstance(net, ConvNeXt) and cast("Any", net.stem)[0].stride == (4, 4)):
+        rule = "a rule for ConvNeXt encoders with a stem of one convolution"
+        raise ConfigError(f"student.depth_kernel='neurino' is {rule}, student.encoder={name!r}")
     scale = 2 if depth_kernel == "neurino" else 1  # NeurINO's stem halves once where ConvNeXt's halves twice
     known = cast("list[dict[str, Any]]", net.feature_info)
     used = [info for info in known if info["reduction"] // scale <= 2**stages]

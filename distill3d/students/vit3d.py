@@ -186,12 +186,13 @@ class Vit3d(MirrorStudent):
         fits = {
             "depth": blocks <= len(cast("Any", net).blocks),
             "patch": min(patch) > 1,  # one pixel holds nothing of a kernel but its sum
+            "class token's place": self.config.prefix_tokens == "none",
         }
-        for what, option in OPTIONS.items():
+        for what in teacher:
             if student[what] != teacher[what] and not fits.get(what):
                 return (
-                    f"{option}: the student's {what} is {student[what]}, that of the teacher {architecture!r} "
-                    f"is {teacher[what]}; set {_remedy(what, teacher[what], architecture)}"
+                    f"{OPTIONS.get(what, ENCODER)}: the student's {what} is {student[what]}, that of the teacher "
+                    f"{architecture!r} is {teacher[what]}; set {_remedy(what, teacher[what], architecture)}"
                 )
         return None
 
@@ -201,17 +202,17 @@ class Vit3d(MirrorStudent):
         return f"the first {own} of {all_of_it} blocks" if own < all_of_it else ""
 
 
+ENCODER = "student.encoder"
 OPTIONS = {
     "embedding": "student.embed_dim",
     "depth": "student.depth",
     "number of heads": "student.num_heads",
     "patch": "student.block_zyx",
-    "number of register tokens": "student.encoder",
-}
+}  # what else differs is the encoder's
 
 
 def vit_shape(net: nn.Module) -> dict[str, object]:
-    """Return the sizes in which ViTs differ, by the names of `OPTIONS`; empty for a network that is no ViT."""
+    """Return in what ViTs differ beyond names and shapes of weights; empty for a network that is no ViT."""
     if not isinstance(net, VisionTransformer | Eva):
         return {}
     return {
@@ -220,6 +221,8 @@ def vit_shape(net: nn.Module) -> dict[str, object]:
         "number of heads": cast("Any", net.blocks[0]).attn.num_heads,
         "patch": tuple(net.patch_embed.patch_size),
         "number of register tokens": 0 if net.reg_token is None else net.reg_token.shape[1],
+        "class token's place": "none" if net.cls_token is None or net.no_embed_class else "in the table",
+        "activation": type(getattr(cast("Any", net.blocks[0]).mlp, "act", None)).__name__,
     }
 
 
@@ -289,7 +292,7 @@ def _refuse_depth_position(config: Vit3dConfig, net: Vit2d) -> None:
 
 def _remedy(what: str, size: object, architecture: str) -> str:
     """Return the setting with which a teacher of this size fits."""
-    option, encoder = OPTIONS[what], f"student.encoder={architecture}"
+    option, encoder = OPTIONS.get(what, ENCODER), f"{ENCODER}={architecture}"
     if what == "patch":
         return f"{option}=[Z,Y,X] with Y and X of 2 or more"
     if encoder.startswith(option):

@@ -56,7 +56,9 @@ def _is_done(trial: Trial, *, attempt: int, resumes: bool) -> bool:
         then, now = flatten(trial.run.read_config()), flatten(as_plain(trial.experiment))
     except InputError:
         return False  # the trial itself says what is in its way
-    return attempt == 1 and all(_same(then.get(key), now.get(key)) for key in {*then, *now} - {"runs", "cache"})
+    return attempt == 1 and all(
+        _same(then.get(key), now.get(key)) for key in {*then, *now} - {"runs", "cache", "data.origin"}
+    )
 
 
 def _same(then: object, now: object) -> bool:

@@ -16,6 +16,7 @@ from distill3d.storage.run_folder import RunFolder, write_yaml
 RESUMABLE = {
     *("trainer.steps", "trainer.accelerator", "trainer.precision", "trainer.log_every"),
     *("inference.batch_size", "inference.validation", "patches.workers", "crops.workers", "runs", "cache"),
+    "data.origin",
 }
 RESUMABLE_SECTIONS = ("logging.", "evaluation.")
 

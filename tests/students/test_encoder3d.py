@@ -110,6 +110,7 @@ def test_what_has_no_3d_form_is_named_in_one_line(name, says):
     assert "\n" not in str(caught.value)
 
 
-def test_neurino_is_for_convnext():
-    with pytest.raises(ConfigError, match=r"a rule for ConvNeXt encoders, student\.encoder='resnet18'"):
-        _build("resnet18", depth_kernel="neurino")
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto_ols"])
+def test_neurino_is_for_convnext_with_one_convolution_as_stem(name):
+    with pytest.raises(ConfigError, match=rf"a rule for ConvNeXt .*, student\.encoder='{name}'"):
+        _build(name, depth_kernel="neurino")

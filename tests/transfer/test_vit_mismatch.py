@@ -70,6 +70,14 @@ def student_of(encoder, **changes):
             "is 0",
             "student.encoder=vit_small_patch16_224",
         ),
+        (
+            "deit3_small_patch16_224",
+            {},
+            "student.encoder",
+            "class token's place is none",
+            "is in the table",
+            "student.encoder=vit_small_patch16_224",
+        ),
     ],
 )
 def test_sizes_are_named_with_the_option_to_change(supervised, encoder, changes, option, has, wanted, way_out):
@@ -82,6 +90,32 @@ def test_sizes_are_named_with_the_option_to_change(supervised, encoder, changes,
     assert message.endswith(f"that of the teacher 'vit_small_patch16_224' {wanted}; set {way_out}")
     assert "\n" not in message
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("encoder", "teacher", "has", "wanted"),
+    [
+        (SUPERVISED, "deit3_small_patch16_224", "class token's place is in the table", "none"),
+        (
+            "vit_base_patch16_clip_224",
+            "vit_base_patch16_clip_quickgelu_224",
+            "activation is GELU",
+            "QuickGELU",
+        ),
+    ],
+)
+def test_traits_that_no_weight_shows_are_compared(encoder, teacher, has, wanted):
+    student, net = Vit3d(Vit3dConfig(encoder=encoder, depth=3)), timm.create_model(teacher, depth=3)
+    message = student.misfit(net, teacher)
+    assert message == (
+        f"student.encoder: the student's {has}, that of the teacher {teacher!r} is {wanted}; "
+        f"set student.encoder={teacher}"
+    )
+
+
+def test_a_student_without_prefix_tokens_needs_no_place_for_one():
+    student = Vit3d(Vit3dConfig(encoder=SUPERVISED, depth=3, prefix_tokens="none"))
+    assert student.misfit(timm.create_model("deit3_small_patch16_224", depth=3), "deit3_small_patch16_224") is None
 
 
 def test_a_convnet_is_no_teacher_of_a_vit():

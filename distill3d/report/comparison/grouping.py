@@ -15,7 +15,7 @@ ABSENT = "(not there)"
 # Where a run is kept, how it is called, what computes it and how it was chosen: none changes what is claimed
 SAME_ARM = frozenset(
     {
-        *("seed", "name", "question", "runs", "cache"),
+        *("seed", "name", "question", "runs", "cache", "data.origin"),
         *("trainer.accelerator", "trainer.log_every", "inference.batch_size"),
     }
 )

@@ -17,7 +17,7 @@ BETWEEN = Between(
     end="<!-- end -->",
     required=True,
 )
-FEWER = "(9/12): the mean of so few of all pairs of case and seed, not to be compared with others. "
+FEWER = "(n/N): the mean of n of all N pairs of case and seed, not to be compared with others. "
 LEGEND = (
     "kept: likeness to the teacher after training over before. min: training of a run. "
     "gain / h: the difference by the hours of one training, where it is a gain or a loss."
