@@ -49,8 +49,8 @@ KEPT := experiments/results
 table = $(BIN)/python -m distill3d report $(KEPT)/$(1) --keep $(KEPT)/$(1) --out report/$(1) --baseline $(2)vit_scratch \
   $(foreach pair,$(3),--contrast $(2)$(subst :,:$(2),$(pair))) --markdown $(4)
 results: $(STAMP) ## tables of results anew, of the runs that are kept in experiments/results
-	@$(call table,evidence,op_hard_,$(EVIDENCE_PAIRS),$(KEPT)/evidence/README.md)
-	@$(call table,evidence_twins,twin_,$(PAIRS),README.md)
+	@$(call table,evidence,op_hard_,$(EVIDENCE_PAIRS),README.md)
+	@$(call table,evidence_twins,twin_,$(PAIRS),$(KEPT)/evidence_twins/README.md)
 	@$(call table,evidence_twins_240,twin_,$(LONG_PAIRS),$(KEPT)/evidence_twins_240/README.md)
 
 picture: NAME = tubular

@@ -12,8 +12,8 @@ from distill3d.report.text.summary import BETWEEN, summary
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = "experiments/results"
 TABLES = [
-    ("README.md", "evidence_twins"),
-    (f"{KEPT}/evidence/README.md", "evidence"),
+    ("README.md", "evidence"),
+    (f"{KEPT}/evidence_twins/README.md", "evidence_twins"),
     (f"{KEPT}/evidence_twins_240/README.md", "evidence_twins_240"),
 ]
 
