@@ -76,6 +76,14 @@ def test_a_true_gain_of_two_standard_errors_of_an_arm_is_found_since_pairs_share
     assert seen_unpaired <= 50
 
 
+def test_no_difference_is_told_that_two_scores_cannot_have():
+    table = np.array([[-0.7, 0.6], [-0.6, 0.8], [-0.8, 0.7], [-0.6, 0.6]])
+    (dice,) = judge({"arm": table}, DICE).values()
+    (distance,) = judge({"arm": table}, HD95).values()
+    assert min(distance.high, -distance.low, distance.detectable) > 1
+    assert (dice.low, dice.high, dice.detectable) == (-1, 1, 1)
+
+
 def test_the_interval_of_a_mean_ends_where_the_score_does():
     seeds_disagree = np.array([[0.1, 0.9], [0.0, 0.8], [0.2, 1.0], [0.1, 0.9]])
 
@@ -120,9 +128,9 @@ def test_no_shared_pair_says_so():
 
 
 def test_many_arms_make_a_verdict_harder():
-    one = tables(1, (10, 3), (1, 0, 0.3), seed=13, gain=0.9)[0]
+    one = 0.1 * tables(1, (10, 3), (1, 0, 0.3), seed=13, gain=0.9)[0]
     alone = judge({"arm": one}, DICE)["arm"]
-    others = {f"other {k}": table for k, table in enumerate(tables(9, (10, 3), (1, 0, 0.3), seed=14))}
+    others = {f"other {k}": 0.1 * table for k, table in enumerate(tables(9, (10, 3), (1, 0, 0.3), seed=14))}
     among = judge({"arm": one, **others}, DICE)["arm"]
     assert among.p == alone.p
     assert among.p_holm == pytest.approx(min(1.0, 10 * alone.p_holm), rel=0.2)

@@ -124,7 +124,7 @@ def judge(
     corrected = dict(zip(with_p, holm(list(with_p.values())), strict=True))
     return {
         arm: _named(
-            dataclasses.replace(tested[arm], p_holm=corrected.get(arm), detectable=_smallest(table, n_arms)),
+            dataclasses.replace(tested[arm], p_holm=corrected.get(arm), detectable=_smallest(table, n_arms, score)),
             table,
             score,
             corrected_over=corrected_over,
@@ -137,13 +137,14 @@ def judge(
 def _tested(arm: str, score: Score, table: Array, test: CaseTest) -> Difference:
     """Test whether the mean of a tidy table is zero, before arms are weighed against each other."""
     mean, low, high = _mean_and_interval(table)
+    span = _span(score)  # scores lie no farther apart
     testable = _has_interval(table)
     return Difference(
         arm=arm,
         score=score.key,
         mean=mean,
-        low=low,
-        high=high,
+        low=None if low is None else max(low, -span),
+        high=None if high is None else min(high, span),
         p=float(careful_p(spread(table, pool=POOL_TEST))) if testable else None,
         n_cases=table.shape[0],
         n_seeds=table.shape[1],
@@ -167,12 +168,20 @@ def _mean_and_interval(table: Array) -> tuple[float | None, float | None, float 
     return float(sources.mean), float(low), float(high)
 
 
-def _smallest(table: Array, n_arms: int) -> float | None:
+def _smallest(table: Array, n_arms: int, score: Score) -> float | None:
     """Return the smallest difference that would be found; None where too little is known, or nothing scatters."""
     if not _has_interval(table):
         return None
     careful = spread(table, pool=POOL_TEST)
-    return detectable(float(careful.error), float(careful.df), n_arms=n_arms) if careful.error > 0 else None
+    if careful.error <= 0:
+        return None
+    return min(detectable(float(careful.error), float(careful.df), n_arms=n_arms), _span(score))
+
+
+def _span(score: Score) -> float:
+    """Return how far apart two values of a score can be."""
+    least, most = score.bounds
+    return most - least
 
 
 def _named(one: Difference, table: Array, score: Score, *, corrected_over: str, test: CaseTest) -> Difference:
