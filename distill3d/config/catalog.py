@@ -70,7 +70,8 @@ def experiment_files() -> dict[str, Path]:
     """Name -> file of every experiment that has one of its own, sorted by name; the nearer folder wins."""
     files: dict[str, Path] = {}
     for folder in reversed(folders()):
-        inside = (path for path in sorted(folder.rglob("*")) if path.relative_to(folder).parts[0] != RESULTS)
+        tops = (top for top in folder.iterdir() if top.name != RESULTS)  # which holds thousands of files
+        inside = sorted(path for top in tops for path in (top, *top.rglob("*")))
         files |= {path.stem: path for path in inside if path.suffix in SUFFIXES and not path.name.startswith(".")}
     return dict(sorted(files.items()))
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from typing import Literal, final
 
-import torch
 import torch.nn.functional as F
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
@@ -126,7 +125,7 @@ def synchronize_batch_norm(module: nn.Module) -> int:
 class GroupNormAct3d(nn.GroupNorm):
     """Group normalization and an activation; with as many groups as channels it is instance normalization.
 
-    Unlike torch's instance normalization it accepts a single voxel, whose normalized value is 0.
+    Unlike torch's instance normalization it accepts a single voxel, whose normalized value is 0, in a batch of several.
 
     Args:
         groups: number of groups; divides ``channels``.
@@ -141,8 +140,7 @@ class GroupNormAct3d(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
         """Normalize [B, C, Z, Y, X] and activate."""
-        # not torch.nn.functional's, which refuses a single voxel of a single volume
-        return self.act(torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps))
+        return self.act(super().forward(input))
 
 
 @final

@@ -179,7 +179,7 @@ def within(tree: Tree, shape_zyx: Sequence[int], spacing_um: Sequence[float]) ->
     No method finds a neurite where there is no image; near a face, what runs along it outside may still be met.
 
     >>> line = Tree(np.array([[0.0, 0, -50], [0, 0, 50]]), np.ones(2), np.array([-1, 0]), np.array([1, 3]))
-    >>> within(line, (1, 1, 21), (1.0, 1.0, 1.0)).points_zyx_um[:, 2].tolist()
+    >>> within(line, (1, 1, 21), (1.0, 1.0, 1.0)).points_zyx_um[:, 2].round(6).tolist()
     [24.5, -4.5]
     """
     points, spacing = tree.points_zyx_um, np.asarray(spacing_um)
