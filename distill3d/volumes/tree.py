@@ -184,7 +184,7 @@ def within(tree: Tree, shape_zyx: Sequence[int], spacing_um: Sequence[float]) ->
     """
     points, spacing = tree.points_zyx_um, np.asarray(spacing_um)
     low, high = -(0.5 + REACH_VOX) * spacing, (np.asarray(shape_zyx) - 0.5 + REACH_VOX) * spacing
-    inside = ((points >= low) & (points <= high)).all(axis=1)
+    inside = np.all((points >= low) & (points <= high), axis=1)
     if inside.all():
         return tree
     child, parent = tree.edges.T
