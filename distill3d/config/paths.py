@@ -9,6 +9,7 @@ from typing import Any, final
 
 from distill3d.errors import ConfigError
 
+PLACES = frozenset({"runs", "cache", "data.origin"})  # settings that say where things lie, and nothing of what is done
 DATA_VARIABLE = "DISTILL3D_DATA"  # names the folder of all data, which is another place on each machine
 
 

@@ -14,7 +14,7 @@ from typing import final
 import optuna
 from optuna.trial import TrialState
 
-from distill3d.config.paths import data_root
+from distill3d.config.paths import PLACES, data_root
 from distill3d.config.plain import as_plain, flatten
 from distill3d.errors import ConfigError, InputError, UserError
 from distill3d.storage.achieved import LOGGED, best, scores
@@ -56,9 +56,7 @@ def _is_done(trial: Trial, *, attempt: int, resumes: bool) -> bool:
         then, now = flatten(trial.run.read_config()), flatten(as_plain(trial.experiment))
     except InputError:
         return False  # the trial itself says what is in its way
-    return attempt == 1 and all(
-        _same(then.get(key), now.get(key)) for key in {*then, *now} - {"runs", "cache", "data.origin"}
-    )
+    return attempt == 1 and all(_same(then.get(key), now.get(key)) for key in {*then, *now} - PLACES)
 
 
 def _same(then: object, now: object) -> bool:

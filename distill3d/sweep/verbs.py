@@ -29,6 +29,11 @@ Workers = Annotated[
 Retries = Annotated[int, typer.Option(min=0, help="how often a trial that failed is tried again")]
 
 
+def _table(name: str, runs: Path) -> str:
+    """Return the verb that shows the table of a sweep."""
+    return shlex.join(["distill3d", "sweep", "report", name, *_elsewhere(runs)])
+
+
 def _is_it_true(name: str, runs: Path) -> str:
     """Return the verb that tests what the table of a sweep shows."""
     return shlex.join(["distill3d", "report", "--sweep", name, *_elsewhere(runs)])
@@ -67,8 +72,7 @@ def run(
         console=stdout(),
         allow_plugins=allow_plugins,
     )
-    table = shlex.join(["distill3d", "sweep", "report", name, *_elsewhere(runs)])
-    show_next(f"is it true? {table}, {_is_it_true(sweep_name(name), runs)}")
+    show_next(f"is it true? {_table(name, runs)}, {_is_it_true(sweep_name(name), runs)}")
     raise typer.Exit(code)
 
 
@@ -94,8 +98,7 @@ def resume(
         console=stdout(),
         allow_plugins=allow_plugins,
     )
-    table = shlex.join(["distill3d", "sweep", "report", name, *_elsewhere(runs)])
-    show_next(f"is it true? {table}, {_is_it_true(sweep_name(name), runs)}")
+    show_next(f"is it true? {_table(name, runs)}, {_is_it_true(sweep_name(name), runs)}")
     raise typer.Exit(code)
 
 
@@ -161,8 +164,5 @@ def export_slurm(
         cpus=cpus,
         allow_plugins=allow_plugins,
     )
-    submit, then = (
-        shlex.join(["sbatch", str(script)]),
-        shlex.join(["distill3d", "sweep", "report", name, *_elsewhere(runs)]),
-    )
+    submit, then = shlex.join(["sbatch", str(script)]), _table(name, runs)
     stdout().print(f"submit    {submit}", f"then      {then}", sep="\n", soft_wrap=True, markup=False, highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from distill3d.config.paths import PLACES
 from distill3d.config.plain import Plain, as_plain, flatten
 from distill3d.config.schema import TrainerConfig
 from distill3d.errors import InputError
@@ -15,8 +16,8 @@ from distill3d.storage.run_folder import RunFolder, write_yaml
 # A resumed run may change these; anything else would make it another experiment.
 RESUMABLE = {
     *("trainer.steps", "trainer.accelerator", "trainer.precision", "trainer.log_every"),
-    *("inference.batch_size", "inference.validation", "patches.workers", "crops.workers", "runs", "cache"),
-    "data.origin",
+    *("inference.batch_size", "inference.validation", "patches.workers", "crops.workers"),
+    *PLACES,
 }
 RESUMABLE_SECTIONS = ("logging.", "evaluation.")
 
@@ -84,20 +85,26 @@ def take(
     lock.acquire()
     if not overwrite and finished_or_refused(folder, settings, resume=resume):
         raise InputError(f"{folder.path}: another process has finished this run meanwhile")
-    # Stopped in between, it is an unfinished run of its own settings: first goes what says it is trained, they go last
-    order = sorted(
-        folder.path.iterdir(), key=lambda path: (path == folder.config, path not in {folder.done, folder.fit})
-    )
-    for path in order if overwrite else ():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path != lock.path:
-            path.unlink()
+    if overwrite:
+        _empty(folder, lock)
     for stale in (folder.done, *folder.all_failed, *folder.parts):
         stale.unlink(missing_ok=True)
     if not trained:  # before the settings: other processes take cost with as many steps as they want for trained
         _forget(folder)
     write_yaml(folder.config, settings)
+
+
+def _empty(folder: RunFolder, lock: FolderLock) -> None:
+    """Delete all but the lock: first what says that the run is trained, its settings last.
+
+    Stopped in between, it is an unfinished run of its own settings.
+    """
+    trained = {folder.done, folder.fit}
+    for path in sorted(folder.path.iterdir(), key=lambda path: (path == folder.config, path not in trained)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != lock.path:
+            path.unlink()
 
 
 def _forget(folder: RunFolder) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,8 +15,18 @@ Model = Annotated[
 ]
 Channel = Annotated[int | None, typer.Option(min=0, help="of stacks that have several; else the run's, or 0")]
 Stacks = Annotated[list[str], typer.Argument(metavar="STACK", help="files, folders, patterns in quotes")]
+Probs = Annotated[
+    list[str],
+    typer.Argument(metavar="PROB", help="probability, mask or raw stacks: files, folders, patterns in quotes"),
+]
 SpacingOfRun = Annotated[
     str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; wins over the run's and the files'")
+]
+SpacingOfFiles = Annotated[
+    str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
+]
+TreeUnits = Annotated[
+    Literal["voxel", "um"] | None, typer.Option(help="a mask and a tree: what the tree counts in; voxel unless said")
 ]
 Flips = Annotated[bool, typer.Option("--tta", help="average over the eight flips of a stack: 8 times the time")]
 MaxGib = Annotated[

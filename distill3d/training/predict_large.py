@@ -106,7 +106,7 @@ def _forget_others(target: Path) -> None:
     for other in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         with contextlib.suppress(InputError), FolderLock(other) as lock:  # some other process is at it
             lock.acquire()
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)  # the prediction itself is done
 
 
 def _replace(made: Path, target: Path) -> None:

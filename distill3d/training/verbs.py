@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,16 +19,19 @@ from distill3d.training.options import (
     Overwrite,
     OverwriteAll,
     Pred,
+    Probs,
     ReadAs,
     Run,
     Scheduler,
     SchedulerByPart,
+    SpacingOfFiles,
     SpacingOfRun,
     Stacks,
     SurfaceUm,
     Threshold,
     Tolerance,
     TreeUm,
+    TreeUnits,
     Workers,
     WorkersByPart,
 )
@@ -122,10 +125,7 @@ def predict(
 @run_app.command(context_settings=OVERRIDES, epilog=TRACE_EPILOG)
 def trace(
     context: typer.Context,
-    prob: Annotated[
-        list[str],
-        typer.Argument(metavar="PROB", help="probability, mask or raw stacks: files, folders, patterns in quotes"),
-    ],
+    prob: Probs,
     *,
     out: Annotated[Path, typer.Option(help="the tree to write, .swc in um; of several stacks a folder")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting")] = None,
@@ -170,13 +170,8 @@ def evaluate(
     *,
     pred: Pred = None,
     gold: Gold = None,
-    spacing: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="voxel size in um; a tree that `trace` wrote is in um already")
-    ] = None,
-    tree_units: Annotated[
-        Literal["voxel", "um"] | None,
-        typer.Option(help="a mask and a tree: what the tree counts in; voxel unless said"),
-    ] = None,
+    spacing: SpacingOfFiles = None,
+    tree_units: TreeUnits = None,
     vaa3d_compat: Annotated[bool, typer.Option(help="trees: draw orphans' edges as Vaa3D does")] = False,
     tolerance: Tolerance = None,
     surface_um: SurfaceUm = None,
@@ -204,9 +199,9 @@ def evaluate(
         from distill3d.volumes.cluster import workers as started
 
         how = {"spacing_um": parsed_spacing(spacing), "vaa3d_compat": vaa3d_compat, "tolerance": tolerance}
-        how["tree_units"] = tree_units
+        how |= {"tolerances_um": in_um, "tree_units": tree_units, "threshold": threshold}
         with started(workers, scheduler, again="begins anew") as elsewhere:
-            scores = score_places(pred, gold, tolerances_um=in_um, threshold=threshold, workers=elsewhere, **how)
+            scores = score_places(pred, gold, workers=elsewhere, **how)
             show_all(scores, file_tables, as_json=as_json)
     else:
         from distill3d.evaluation.places import evaluate_all

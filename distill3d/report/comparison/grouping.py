@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill3d.config.folds import split_of, without_folds
+from distill3d.config.paths import PLACES
 from distill3d.errors import InputError
 from distill3d.report.comparison.runs import Run
 
 ABSENT = "(not there)"
 # Where a run is kept, how it is called, what computes it and how it was chosen: none changes what is claimed
-SAME_ARM = frozenset(
-    {
-        *("seed", "name", "question", "runs", "cache", "data.origin"),
-        *("trainer.accelerator", "trainer.log_every", "inference.batch_size"),
-    }
-)
+SAME_ARM = PLACES | {"seed", "name", "question", "trainer.accelerator", "trainer.log_every", "inference.batch_size"}
 SAME_SECTIONS = ("logging.", "tuned.")
 MOST_SETTINGS = 4  # in a name
 MOST_NAMES = 8  # in an error
